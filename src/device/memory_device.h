@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <mutex>
+#include <unordered_map>
+
+#include "device/block_device.h"
+
+namespace lamella {
+
+// A sparse device in memory: pages that were never written, or discarded, read as zeros and take no room. For tests.
+// Any thread.
+class MemoryDevice final : public BlockDevice {
+  public:
+    explicit MemoryDevice(std::uint64_t size, std::string name = "memory");
+
+    std::uint64_t size() const override;
+    DeviceTraits traits() const override;
+    std::string name() const override { return name_; }
+    void submit(IoQueue& queue, IoRequest& request) override;
+    void status(IoQueue& queue, StatusRequest& request) override;
+    std::uint64_t known_zero(std::uint64_t offset, std::uint64_t limit) override;
+
+    // Bytes; growing only.
+    void grow(std::uint64_t size);
+    // Pages of 4096 bytes that hold data.
+    std::size_t allocated_pages() const;
+
+  private:
+    static constexpr std::size_t page_bytes = 4096;
+    int perform(IoRequest& request);
+
+    mutable std::mutex mutex_;
+    std::uint64_t size_;
+    std::string name_;
+    std::unordered_map<std::uint64_t, AlignedBuffer> pages_;
+};
+
+}  // namespace lamella
