@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// VolumeGroup: the one interface to a group of volumes, whichever engine runs it and in whichever process it is open.
+//
+// Sizes are bytes everywhere. Times are seconds since 1970-01-01 UTC. Names are those of LVM2: a group, a logical volume.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+
+namespace lamella {
+
+enum class VolumeKind {
+    linear,         // type striped with one stripe
+    striped,
+    thin_pool,
+    thin,           // a thin volume or thin snapshot
+    pool_data,      // hidden: POOL_tdata
+    pool_metadata,  // hidden: POOL_tmeta
+    spare,          // hidden: lvolN_pmspare
+    other,          // a segment type that this engine doesn't run: listed and kept
+};
+
+// What is known of one logical volume. What isn't known, or has no meaning for the kind, is empty.
+struct VolumeInfo {
+    std::string name;
+    std::string id;  // dashed LVM identifier
+    VolumeKind kind = VolumeKind::other;
+    std::string segment_type;  // LVM's word: "linear", "striped", "thin-pool", "thin", "raid1", ...
+    std::uint64_t size = 0;
+    bool visible = true;
+    bool read_only = false;
+    bool skip_activation = false;
+    std::vector<std::string> tags;
+    std::optional<std::int64_t> creation_time;
+    std::string creation_host;
+    std::uint32_t stripes = 1;
+    std::uint64_t stripe_size = 0;
+    std::vector<std::string> physical_volumes;  // names in the group's metadata, of a linear or striped volume
+
+    // Thin volumes.
+    std::string pool;
+    std::string origin;           // the thin volume that this is a snapshot of, while that exists
+    std::string external_origin;
+    std::optional<std::uint32_t> device_id;
+    std::optional<std::uint64_t> mapped;  // bytes that have blocks of their own or shared ones
+
+    // Thin pools.
+    std::optional<std::uint64_t> transaction_id;
+    std::optional<std::uint64_t> chunk_size;
+    std::optional<std::uint64_t> data_used;
+    std::optional<std::uint64_t> metadata_size;
+    std::optional<std::uint64_t> metadata_used;
+    std::optional<std::uint64_t> metadata_snapshot;  // the held root, a block number
+    std::string discards;    // "passdown", "nopassdown", "ignore"
+    bool zero_new_blocks = true;
+    bool error_when_full = false;
+    std::string pool_mode;   // as the kernel's status line: "rw", "ro", "out_of_data_space", "Fail"; empty when unknown
+    bool needs_check = false;
+
+    // Being served: connections that have it open.
+    std::uint32_t open_count = 0;
+    // Why I/O on it is refused, if it is.
+    std::string refused;
+};
+
+struct PhysicalVolumeInfo {
+    std::string name;    // "pv0"
+    std::string id;
+    std::string device;  // path it was opened by; the hint in the metadata when missing
+    std::uint64_t size = 0;
+    std::uint64_t allocated = 0;
+    std::uint64_t extents = 0;
+    bool missing = false;
+    std::vector<std::string> tags;
+};
+
+struct GroupInfo {
+    std::string name;
+    std::string id;
+    std::uint64_t sequence_number = 0;
+    std::uint64_t extent_size = 0;
+    std::uint64_t size = 0;
+    std::uint64_t free = 0;
+    std::string system_id;
+    std::string lock_type;
+    std::vector<std::string> tags;
+    std::vector<PhysicalVolumeInfo> physical_volumes;
+    std::vector<std::string> findings;  // what is wrong with the group, in words; empty when sound
+    std::vector<std::string> recovered; // what opening it put right
+    bool writable = true;
+    bool served = false;                // answered by a process that serves it
+};
+
+// A size as a user gives it, resolved by the engine that knows the group.
+struct SizeRequest {
+    enum class Base { bytes, percent_of_group, percent_of_free, percent_of_physical_volumes, percent_of_origin };
+    enum class Relation { absolute, grow, shrink };
+    Base base = Base::bytes;
+    Relation relation = Relation::absolute;
+    std::uint64_t value = 0;  // bytes, or percent in hundredths
+};
+
+struct CreateVolume {
+    std::string name;
+    SizeRequest size;  // rounded up to whole extents
+    std::string pool;  // thin: the pool; empty: the only pool of the group
+    bool linear = false;  // a thick volume, of `stripes` stripes
+    std::uint32_t stripes = 1;
+    std::uint64_t stripe_size = 64 * 1024;
+    std::string external_origin;  // thin: a read-only volume of the group to fall through to
+    std::vector<std::string> tags;
+    bool read_only = false;
+};
+
+struct CreatePool {
+    std::string name;
+    SizeRequest size;
+    std::uint64_t chunk_size = 64 * 1024;
+    std::optional<std::uint64_t> metadata_size;  // nullopt: as LVM2 reckons it
+    std::uint32_t stripes = 1;
+    std::uint64_t stripe_size = 64 * 1024;
+    bool zero_new_blocks = true;
+    bool error_when_full = false;
+    std::string discards = "passdown";
+    std::vector<std::string> tags;
+};
+
+struct CreateSnapshot {
+    std::string origin;
+    std::string name;  // empty: the origin's name with "-s" and the lowest free number
+    bool read_only = false;
+    std::vector<std::string> tags;
+};
+
+struct ResizeVolume {
+    std::string name;
+    SizeRequest size;
+    bool metadata = false;  // a pool's metadata instead of its data
+    bool shrink_allowed = false;
+};
+
+// The metadata commands of a group are the same for a trial: nothing is written, the result is what would be.
+struct ChangeOptions {
+    bool dry_run = false;
+};
+
+// Threads: one caller at a time. Errors: not_found, exists, refused, no_space, usage, unsupported, damaged, failed.
+class VolumeGroup {
+  public:
+    virtual ~VolumeGroup() = default;
+
+    virtual Result<GroupInfo> info() = 0;
+    // In the order of the group's metadata; hidden ones too.
+    virtual Result<std::vector<VolumeInfo>> volumes() = 0;
+    virtual Result<VolumeInfo> volume(const std::string& name) = 0;
+
+    virtual Result<VolumeInfo> create_pool(const CreatePool& request, ChangeOptions options) = 0;
+    virtual Result<VolumeInfo> create_volume(const CreateVolume& request, ChangeOptions options) = 0;
+    // All at one moment, or none.
+    virtual Result<std::vector<VolumeInfo>> create_snapshots(const std::vector<CreateSnapshot>& requests, ChangeOptions options) = 0;
+    virtual Result<VolumeInfo> resize(const ResizeVolume& request, ChangeOptions options) = 0;
+    virtual Result<VolumeInfo> rename(const std::string& name, const std::string& new_name, ChangeOptions options) = 0;
+    virtual Result<VolumeInfo> change_tags(const std::string& name, const std::vector<std::string>& add,
+                                           const std::vector<std::string>& remove, ChangeOptions options) = 0;
+    // A pool goes only when it has no volumes left, or `with_contents`.
+    virtual Result<void> remove(const std::vector<std::string>& names, bool with_contents, ChangeOptions options) = 0;
+    // The content of `snapshot` becomes that of `name`; the snapshot is gone afterwards, as after LVM's merge.
+    virtual Result<VolumeInfo> rollback(const std::string& name, const std::string& snapshot, ChangeOptions options) = 0;
+
+    // A pool's metadata snapshot. Reserving returns its block number.
+    virtual Result<std::uint64_t> reserve_metadata_snapshot(const std::string& pool, ChangeOptions options) = 0;
+    virtual Result<void> release_metadata_snapshot(const std::string& pool, ChangeOptions options) = 0;
+
+    // A thin-pool or thin target's status and table line and messages, as the kernel's.
+    virtual Result<std::string> status_line(const std::string& name) = 0;
+    virtual Result<std::string> table_line(const std::string& name) = 0;
+    virtual Result<void> send_message(const std::string& pool, const std::string& message) = 0;
+
+    // The group's metadata in vgcfgbackup's format.
+    virtual Result<std::string> backup_text() = 0;
+    virtual Result<void> restore_text(const std::string& text, bool force, ChangeOptions options) = 0;
+};
+
+}  // namespace lamella
