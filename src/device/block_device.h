@@ -6,6 +6,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/result.h"
@@ -20,7 +21,7 @@ struct DeviceTraits {
     // Memory that isn't aligned to it is copied by the device.
     std::uint32_t alignment = 512;
     std::uint64_t preferred_io = 4096;        // bytes
-    bool discards = false;                    // discard does something
+    bool discards = false;                    // discard does something; otherwise it may complete with EOPNOTSUPP
     bool discard_zeroes = false;              // a discarded range reads as zeros from then on
     std::uint64_t discard_granularity = 4096; // bytes
     bool rotational = false;
@@ -56,8 +57,13 @@ class BlockDevice {
     virtual void add_leaves(std::vector<BlockDevice*>& leaves);
 };
 
+// What a device says first of a request: 0, EINVAL (misaligned, or a read or discard beyond `size`) or ENOSPC (a write beyond it).
+// Discards and write_zeroes need no alignment by this check.
+int check_request(const IoRequest& request, std::uint64_t size, std::uint32_t alignment);
+
 // Synchronous calls, for code that is off the data path. Each runs a private plain queue on the calling thread.
-// Any offset and length: an unaligned write reads and rewrites the units that it touches, so nobody else may write those meanwhile.
+// Any offset and length: an unaligned write reads and rewrites the units that it touches, so nobody else may write those meanwhile;
+// write_zeroes_now does so too at its edges; discard_now leaves out the units that it covers in part.
 Result<void> read_now(BlockDevice& device, std::uint64_t offset, std::span<std::byte> bytes);
 Result<void> write_now(BlockDevice& device, std::uint64_t offset, std::span<const std::byte> bytes);
 Result<void> flush_now(BlockDevice& device);
@@ -65,13 +71,17 @@ Result<void> discard_now(BlockDevice& device, std::uint64_t offset, std::uint64_
 Result<void> write_zeroes_now(BlockDevice& device, std::uint64_t offset, std::uint64_t length);
 Result<std::vector<StatusExtent>> status_now(BlockDevice& device, std::uint64_t offset, std::uint64_t length, std::size_t max_extents);
 
-// Memory that suits O_DIRECT: aligned to 4096 bytes.
+// Memory that suits O_DIRECT: aligned to 4096 bytes, filled with zeros.
 class AlignedBuffer {
   public:
     AlignedBuffer() = default;
     explicit AlignedBuffer(std::size_t size);
-    AlignedBuffer(AlignedBuffer&& other) noexcept;
-    AlignedBuffer& operator=(AlignedBuffer&& other) noexcept;
+    AlignedBuffer(AlignedBuffer&& other) noexcept : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+    AlignedBuffer& operator=(AlignedBuffer&& other) noexcept {
+        std::swap(data_, other.data_);
+        std::swap(size_, other.size_);
+        return *this;
+    }
     ~AlignedBuffer();
 
     std::byte* data() { return data_; }

@@ -50,11 +50,13 @@ class IoQueue {
     // write_zeroes on an open file; the request's offset is the file's. Memory and offsets already suit the file.
     virtual void submit_file(int fd, bool is_block_device, IoRequest& request) = 0;
 
-    // For leaf devices that have finished already: calls request.completed from a later step of run_once().
+    // For leaf devices that have finished already: calls request.completed from a later step of run_once(). Until then `next`
+    // and `scratch` of the request belong to the queue.
     virtual void complete_later(IoRequest& request, int error);
     virtual void complete_later(StatusRequest& request, int error);
 
-    // Any thread. Tasks of one poster run in the order posted.
+    // Any thread. Tasks of one poster run in the order posted. The queue must outlive the call, not just the task: whoever
+    // destroys a queue first makes sure that every poster has returned.
     void post(Task& task);
     // Any thread: lets a waiting run_once() return.
     virtual void wake() = 0;
@@ -76,7 +78,6 @@ class IoQueue {
         while (!done())
             run_once(true);
     }
-
 
   protected:
     // Submits what is gathered, reaps what the kernel finished; sleeps up to `wait` (nullopt: without limit; 0: not at all).
@@ -100,7 +101,8 @@ class IoQueue {
     std::atomic<Task*> posted_{nullptr};
     IoRequest* ready_head_ = nullptr;
     IoRequest** ready_tail_ = &ready_head_;
-    StatusRequest* ready_status_ = nullptr;
+    StatusRequest* ready_status_head_ = nullptr;
+    StatusRequest** ready_status_tail_ = &ready_status_head_;
     std::set<Timer*, EarlierTimer> timers_;
 };
 
@@ -108,6 +110,8 @@ class IoQueue {
 Result<std::unique_ptr<IoQueue>> make_io_queue(Clock& clock = Clock::system());
 
 // File I/O is done inside submit_file() with preadv and pwritev. Needs no kernel support; also the engine of synchronous calls.
+// A slow disk holds up everything else on the queue while it works: acceptable where io_uring is refused, not a choice to make.
+// Takes no descriptor until it watches one or sleeps.
 Result<std::unique_ptr<IoQueue>> make_plain_queue(Clock& clock = Clock::system());
 // Fails where the kernel has no io_uring. `depth`: submissions gathered before the kernel is entered.
 Result<std::unique_ptr<IoQueue>> make_uring_queue(unsigned depth = 256, Clock& clock = Clock::system());

@@ -85,7 +85,24 @@ struct StatusRequest {
     void (*completed)(StatusRequest& request, int error) = nullptr;
     void* context = nullptr;
 
+    // Adds an extent; merges it with the last one if both are of a kind. False: `max_extents` are there already.
+    bool add(StatusExtent extent) {
+        if (!extents.empty()) {
+            StatusExtent& last = extents.back();
+            if (last.allocated == extent.allocated && last.zero == extent.zero && last.depth == extent.depth) {
+                last.length += extent.length;
+                return true;
+            }
+        }
+        if (extents.size() >= max_extents)
+            return false;
+        extents.push_back(extent);
+        return true;
+    }
+
+    // The device's own, while in flight.
     StatusRequest* next = nullptr;
+    std::uint64_t scratch = 0;
 };
 
 }  // namespace lamella
