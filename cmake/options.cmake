@@ -2,7 +2,9 @@
 # Compiler options that every target of the project shares.
 add_library(lamella_options INTERFACE)
 target_compile_options(lamella_options INTERFACE
-  -Wall -Wextra -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual -Wimplicit-fallthrough -Werror=return-type -Werror=unused-result)
+  -Wall -Wextra -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual -Wimplicit-fallthrough
+  -Wno-missing-field-initializers  # a designated initialiser leaves out what keeps its default
+  -Werror=return-type -Werror=unused-result)
 if(CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
   # libstdc++ 12 hides std::expected from a compiler that doesn't claim full concepts.
   target_compile_options(lamella_options INTERFACE -Wno-builtin-macro-redefined -Wno-macro-redefined -D__cpp_concepts=202002L)

@@ -75,21 +75,29 @@ inline void unwrap(std::expected<void, Error>&&) {}
 }  // namespace detail
 
 // The value of a Result, or a return of its error from the enclosing function. A GNU statement expression: g++ and clang have it.
-#define TRY(expression)                                                   \
-    ({                                                                    \
-        auto try_result_ = (expression);                                  \
-        if (!try_result_) [[unlikely]]                                    \
-            return std::unexpected(std::move(try_result_).error());       \
-        ::lamella::detail::unwrap(std::move(try_result_));                \
-    })
+// The counter keeps the name inside apart from that of a TRY within the expression.
+#define TRY(expression) LAMELLA_TRY(LAMELLA_JOIN(try_result_, __COUNTER__), expression)
 
 // As TRY, with "CONTEXT: " put before the error's message.
-#define TRY_WITHIN(context, expression)                                   \
-    ({                                                                    \
-        auto try_result_ = (expression);                                  \
-        if (!try_result_) [[unlikely]]                                    \
-            return std::unexpected(try_result_.error().within(context));  \
-        ::lamella::detail::unwrap(std::move(try_result_));                \
+#define TRY_WITHIN(context, expression) LAMELLA_TRY_WITHIN(LAMELLA_JOIN(try_result_, __COUNTER__), context, expression)
+
+#define LAMELLA_JOIN_(left, right) left##right
+#define LAMELLA_JOIN(left, right) LAMELLA_JOIN_(left, right)
+
+#define LAMELLA_TRY(name, expression)                             \
+    ({                                                            \
+        auto name = (expression);                                 \
+        if (!name) [[unlikely]]                                   \
+            return std::unexpected(std::move(name).error());      \
+        ::lamella::detail::unwrap(std::move(name));               \
+    })
+
+#define LAMELLA_TRY_WITHIN(name, context, expression)             \
+    ({                                                            \
+        auto name = (expression);                                 \
+        if (!name) [[unlikely]]                                   \
+            return std::unexpected(name.error().within(context)); \
+        ::lamella::detail::unwrap(std::move(name));               \
     })
 
 }  // namespace lamella
