@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "volumes/control.h"
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <thread>
+
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "volumes/fake_group.h"
+#include "volumes/remote_group.h"
+
+namespace lamella {
+namespace {
+
+class Control : public testing::Test {
+  protected:
+    void SetUp() override {
+        char name[] = "/tmp/lamella-test-XXXXXX";
+        folder = ::mkdtemp(name);
+        ::setenv("LAMELLA_RUNTIME_DIR", (folder + "/run").c_str(), 1);
+        image = folder + "/vms.img";
+        std::ofstream(image) << "x";
+    }
+    void TearDown() override {
+        ::unsetenv("LAMELLA_RUNTIME_DIR");
+        std::filesystem::remove_all(folder);
+    }
+
+    std::unique_ptr<ControlServer> serve() {
+        auto server = ControlServer::start({image}, group_handlers(group));
+        EXPECT_TRUE(server) << server.error().message();
+        return std::move(*server);
+    }
+    std::unique_ptr<RemoteGroup> remote() {
+        auto client = ControlClient::connect({image});
+        EXPECT_TRUE(client) << client.error().message();
+        return client && *client ? std::make_unique<RemoteGroup>(std::move(*client)) : nullptr;
+    }
+    std::string socket_path() { return folder + "/run/" + *control_socket_name(image); }
+    int raw_connection() {
+        int socket = ::socket(AF_UNIX, SOCK_STREAM, 0);
+        sockaddr_un address{};
+        address.sun_family = AF_UNIX;
+        std::strcpy(address.sun_path, socket_path().c_str());
+        EXPECT_EQ(::connect(socket, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+        return socket;
+    }
+    static std::string read_line(int socket) {
+        std::string line;
+        for (char c; ::recv(socket, &c, 1, 0) == 1 && c != '\n';)
+            line += c;
+        return line;
+    }
+
+    FakeGroup group;
+    std::string folder, image;
+};
+
+TEST_F(Control, NobodyServes) {
+    auto client = ControlClient::connect({image, folder + "/missing"});
+    ASSERT_TRUE(client);
+    EXPECT_EQ(*client, nullptr);
+}
+
+TEST_F(Control, EveryMethod) {
+    auto server = serve();
+    auto far = remote();
+    ASSERT_NE(far, nullptr);
+    EXPECT_EQ(far->client().server_process(), ::getpid());
+
+    EXPECT_EQ(far->info()->name, "vms");
+    EXPECT_TRUE(far->info()->served);
+    EXPECT_EQ(far->volumes()->size(), 3u);
+    EXPECT_EQ(far->volume("web")->mapped, 5ull << 30);
+    EXPECT_EQ(far->create_pool({.name = "p2", .size = {.value = 1 << 20}}, {})->name, "p2");
+    EXPECT_EQ(far->create_volume({.name = "db", .size = {.value = 1 << 20}, .tags = {"t"}}, {})->tags, std::vector<std::string>{"t"});
+    auto snapshots = far->create_snapshots({{.origin = "web"}, {.origin = "db", .name = "snap"}}, {});
+    ASSERT_TRUE(snapshots);
+    EXPECT_EQ((*snapshots)[1].name, "snap");
+    EXPECT_EQ(far->resize({.name = "db", .size = {.relation = SizeRequest::Relation::grow, .value = 512}}, {})->size, (1u << 20) + 512);
+    EXPECT_EQ(far->rename("db", "data", {})->name, "data");
+    EXPECT_EQ(far->change_tags("data", {"u"}, {"t"}, {})->tags, std::vector<std::string>{"u"});
+    EXPECT_EQ(far->rollback("web", "web-s1", {})->name, "web");
+    EXPECT_EQ(*far->reserve_metadata_snapshot("pool", {}), 77u);
+    EXPECT_TRUE(far->release_metadata_snapshot("pool", {}));
+    EXPECT_EQ(*far->status_line("pool"), *group.status_line("pool"));
+    EXPECT_EQ(*far->table_line("pool"), *group.table_line("pool"));
+    EXPECT_TRUE(far->send_message("pool", "create_thin 5"));
+    EXPECT_EQ(*far->backup_text(), group.text);
+    EXPECT_TRUE(far->restore_text("new \"text\"\n\ttab", true, {}));
+    EXPECT_EQ(group.text, "new \"text\"\n\ttab");
+    EXPECT_TRUE(far->remove({"data", "snap"}, false, {.dry_run = true}));
+    EXPECT_TRUE(far->volume("data"));
+    EXPECT_TRUE(far->remove({"data", "snap"}, false, {}));
+    EXPECT_FALSE(far->volume("data"));
+}
+
+TEST_F(Control, ErrorsKeepTheirKind) {
+    auto server = serve();
+    auto far = remote();
+    auto missing = far->volume("nothing");
+    ASSERT_FALSE(missing);
+    EXPECT_EQ(missing.error().kind(), ErrorKind::not_found);
+    EXPECT_EQ(missing.error().message(), group.volume("nothing").error().message());
+    group.refuse = Error(ErrorKind::no_space, "no room", ENOSPC);
+    auto full = far->create_volume({.name = "big"}, {});
+    ASSERT_FALSE(full);
+    EXPECT_EQ(full.error().kind(), ErrorKind::no_space);
+    EXPECT_EQ(full.error().error_number(), ENOSPC);
+    EXPECT_TRUE(far->info());
+    // Bytes that JSON can't carry are refused before anything is sent.
+    EXPECT_FALSE(far->restore_text("\xff", false, {}));
+    EXPECT_TRUE(far->info());
+}
+
+TEST_F(Control, AnyPathToTheFile) {
+    auto server = serve();
+    std::filesystem::create_symlink(image, folder + "/link");
+    std::filesystem::create_hard_link(image, folder + "/hard");
+    for (const char* name : {"/link", "/hard", "/../" }) {
+        std::string path = std::string(name) == "/../" ? folder + "/run/../vms.img" : folder + name;
+        auto client = ControlClient::connect({path});
+        ASSERT_TRUE(client);
+        EXPECT_NE(*client, nullptr) << path;
+    }
+}
+
+TEST_F(Control, TwoServersOfOneVolume) {
+    auto server = serve();
+    auto second = ControlServer::start({image}, {});
+    ASSERT_FALSE(second);
+    EXPECT_EQ(second.error().kind(), ErrorKind::refused);
+    EXPECT_NE(second.error().message().find(std::to_string(::getpid())), std::string::npos);
+    EXPECT_TRUE(remote()->info());  // the first one's socket is untouched
+}
+
+TEST_F(Control, SocketIsPrivateAndRemoved) {
+    auto server = serve();
+    struct stat status;
+    ASSERT_EQ(::stat(socket_path().c_str(), &status), 0);
+    EXPECT_EQ(status.st_mode & 0777, 0600u);
+    ASSERT_EQ(::stat((folder + "/run").c_str(), &status), 0);
+    EXPECT_EQ(status.st_mode & 0777, 0700u);
+    server.reset();
+    EXPECT_FALSE(std::filesystem::exists(socket_path()));
+}
+
+TEST_F(Control, OpenRuntimeDirectoryIsRefused) {
+    std::filesystem::create_directory(folder + "/run");
+    ::chmod((folder + "/run").c_str(), 0755);
+    auto server = ControlServer::start({image}, {});
+    ASSERT_FALSE(server);
+    EXPECT_EQ(server.error().kind(), ErrorKind::refused);
+}
+
+TEST_F(Control, SocketOfADeadProcess) {
+    // A process that ends without cleaning up: its socket file stays, nobody listens.
+    pid_t child = ::fork();
+    if (child == 0) {
+        auto server = ControlServer::start({image}, {});
+        ::_exit(server ? 0 : 1);
+    }
+    int status = 0;
+    ASSERT_EQ(::waitpid(child, &status, 0), child);
+    ASSERT_EQ(status, 0);
+    ASSERT_TRUE(std::filesystem::exists(socket_path()));
+    auto client = ControlClient::connect({image});
+    ASSERT_TRUE(client);
+    EXPECT_EQ(*client, nullptr);
+    auto server = serve();
+    EXPECT_TRUE(remote()->info());
+}
+
+TEST_F(Control, SeveralClients) {
+    auto server = serve();
+    std::vector<std::thread> threads;
+    std::atomic<int> good = 0;
+    for (int t = 0; t < 4; ++t)
+        threads.emplace_back([&, t] {
+            auto far = remote();
+            for (int i = 0; i < 20; ++i)
+                if (far->create_volume({.name = fmt::format("v{}-{}", t, i)}, {}) && far->volumes())
+                    ++good;
+        });
+    for (std::thread& thread : threads)
+        thread.join();
+    EXPECT_EQ(good, 80);
+    EXPECT_EQ(group.list.size(), 83u);
+}
+
+TEST_F(Control, PipelinedRequestsAreAnsweredInOrder) {
+    auto server = serve();
+    int socket = raw_connection();
+    std::string lines;
+    for (int i = 0; i < 2000; ++i)
+        lines += i % 2 ? R"({"version":1,"method":"backup_text"})" "\n" : R"({"version":1,"method":"volume","params":{"name":"web"}})" "\n";
+    std::thread sender([&] { EXPECT_EQ(::send(socket, lines.data(), lines.size(), 0), static_cast<ssize_t>(lines.size())); });
+    for (int i = 0; i < 2000; ++i) {
+        std::string line = read_line(socket);
+        EXPECT_EQ(line.find("# a group") != std::string::npos, i % 2 == 1) << i;
+    }
+    sender.join();
+    ::close(socket);
+}
+
+TEST_F(Control, Garbage) {
+    auto server = serve();
+    int socket = raw_connection();
+    for (std::string_view line : {"", "garbage", "{}", "[]", R"({"version":2,"method":"info"})", R"({"version":1,"method":"explode"})",
+                                  R"({"version":1,"method":3})", R"({"version":1,"method":"rename","params":{"name":"web"}})",
+                                  R"({"version":1,"method":"rename","params":[]})", R"({"version":1,"method":"volume","params":{"name":{}}})"}) {
+        std::string text = std::string(line) + "\n";
+        ASSERT_EQ(::send(socket, text.data(), text.size(), 0), static_cast<ssize_t>(text.size()));
+        EXPECT_NE(read_line(socket).find("\"error\""), std::string::npos) << line;
+    }
+    // The connection still works.
+    std::string text = R"({"version":1,"method":"info"})" "\n";
+    ASSERT_EQ(::send(socket, text.data(), text.size(), 0), static_cast<ssize_t>(text.size()));
+    EXPECT_NE(read_line(socket).find("\"result\""), std::string::npos);
+    ::close(socket);
+    EXPECT_TRUE(group.changes.empty());
+}
+
+TEST_F(Control, OverlongLine) {
+    auto server = serve();
+    int socket = raw_connection();
+    std::string part(1 << 20, 'x');
+    std::size_t sent = 0;
+    for (; sent <= max_control_request + part.size(); sent += part.size())
+        if (::send(socket, part.data(), part.size(), MSG_NOSIGNAL) < 0)
+            break;  // the server has closed its end already
+    EXPECT_GE(sent, max_control_request);
+    std::string answer = read_line(socket);
+    EXPECT_NE(answer.find("longer than"), std::string::npos) << answer;
+    ::close(socket);
+    EXPECT_TRUE(remote()->info());
+}
+
+TEST_F(Control, ServerThatDiesIsNoticed) {
+    auto server = serve();
+    auto far = remote();
+    EXPECT_TRUE(far->info());
+    server.reset();
+    auto after = far->info();
+    ASSERT_FALSE(after);
+    EXPECT_EQ(after.error().kind(), ErrorKind::failed);
+}
+
+}  // namespace
+}  // namespace lamella

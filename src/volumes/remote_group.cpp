@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "volumes/remote_group.h"
+
+#include <nlohmann/json.hpp>
+
+namespace lamella {
+
+namespace {
+
+// A string that has to arrive byte for byte: to_json would mend what isn't UTF-8, the printing refuses it.
+Json exactly(const std::string& text) {
+    return Json(text);
+}
+
+Json names(const std::vector<std::string>& list) {
+    return Json(list);
+}
+
+template <typename T>
+Result<T> call(ControlClient& client, std::string_view method, const Json& params) {
+    Json result = TRY(client.call(method, params));
+    return from_json<T>(result, fmt::format("answer to {}", method));
+}
+
+Result<void> call_void(ControlClient& client, std::string_view method, const Json& params) {
+    TRY(client.call(method, params));
+    return {};
+}
+
+}  // namespace
+
+Result<GroupInfo> RemoteGroup::info() {
+    return call<GroupInfo>(*client_, "info", Json::object());
+}
+
+Result<std::vector<VolumeInfo>> RemoteGroup::volumes() {
+    return call<std::vector<VolumeInfo>>(*client_, "volumes", Json::object());
+}
+
+Result<VolumeInfo> RemoteGroup::volume(const std::string& name) {
+    return call<VolumeInfo>(*client_, "volume", {{"name", exactly(name)}});
+}
+
+Result<VolumeInfo> RemoteGroup::create_pool(const CreatePool& request, ChangeOptions options) {
+    return call<VolumeInfo>(*client_, "create_pool", {{"request", to_json(request)}, {"options", to_json(options)}});
+}
+
+Result<VolumeInfo> RemoteGroup::create_volume(const CreateVolume& request, ChangeOptions options) {
+    return call<VolumeInfo>(*client_, "create_volume", {{"request", to_json(request)}, {"options", to_json(options)}});
+}
+
+Result<std::vector<VolumeInfo>> RemoteGroup::create_snapshots(const std::vector<CreateSnapshot>& requests, ChangeOptions options) {
+    return call<std::vector<VolumeInfo>>(*client_, "create_snapshots", {{"requests", to_json(requests)}, {"options", to_json(options)}});
+}
+
+Result<VolumeInfo> RemoteGroup::resize(const ResizeVolume& request, ChangeOptions options) {
+    return call<VolumeInfo>(*client_, "resize", {{"request", to_json(request)}, {"options", to_json(options)}});
+}
+
+Result<VolumeInfo> RemoteGroup::rename(const std::string& name, const std::string& new_name, ChangeOptions options) {
+    return call<VolumeInfo>(*client_, "rename", {{"name", exactly(name)}, {"new_name", exactly(new_name)}, {"options", to_json(options)}});
+}
+
+Result<VolumeInfo> RemoteGroup::change_tags(const std::string& name, const std::vector<std::string>& add,
+                                            const std::vector<std::string>& remove, ChangeOptions options) {
+    return call<VolumeInfo>(*client_, "change_tags",
+                            {{"name", exactly(name)}, {"add", names(add)}, {"remove", names(remove)}, {"options", to_json(options)}});
+}
+
+Result<void> RemoteGroup::remove(const std::vector<std::string>& list, bool with_contents, ChangeOptions options) {
+    return call_void(*client_, "remove", {{"names", names(list)}, {"with_contents", with_contents}, {"options", to_json(options)}});
+}
+
+Result<VolumeInfo> RemoteGroup::rollback(const std::string& name, const std::string& snapshot, ChangeOptions options) {
+    return call<VolumeInfo>(*client_, "rollback", {{"name", exactly(name)}, {"snapshot", exactly(snapshot)}, {"options", to_json(options)}});
+}
+
+Result<std::uint64_t> RemoteGroup::reserve_metadata_snapshot(const std::string& pool, ChangeOptions options) {
+    return call<std::uint64_t>(*client_, "reserve_metadata_snapshot", {{"pool", exactly(pool)}, {"options", to_json(options)}});
+}
+
+Result<void> RemoteGroup::release_metadata_snapshot(const std::string& pool, ChangeOptions options) {
+    return call_void(*client_, "release_metadata_snapshot", {{"pool", exactly(pool)}, {"options", to_json(options)}});
+}
+
+Result<std::string> RemoteGroup::status_line(const std::string& name) {
+    return call<std::string>(*client_, "status_line", {{"name", exactly(name)}});
+}
+
+Result<std::string> RemoteGroup::table_line(const std::string& name) {
+    return call<std::string>(*client_, "table_line", {{"name", exactly(name)}});
+}
+
+Result<void> RemoteGroup::send_message(const std::string& pool, const std::string& message) {
+    return call_void(*client_, "send_message", {{"pool", exactly(pool)}, {"message", exactly(message)}});
+}
+
+Result<std::string> RemoteGroup::backup_text() {
+    return call<std::string>(*client_, "backup_text", Json::object());
+}
+
+Result<void> RemoteGroup::restore_text(const std::string& text, bool force, ChangeOptions options) {
+    return call_void(*client_, "restore_text", {{"text", exactly(text)}, {"force", force}, {"options", to_json(options)}});
+}
+
+}  // namespace lamella
