@@ -34,7 +34,7 @@ quietly lvcreate -V 64M -T vg/pool -n thin
 scatter /dev/vg/thin "$SEED"
 check_clean vg "a healthy group"
 # The same with a broken block in the middle of the pool's metadata: where LVM says that they lie.
-start=$(lvs --noheadings -o seg_start_pe,seg_pe_ranges vg/pool_tmeta | sed 's/.*:\([0-9]*\)-.*/\1/')
+start=$(lvs -a --noheadings -o seg_pe_ranges vg/pool_tmeta | sed 's/.*:\([0-9]*\)-.*/\1/')
 offset=$(pvs --noheadings --nosuffix --units b -o pe_start /dev/ubda | tr -d ' ')
 dd if=/dev/urandom of=/dev/ubda bs=4096 count=1 seek=$(((offset + start * 4194304) / 4096)) conv=notrunc,fsync status=none
 status=0
