@@ -3,7 +3,7 @@
 
 #include <utility>
 
-namespace lamella {
+namespace lamella::thin {
 
 GracePeriod::GracePeriod(IoQueue& owner) : owner_(owner) {
     notify_task_.period = this;
@@ -65,4 +65,4 @@ void GracePeriod::advance() {
     }
 }
 
-}  // namespace lamella
+}  // namespace lamella::thin

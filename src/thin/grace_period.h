@@ -7,7 +7,7 @@
 
 #include "device/io_queue.h"
 
-namespace lamella {
+namespace lamella::thin {
 
 // Lets one thread (the pool's) wait until every I/O that may still act on what it has just changed is over, at the cost of two
 // uncontended atomic operations for each I/O.
@@ -82,4 +82,4 @@ class GracePeriod {
     int turns_left_ = 0;
 };
 
-}  // namespace lamella
+}  // namespace lamella::thin

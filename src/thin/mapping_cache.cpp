@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-namespace lamella {
+namespace lamella::thin {
 
 // Memory that a data-path thread may still be reading; freed after a grace period. Many retirements share one period.
 struct MappingBudget::Retired : GracePeriod::Waiter {
@@ -91,7 +91,7 @@ void MappingCache::insert(std::uint64_t first_block, std::unique_ptr<Page> page)
     budget_.added(*this, page_index);
 }
 
-void MappingCache::set(VirtualBlock block, Mapping mapping) {
+void MappingCache::set(VirtualBlock block, CachedMapping mapping) {
     std::atomic<Page*>* place = slot(block.value() / page_entries);
     if (place == nullptr)
         return;
@@ -149,4 +149,4 @@ void MappingCache::grow(std::uint64_t blocks) {
     budget_.retire(std::shared_ptr<Directory>(former));
 }
 
-}  // namespace lamella
+}  // namespace lamella::thin

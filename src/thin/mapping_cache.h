@@ -11,16 +11,16 @@
 #include "base/strong.h"
 #include "thin/grace_period.h"
 
-namespace lamella {
+namespace lamella::thin {
 
 // Where a virtual block lies and at which time of the pool it was mapped; or that it isn't mapped. One word, so that the data
 // path reads it without a lock.
-class Mapping {
+class CachedMapping {
   public:
-    constexpr Mapping() = default;
+    constexpr CachedMapping() = default;
     // `block` < 2^39, `time` < 2^24.
-    constexpr Mapping(DataBlock block, std::uint32_t time) : word_(((block.value() + 1) << 24) | time) {}
-    static constexpr Mapping from_word(std::uint64_t word) { Mapping mapping; mapping.word_ = word; return mapping; }
+    constexpr CachedMapping(DataBlock block, std::uint32_t time) : word_(((block.value() + 1) << 24) | time) {}
+    static constexpr CachedMapping from_word(std::uint64_t word) { CachedMapping mapping; mapping.word_ = word; return mapping; }
 
     constexpr bool mapped() const { return word_ != 0; }
     constexpr DataBlock block() const { return DataBlock((word_ >> 24) - 1); }
@@ -75,7 +75,7 @@ class MappingCache {
         std::array<std::atomic<std::uint64_t>, page_entries> words{};
         mutable std::atomic<bool> used{true};
 
-        Mapping at(std::uint64_t block) const { return Mapping::from_word(words[block % page_entries].load()); }
+        CachedMapping at(std::uint64_t block) const { return CachedMapping::from_word(words[block % page_entries].load()); }
     };
 
     MappingCache(MappingBudget& budget, std::uint64_t blocks);
@@ -99,7 +99,7 @@ class MappingCache {
     // Puts in the page that begins at `first_block`; may evict others, of any cache of the budget, but not this one.
     void insert(std::uint64_t first_block, std::unique_ptr<Page> page);
     // Changes a mapping, if its page is present.
-    void set(VirtualBlock block, Mapping mapping);
+    void set(VirtualBlock block, CachedMapping mapping);
     // Unmaps first .. end-1 in the pages that are present.
     void clear(VirtualBlock first, VirtualBlock end);
     // Drops every page: after an aborted transaction.
@@ -129,4 +129,4 @@ class MappingCache {
     std::atomic<Directory*> directory_;
 };
 
-}  // namespace lamella
+}  // namespace lamella::thin

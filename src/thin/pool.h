@@ -14,7 +14,7 @@
 #include "device/block_device.h"
 #include "thin/metadata.h"
 
-namespace lamella {
+namespace lamella::thin {
 
 class ThinVolume;
 class PoolThread;
@@ -89,7 +89,7 @@ class ThinPool {
 
     Result<PoolStatus> status();
     Result<DeviceDetails> details(ThinId id);
-    Result<std::vector<std::pair<ThinId, DeviceDetails>>> devices();
+    Result<std::vector<DeviceEntry>> devices();
     // The number of 512-byte sectors up to the end of the highest mapped block; nullopt: nothing is mapped.
     Result<std::optional<std::uint64_t>> highest_mapped_sector(ThinId id);
 
@@ -120,4 +120,4 @@ class ThinPool {
     std::unique_ptr<PoolThread> thread_;
 };
 
-}  // namespace lamella
+}  // namespace lamella::thin

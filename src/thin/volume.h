@@ -9,7 +9,7 @@
 #include "device/block_device.h"
 #include "thin/mapping_cache.h"
 
-namespace lamella {
+namespace lamella::thin {
 
 class PoolThread;
 
@@ -31,6 +31,7 @@ class ThinVolume final : public BlockDevice {
     void add_leaves(std::vector<BlockDevice*>& leaves) override;
 
     ThinId id() const { return id_; }
+    PoolThread& pool() const { return pool_; }
     // Bytes. Blocks beyond a smaller size stay mapped, as dm-thin leaves them.
     void resize(std::uint64_t size);
 
@@ -49,4 +50,4 @@ class ThinVolume final : public BlockDevice {
     MappingCache mappings_;
 };
 
-}  // namespace lamella
+}  // namespace lamella::thin
