@@ -113,7 +113,9 @@ Result<std::unique_ptr<IoQueue>> make_io_queue(Clock& clock = Clock::system());
 // A slow disk holds up everything else on the queue while it works: acceptable where io_uring is refused, not a choice to make.
 // Takes no descriptor until it watches one or sleeps.
 Result<std::unique_ptr<IoQueue>> make_plain_queue(Clock& clock = Clock::system());
-// Fails where the kernel has no io_uring. `depth`: submissions gathered before the kernel is entered.
+// Fails where the kernel has no io_uring (5.11 or later) or forbids it. `depth`: submissions gathered before the kernel is entered;
+// up to twice as many requests are in flight, more wait in a list. Owned by the thread that first calls run_once(): the kernel binds
+// the ring to it, so that no other thread may run the queue from then on.
 Result<std::unique_ptr<IoQueue>> make_uring_queue(unsigned depth = 256, Clock& clock = Clock::system());
 
 }  // namespace lamella

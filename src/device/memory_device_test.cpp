@@ -2,20 +2,13 @@
 #include "device/memory_device.h"
 
 #include <cstring>
-#include <random>
 
-#include <gtest/gtest.h>
+#include "device/test_support.h"
 
 namespace lamella {
 namespace {
 
-std::vector<std::byte> pattern(std::size_t size, unsigned seed) {
-    std::mt19937 random(seed);
-    std::vector<std::byte> bytes(size);
-    for (std::byte& byte : bytes)
-        byte = static_cast<std::byte>(random());
-    return bytes;
-}
+using test::pattern;
 
 TEST(MemoryDevice, SynchronousCallsAtAnyOffsetMatchAnArray) {
     constexpr std::size_t size = 256 * 1024;

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-
 #include "device/file_operation.h"
 #include "device/io_queue.h"
 #include "device/watch_set.h"

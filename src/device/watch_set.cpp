@@ -92,7 +92,11 @@ bool WatchSet::poll(std::optional<Duration> wait) {
         const auto milliseconds = std::chrono::ceil<std::chrono::milliseconds>(*wait).count();
         timeout = static_cast<int>(std::min<std::int64_t>(milliseconds, 3'600'000));
     }
-    event_count_ = std::max(0, ::epoll_wait(epoll_fd_, events_.data(), static_cast<int>(events_.size()), timeout));
+    return dispatch(timeout);
+}
+
+bool WatchSet::dispatch(int milliseconds) {
+    event_count_ = std::max(0, ::epoll_wait(epoll_fd_, events_.data(), static_cast<int>(events_.size()), milliseconds));
     bool any = false;
     for (int index = 0; index < event_count_; ++index) {
         const epoll_event event = events_[static_cast<std::size_t>(index)];

@@ -36,6 +36,8 @@ class WatchSet {
 
     // Waits up to `wait` (nullopt: without limit) and calls what is ready. True: a watcher was called.
     bool poll(std::optional<Duration> wait);
+    // The same once open, in milliseconds (-1: without limit), with no look at wakes that came before open().
+    bool dispatch(int milliseconds);
 
   private:
     std::atomic<bool> wake_wanted_{false};
