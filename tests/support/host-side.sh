@@ -36,7 +36,7 @@ kill_server() {
 # uri VOLUME
 uri() { echo "nbd+unix:///$1?socket=$socket"; }
 
-exports() { nbdinfo --list --json "nbd+unix:///?socket=$socket" | sed -n 's/^ *"export-name": "\(.*\)",$/\1/p' | sort; }
+exports() { nbdinfo --list --json "nbd+unix:///?socket=$socket" | sed -n 's/^[[:space:]]*"export-name": "\(.*\)",$/\1/p' | sort; }
 
 # sums FILE: a line "name sha256" an export of the running server, read by libnbd's nbdcopy.
 sums() {
@@ -50,6 +50,8 @@ sums() {
 # scatter VOLUME SEED [COUNT]: see scatter.py
 scatter() { /usr/bin/python3 "$support/scatter.py" "$(uri "$1")" --seed "$2" --count "${3:-40}"; }
 
+free_port() { /usr/bin/python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
+
 # in_kernel IMAGE... <<'END': the rest of the here-document runs inside a real kernel, with the images as /dev/ubda, ...
 kernels=0
 in_kernel() {
@@ -60,3 +62,25 @@ in_kernel() {
 
 # loop FILE [OPTION...]: a loop device; run-scripts detaches it.
 loop() { losetup --find --show "${@:2}" "$1"; }
+
+# lvm_alone IMAGE: LVM's commands see this image, on a loop device that can't be written, and nothing else of this host. Sets lvm_device.
+lvm_alone() {
+    lvm_device=$(loop "$1" --read-only)
+    export LVM_SYSTEM_DIR=$SCRATCH/lvm-system LVM_SUPPRESS_FD_WARNINGS=1
+    mkdir -p "$LVM_SYSTEM_DIR"
+    cat >"$LVM_SYSTEM_DIR/lvm.conf" <<CONF
+devices { filter = [ "a|^$lvm_device\$|", "r|.*|" ] use_devicesfile = 0 }
+global { locking_dir = "$SCRATCH/lvm-system" event_activation = 0 }
+activation { monitoring = 0 udev_sync = 0 udev_rules = 0 }
+backup { backup = 0 archive = 0 backup_dir = "$SCRATCH" archive_dir = "$SCRATCH" }
+CONF
+}
+
+# place_of LV: where a volume in one piece begins on the device of lvm_alone, in bytes, as LVM sees it.
+place_of() {
+    local start first extent
+    start=$(pvs --noheadings --nosuffix --units b -o pe_start "$lvm_device" | tr -d ' ')
+    extent=$(vgs --noheadings --nosuffix --units b -o vg_extent_size | tr -d ' ')
+    first=$(lvs -a --noheadings -o seg_pe_ranges "$(vgs --noheadings -o vg_name | tr -d ' ')/$1" | sed 's/.*:\([0-9]*\)-.*/\1/')
+    echo $((start + first * extent))
+}
