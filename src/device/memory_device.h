@@ -2,9 +2,10 @@
 #pragma once
 
 #include <mutex>
-#include <unordered_map>
+#include <string>
 
 #include "device/block_device.h"
+#include "device/sparse_bytes.h"
 
 namespace lamella {
 
@@ -13,6 +14,7 @@ namespace lamella {
 class MemoryDevice final : public BlockDevice {
   public:
     explicit MemoryDevice(std::uint64_t size, std::string name = "memory");
+    MemoryDevice(std::uint64_t size, std::string name, SparseBytes content);
 
     std::uint64_t size() const override;
     DeviceTraits traits() const override;
@@ -27,13 +29,12 @@ class MemoryDevice final : public BlockDevice {
     std::size_t allocated_pages() const;
 
   private:
-    static constexpr std::size_t page_bytes = 4096;
     int perform(IoRequest& request);
 
     mutable std::mutex mutex_;
     std::uint64_t size_;
     std::string name_;
-    std::unordered_map<std::uint64_t, AlignedBuffer> pages_;
+    SparseBytes content_;
 };
 
 }  // namespace lamella
