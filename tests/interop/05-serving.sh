@@ -25,8 +25,8 @@ check "list beside a server" "$LAMELLA" list "$group"
 check "snapshot beside a server" "$LAMELLA" snapshot "$group:web" --name web-s1
 check "resize beside a server" "$LAMELLA" resize "$group:late" --size 80M
 check_equal "a new client sees the new size" 83886080 "$(nbdinfo --size "$(uri late)")"
-check "remove beside a server" "$LAMELLA" remove "$group:late"
-check_status 3 "what isn't there is not found" "$LAMELLA" remove "$group:late"
+check "remove beside a server" "$LAMELLA" remove --yes "$group:late"
+check_status 3 "what isn't there is not found" "$LAMELLA" remove --yes "$group:late"
 check_status 4 "a name that is taken is refused" "$LAMELLA" create "$group:web" --size 50M
 check_status 2 "nonsense is a usage error" "$LAMELLA" create "$group:x" --size banana
 sums before
@@ -43,7 +43,7 @@ serve "$group"
 sums after
 check_same "what was flushed is there after kill -9" before after
 scatter web $((SEED + 2))
-check "rollback" "$LAMELLA" rollback "$group:web" --to web-s1
+check "rollback" "$LAMELLA" rollback --yes "$group:web" --to web-s1
 sums rolled-back
 grep -E '^web-s1 ' after | sed 's/^web-s1 /web /' >expected
 grep -E '^web ' rolled-back >actual

@@ -56,7 +56,7 @@ scatter striped $((SEED + 7))
 check "snapshot of a volume that LVM made" "$LAMELLA" snapshot "$group:web" --name web-l1
 scatter web $((SEED + 8))
 scatter over-allocated $((SEED + 9)) 10
-check "remove a snapshot that LVM made" "$LAMELLA" remove "$group:web-s1"
+check "remove a snapshot that LVM made" "$LAMELLA" remove --yes "$group:web-s1"
 sums written-by-lamella
 stop_serving
 
