@@ -87,6 +87,8 @@ Result<std::unique_ptr<ThinPool>> ThinPool::open(BlockDevice& metadata_device, B
     if (blocks < metadata->data_counts().total)
         return fail(ErrorKind::damaged, "the data device has {} chunks, the pool's metadata needs {}", blocks, metadata->data_counts().total);
 
+    const bool needs_check = metadata->needs_check();
+
     std::unique_ptr<IoQueue> own_queue;
     std::unique_ptr<IoQueue> commit_queue;
     if (queue == nullptr) {
@@ -96,12 +98,14 @@ Result<std::unique_ptr<ThinPool>> ThinPool::open(BlockDevice& metadata_device, B
     } else {
         commit_queue = TRY(make_plain_queue(queue->clock()));
     }
-    auto thread = std::make_unique<PoolThread>(metadata_device, data, options, std::move(metadata), std::move(own_queue),
+    auto thread = std::make_unique<PoolThread>(data, options, std::move(metadata), std::move(own_queue),
                                                std::move(commit_queue), *queue);
     thread->start();
     std::unique_ptr<ThinPool> pool(new ThinPool(std::move(thread)));
-    if (!options.read_only && !pool->thread_->metadata().needs_check())
+    if (!options.read_only && !needs_check) {
+        TRY(pool->grow_metadata());
         TRY(pool->grow_data());
+    }
     return pool;
 }
 

@@ -64,7 +64,7 @@ class Answer {
 
 class PoolThread {
   public:
-    PoolThread(BlockDevice& metadata_device, BlockDevice& data, const ThinPoolOptions& options, std::unique_ptr<ThinMetadata> metadata,
+    PoolThread(BlockDevice& data, const ThinPoolOptions& options, std::unique_ptr<ThinMetadata> metadata,
                std::unique_ptr<IoQueue> own_queue, std::unique_ptr<IoQueue> commit_queue, IoQueue& queue);
     ~PoolThread();
     void start();
@@ -81,7 +81,7 @@ class PoolThread {
     // The rest of the request is for this thread.
     void resume(ThinIo& io);
     // Completes the request after a commit that covers everything that has been acknowledged.
-    void join_commit(ThinIo& io, IoQueue& here);
+    void join_commit(ThinIo& io);
     void answer_status(ThinVolume& volume, IoQueue& home, StatusRequest& request);
 
     // --- Calls from other threads ---
@@ -116,6 +116,26 @@ class PoolThread {
         void push(Work& work);
         Work* take_all();
     };
+    struct Work {
+        enum class Kind { write, discard };
+
+        Work(Kind its_kind, ThinIo& its_io, VirtualBlock its_first, VirtualBlock its_end)
+            : kind(its_kind), io(&its_io), first(its_first), end(its_end) {}
+
+        ThinVolume& volume() const { return io->volume; }
+        bool writes_zeroes() const { return io->operation == IoOperation::write_zeroes; }
+        bool overlaps(const Work& other) const { return first < other.end && other.first < end; }
+
+        Kind kind;
+        ThinIo* io;
+        VirtualBlock first;              // write: the block
+        VirtualBlock end;                // write: first + 1
+        std::uint64_t io_offset = 0;     // write: where in the request its bytes are
+        std::uint32_t block_offset = 0;  // write: bytes, within the block
+        std::uint64_t length = 0;        // write: bytes
+        WorkList waiting;                // discard: whoever wants blocks of its range
+        Work* next = nullptr;
+    };
     struct CellKey {
         const ThinVolume* volume;
         std::uint64_t block;
@@ -137,6 +157,9 @@ class PoolThread {
         std::vector<Work*> discards;  // that own their range
         std::uint64_t cells = 0;
     };
+    // Metadata nodes that a step of long work may visit before others get a turn.
+    static constexpr std::uint64_t step_budget = 64;
+
     struct BlockWrite;
     struct Change;
     struct StatusTask;

@@ -120,7 +120,7 @@ void ThinIo::complete(IoQueue& here, bool from_submit) {
     if (must_commit && error.load() == 0) {
         must_commit = false;
         parts.store(1);
-        volume.pool().join_commit(*this, here);
+        volume.pool().join_commit(*this);
         return;
     }
     if (from_submit) {

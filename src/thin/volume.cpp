@@ -34,7 +34,7 @@ void ThinVolume::resize(std::uint64_t size) { pool_.resize(*this, size); }
 void ThinVolume::submit(IoQueue& queue, IoRequest& request) {
     if (request.operation == IoOperation::flush) {
         if (pool_.dirty())
-            pool_.join_commit(*new ThinIo(*this, queue, request), queue);
+            pool_.join_commit(*new ThinIo(*this, queue, request));
         else
             pool_.data().submit(queue, request);
         return;

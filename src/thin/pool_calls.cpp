@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The pool's thread answering other threads: volumes, devices, snapshots, growth.
+#include "thin/pool_thread.h"
+
+namespace lamella::thin {
+
+Result<void> PoolThread::writable() const {
+    switch (mode_.load()) {
+    case PoolMode::write:
+    case PoolMode::out_of_data_space: return {};
+    case PoolMode::out_of_metadata_space: return fail(ErrorKind::no_space, "the pool is out of metadata space");
+    case PoolMode::read_only:
+        if (metadata_->needs_check())
+            return fail(ErrorKind::refused, "the pool's metadata needs a check");
+        return fail(ErrorKind::refused, "the pool is read-only");
+    case PoolMode::fail: break;
+    }
+    return fail(ErrorKind::failed, "the pool has failed");
+}
+
+Result<std::shared_ptr<ThinVolume>> PoolThread::open_volume(ThinId id, std::uint64_t size, std::string name, BlockDevice* external_origin) {
+    if (auto known = volumes_.find(id); known != volumes_.end()) {
+        if (auto volume = known->second.handle.lock())
+            return volume;
+        return fail(ErrorKind::refused, "{}: still being closed", name);
+    }
+    const DeviceDetails details = TRY_WITHIN(name, metadata_->details(id));
+    auto volume = std::make_shared<ThinVolume>(*this, id, size, std::move(name), details.snapshotted_time, external_origin, budget_);
+    VolumeState& state = volumes_[id];
+    state.volume = volume.get();
+    state.handle = volume;
+    return volume;
+}
+
+void PoolThread::forget(ThinVolume& volume) {
+    (void)ask<void>([&](Answer<void>& answer) {
+        volume.mappings_.drop_all();
+        volumes_.erase(volume.id());
+        answer.give({});
+    });
+}
+
+void PoolThread::resize(ThinVolume& volume, std::uint64_t size) {
+    (void)ask<void>([&](Answer<void>& answer) {
+        volume.mappings_.grow((size + block_bytes_ - 1) / block_bytes_);
+        volume.size_.store(size);
+        answer.give({});
+    });
+}
+
+// Changes of devices, on their way.
+struct PoolThread::Change : GracePeriod::Waiter {
+    enum class Stage { create, remove, finish } stage = Stage::create;
+    PoolThread* pool;
+    std::vector<PoolChange> changes;
+    std::uint64_t old_transaction;
+    std::uint64_t new_transaction;
+    Answer<void>* answer;
+    std::vector<ThinId> frozen;
+    std::size_t removing = 0;
+    struct StepTask : Task {
+        Change* change;
+    } step_task;
+};
+
+void PoolThread::transact(std::vector<PoolChange> changes, std::uint64_t old_transaction, std::uint64_t new_transaction, Answer<void>& answer) {
+    const auto check = [&]() -> Result<void> {
+        TRY(writable());
+        if (change_ != nullptr)
+            return fail(ErrorKind::refused, "another change of the pool is under way");
+        if (metadata_->transaction_id() != old_transaction)
+            return fail(ErrorKind::refused, "the pool's transaction id is {}, not {}", metadata_->transaction_id(), old_transaction);
+        for (const PoolChange& change : changes)
+            if (change.kind == PoolChange::Kind::remove && volumes_.contains(change.id))
+                return fail(ErrorKind::refused, "thin device {} is in use", change.id);
+        return {};
+    };
+    if (auto sound = check(); !sound)
+        return answer.give(std::move(sound));
+
+    auto* change = new Change{};
+    change->pool = this;
+    change->changes = std::move(changes);
+    change->old_transaction = old_transaction;
+    change->new_transaction = new_transaction;
+    change->answer = &answer;
+    change->step_task.change = change;
+    change->step_task.run = [](Task& task) {
+        Change& stepped = *static_cast<Change::StepTask&>(task).change;
+        stepped.pool->advance_change(stepped);
+    };
+    change->done = [](GracePeriod::Waiter& waiter) {
+        Change& waited = static_cast<Change&>(waiter);
+        waited.pool->advance_change(waited);
+    };
+    change_ = change;
+    for (const PoolChange& creation : change->changes) {
+        auto state = volumes_.find(creation.origin);
+        if (creation.kind != PoolChange::Kind::create_snapshot || state == volumes_.end() || state->second.frozen)
+            continue;
+        state->second.frozen = true;
+        state->second.volume->snapshot_time_.store(UINT32_MAX);
+        change->frozen.push_back(creation.origin);
+    }
+    if (change->frozen.empty())
+        advance_change(*change);
+    else
+        grace_.wait(*change);
+}
+
+// All of them, or none.
+Result<void> PoolThread::apply_creations(Change& change) {
+    std::size_t made = 0;
+    Result<void> result;
+    for (; made < change.changes.size() && result; ++made) {
+        const PoolChange& creation = change.changes[made];
+        if (creation.kind == PoolChange::Kind::create_thin)
+            result = metadata_->create_thin(creation.id);
+        else if (creation.kind == PoolChange::Kind::create_snapshot)
+            result = metadata_->create_snapshot(creation.id, creation.origin);
+    }
+    if (result)
+        return result;
+    // The last one made nothing; those before it are still as they were made.
+    for (--made; made > 0 && !metadata_->must_abort(); --made) {
+        const PoolChange& creation = change.changes[made - 1];
+        if (creation.kind == PoolChange::Kind::remove)
+            continue;
+        if (auto removed = metadata_->remove_device(creation.id); !removed)
+            metadata_error(removed.error());
+    }
+    if (metadata_->must_abort())
+        metadata_error(result.error());
+    else if (metadata_->changed())
+        mark_dirty();
+    return result;
+}
+
+void PoolThread::thaw(const std::vector<ThinId>& origins) {
+    for (ThinId id : origins) {
+        auto found = volumes_.find(id);
+        if (found == volumes_.end())
+            continue;
+        VolumeState& state = found->second;
+        // Should the details be unreadable, every write goes on being taken for one to a shared block, which is safe.
+        if (auto details = metadata_->details(id))
+            state.volume->snapshot_time_.store(details->snapshotted_time);
+        state.frozen = false;
+        restart(state.waiting_for_thaw);
+    }
+}
+
+void PoolThread::advance_change(Change& change) {
+    Result<void> result;
+    if (change.stage == Change::Stage::create) {
+        result = apply_creations(change);
+        if (metadata_->changed())
+            mark_dirty();
+        thaw(change.frozen);
+        change.stage = Change::Stage::remove;
+    }
+    if (result && change.stage == Change::Stage::remove) {
+        while (change.removing < change.changes.size() && result) {
+            const PoolChange& removal = change.changes[change.removing];
+            if (removal.kind == PoolChange::Kind::remove) {
+                auto progress = metadata_->remove_device(removal.id, step_budget);
+                if (!progress) {
+                    metadata_error(progress.error());
+                    result = std::unexpected(progress.error());
+                    break;
+                }
+                mark_dirty();
+                if (!progress->done) {
+                    queue_.post(change.step_task);
+                    return;
+                }
+            }
+            ++change.removing;
+        }
+    }
+    if (result && change.old_transaction != change.new_transaction) {
+        result = metadata_->set_transaction_id(change.old_transaction, change.new_transaction);
+        mark_dirty();
+    }
+    if (result)
+        result = commit();
+    Answer<void>& answer = *change.answer;
+    change_ = nullptr;
+    delete &change;
+    answer.give(std::move(result));
+}
+
+Result<PoolStatus> PoolThread::status() {
+    PoolStatus status;
+    status.mode = mode_.load();
+    status.transaction_id = metadata_->transaction_id();
+    const BlockCounts metadata = metadata_->metadata_counts();
+    const BlockCounts data = metadata_->data_counts();
+    status.used_metadata_blocks = metadata.used();
+    status.metadata_blocks = metadata.total;
+    status.used_data_blocks = data.used();
+    status.data_blocks = data.total;
+    if (metadata_->held_root().value() != 0)
+        status.held_root = metadata_->held_root();
+    status.needs_check = metadata_->needs_check();
+    status.error_if_no_space = error_if_no_space_;
+    status.metadata_low_watermark = metadata_->metadata_low_watermark();
+    status.data_block_sectors = options_.data_block_sectors;
+    return status;
+}
+
+Result<void> PoolThread::grow_data() {
+    TRY(writable());
+    const std::uint64_t blocks = data_.size() / block_bytes_;
+    if (blocks > metadata_->data_counts().total) {
+        data_leaves_.clear();
+        data_.add_leaves(data_leaves_);
+        TRY(metadata_->grow_data(blocks));
+        mark_dirty();
+        TRY(commit());
+    }
+    low_water_triggered_ = false;
+    retry_space_waiters();
+    return {};
+}
+
+Result<void> PoolThread::grow_metadata() {
+    if (mode_.load() == PoolMode::out_of_metadata_space)
+        mode_.store(PoolMode::write);
+    TRY(writable());
+    const std::uint64_t had = metadata_->metadata_counts().total;
+    if (TRY(metadata_->grow_metadata()) != had) {
+        mark_dirty();
+        TRY(commit());
+        raise_event();
+    }
+    return {};
+}
+
+}  // namespace lamella::thin
