@@ -142,9 +142,9 @@ Result<std::vector<DeviceEntry>> ThinPool::devices() {
     for (;;) {
         auto some = TRY(thread_->ask<std::vector<DeviceEntry>>(
             [&](Answer<std::vector<DeviceEntry>>& answer) { answer.give(thread_->metadata().devices(first, at_once)); }));
-        all.insert(all.end(), some.begin(), some.end());
-        if (some.size() < at_once)
+        if (some.empty())
             return all;
+        all.insert(all.end(), some.begin(), some.end());
         first = some.back().id + 1;
     }
 }
