@@ -83,6 +83,11 @@ class IoQueue {
     // Submits what is gathered, reaps what the kernel finished; sleeps up to `wait` (nullopt: without limit; 0: not at all).
     virtual bool poll_kernel(std::optional<Duration> wait) = 0;
 
+    bool has_posted_tasks() const { return posted_.load(std::memory_order_relaxed) != nullptr; }
+    std::optional<Duration> next_deadline() const {
+        return timers_.empty() ? std::nullopt : std::optional((*timers_.begin())->deadline);
+    }
+
     // True while poll_kernel() may sleep: a poster must wake() then.
     std::atomic<bool> sleeping_{false};
 
