@@ -31,7 +31,7 @@ check_status 1 "no TLS is refused" nbdinfo --size "nbd+unix:///web?socket=$socke
 check_status 1 "also a list, without TLS" nbdinfo --list "nbd+unix:///?socket=$socket"
 stop_serving
 
-# certificate FOLDER ROLE: signed by the authority in FOLDER, for localhost
+# certificate FOLDER ROLE: signed by the authority in FOLDER, for 127.0.0.1
 authority() {
     mkdir -p "$1"
     certtool --generate-privkey --key-type=ecdsa --outfile "$1/ca-key.pem"
@@ -40,7 +40,7 @@ authority() {
 }
 certificate() {
     certtool --generate-privkey --key-type=ecdsa --outfile "$1/$2-key.pem"
-    printf 'cn = localhost\ndns_name = localhost\ntls_www_%s\nsigning_key\nencryption_key\nexpiration_days = 2\n' "$2" >template
+    printf 'cn = localhost\nip_address = 127.0.0.1\ntls_www_%s\nsigning_key\nencryption_key\nexpiration_days = 2\n' "$2" >template
     certtool --generate-certificate --load-privkey "$1/$2-key.pem" --load-ca-certificate "$1/ca-cert.pem" \
         --load-ca-privkey "$1/ca-key.pem" --template template --outfile "$1/$2-cert.pem"
 }
@@ -51,9 +51,9 @@ done
 # Over TCP: a name of a host is what a client checks a certificate against.
 port=$(free_port)
 tls_server --tls-certificates ours --listen "127.0.0.1:$port"
-check "nbdcopy with certificates" bash -c "nbdcopy 'nbds://localhost:$port/web?tls-certificates=ours' - | cmp - random.raw"
-check_status 1 "a client that trusts another authority goes away" nbdinfo --size "nbds://localhost:$port/web?tls-certificates=theirs"
-check_status 1 "no TLS is refused here too" nbdinfo --size "nbd://localhost:$port/web"
+check "nbdcopy with certificates" bash -c "nbdcopy 'nbds://127.0.0.1:$port/web?tls-certificates=ours' - | cmp - random.raw"
+check_status 1 "a client that trusts another authority goes away" nbdinfo --size "nbds://127.0.0.1:$port/web?tls-certificates=theirs"
+check_status 1 "no TLS is refused here too" nbdinfo --size "nbd://127.0.0.1:$port/web"
 check_status 1 "and on the other socket" nbdinfo --size "nbd+unix:///web?socket=$socket"
-check "the server is still well" bash -c "nbdcopy 'nbds://localhost:$port/web?tls-certificates=ours' - | cmp - random.raw"
+check "the server is still well" bash -c "nbdcopy 'nbds://127.0.0.1:$port/web?tls-certificates=ours' - | cmp - random.raw"
 stop_serving
