@@ -26,16 +26,16 @@ std::vector<ExtentRun> free_runs(const VolumeGroup& group, std::string_view phys
 // Free extents in total, on physical volumes that may be allocated from. `allowed` as in Placement.
 std::uint64_t free_extents(const VolumeGroup& group, std::span<const std::string> allowed = {});
 
-// Segments for `extents` more extents of a volume, numbered from `start_extent` on; the first one may continue `extends`' last
-// segment, in which case it stands right after it on the same physical volumes and has the same shape: join_segments() makes
-// one of both. `extents` is a multiple of the number of stripes.
+// Segments for `extents` more extents of a volume, numbered from `start_extent` on. `extents` is a multiple of the number of
+// stripes. `extends`: the volume's last segment, of so many stripes; where it can go on in place it does, and join_segments()
+// makes one of both.
 //
-// With one stripe: where the last segment can go on in place it does; else the largest free run of an allowed physical volume
-// that holds everything (the first volume that has one); else pieces over as many runs and volumes as it takes.
-// With more: as many distinct physical volumes as stripes, in pieces if it must be.
+// One run after the other is taken, on as many distinct physical volumes as there are stripes, never two stripes on one:
+// in place behind `extends`; on its physical volumes; else the first volumes that hold everything in one run, each in its tightest
+// run; else the largest runs there are, and on from there. What LVM 2.03.16 would choose, lvextend and lvcreate alike.
 // Errors: no_space, with the number of extents that are missing; usage.
 Result<std::vector<Segment>> allocate(const VolumeGroup& group, const Placement& placement, std::uint32_t start_extent,
-                                      std::uint32_t extents, const LogicalVolume* extends = nullptr);
+                                      std::uint32_t extents, const Segment* extends = nullptr);
 
 // Joins neighbours that are one run on every stripe.
 void join_segments(std::vector<Segment>& segments);

@@ -80,9 +80,11 @@ struct ThinPool {
     std::uint32_t chunk_sectors = 0;
     Discards discards = Discards::passdown;
     bool zero_new_blocks = true;
-    std::optional<bool> crop_metadata;  // metadata limited to 15.81 GiB; absent: not decided
+    std::optional<bool> crop_metadata;  // metadata limited to 15.8125 GiB; absent: smaller anyway
     std::vector<ThinMessage> messages;
 };
+
+constexpr ThinId max_thin_id{(1u << 24) - 1};
 
 // Type "thin".
 struct Thin {
@@ -136,7 +138,7 @@ struct LogicalVolume {
     bool visible() const;
     bool writable() const;
     bool skips_activation() const;
-    bool errors_when_full() const;  // of a thin pool
+    bool error_when_full() const;  // of a thin pool
     std::uint64_t extent_count() const;
 
     // The body of the only segment when it is of that type: pool->sole<ThinPool>().
@@ -167,6 +169,7 @@ struct VolumeGroup {
     // Around the group's own section: who wrote the text, when and why. Filled in anew by each commit.
     std::string description;
     std::string creation_host;
+    std::string creation_system_id;
     std::int64_t creation_time = 0;
     Kept kept_around;
 
@@ -207,7 +210,7 @@ constexpr std::size_t max_findings = 1000;
 // Errors: damaged, when the text can't be parsed or holds no group; anything less is a finding.
 Result<ParsedGroup> parse_group(std::string_view text);
 
-// The group's text as LVM 2.03 writes it: byte by byte the same for a group that LVM wrote.
+// The group's text as LVM 2.03 writes it: byte by byte the same for a group that LVM wrote, apart from the comments on who wrote it.
 std::string print_group(const VolumeGroup& group, TextStyle style);
 
 // Every rule that holds between the parts: extents inside their physical volumes and used once, names valid and unique, ids
@@ -252,6 +255,9 @@ struct NewVolume {
     Stamp created;
 };
 
+constexpr std::uint32_t max_stripes = 128;
+constexpr std::uint32_t min_stripe_sectors = 8;
+
 // Where extents may come from and in what shape.
 struct Placement {
     std::uint32_t stripes = 1;
@@ -267,9 +273,9 @@ constexpr std::uint64_t max_chunk_bytes = 1u << 30;
 
 struct NewThinPool {
     NewVolume volume;
-    std::uint32_t data_extents = 0;
+    std::uint32_t data_extents = 0;      // rounded up to a multiple of its stripes
     std::uint32_t metadata_extents = 0;  // 0: default_metadata_bytes()
-    std::uint32_t chunk_sectors = 128;   // multiple of 128, up to 2097152
+    std::uint32_t chunk_sectors = 0;     // multiple of 128, up to 2097152; 0: default_chunk_sectors()
     Discards discards = Discards::passdown;
     bool zero_new_blocks = true;
     bool error_when_full = false;
@@ -280,31 +286,37 @@ struct NewThinPool {
 // Makes NAME_tdata, NAME_tmeta and NAME, and lvolN_pmspare as large as the largest pool metadata volume.
 Result<void> create_thin_pool(VolumeGroup& group, const NewThinPool& pool);
 
-// What LVM gives a pool's metadata when not told: 64 bytes a chunk, at least 2 MiB, at most 128 MiB where a larger chunk avoids
-// more. Rounded up to extents by the caller.
+// What LVM chooses when not told: 64 KiB, doubled until the default metadata size is at most 128 MiB.
+std::uint32_t default_chunk_sectors(std::uint64_t data_bytes);
+// 64 bytes a chunk, at least 2 MiB, at most 15.875 GiB. Rounded up to whole extents by create_thin_pool().
 std::uint64_t default_metadata_bytes(std::uint64_t data_bytes, std::uint32_t chunk_sectors);
 
 // Thin volumes and snapshots appear with a message queued and the pool's transaction id raised: the first of the three durable
-// steps. Several may be queued before one commit. After the pool has carried them out: forget_messages() and a second commit.
+// steps. Several may be queued before one commit; the id is raised once. When the pool has carried them out and its transaction
+// id is the group's: forget_messages() and a second commit.
 Result<ThinId> create_thin(VolumeGroup& group, const NewVolume& volume, std::string_view pool, std::uint32_t extents);
 // Marked to be skipped by activation as LVM does, unless told otherwise.
 Result<ThinId> create_thin_snapshot(VolumeGroup& group, const NewVolume& volume, std::string_view origin, bool skip_activation = true);
 Result<void> forget_messages(VolumeGroup& group, std::string_view pool);
+// Takes back everything that is queued for a pool which is known not to have carried out any of it: volumes to be created vanish
+// again, and the transaction id falls. Deletions can't be taken back: refused while one is queued.
+Result<void> withdraw_messages(VolumeGroup& group, std::string_view pool);
 
 // A thin volume: its deletion is queued for its pool as above, and snapshots of it lose their origin. A pool: with its hidden
 // volumes, and only when no thin volume is left in it; the spare goes with the last pool.
-Result<void> remove_volume(VolumeGroup& group, std::string_view name);
+Result<void> remove_volume(VolumeGroup& group, std::string_view volume);
 // With the hidden volumes of a pool, and wherever the name is referred to.
-Result<void> rename_volume(VolumeGroup& group, std::string_view name, std::string_view new_name);
+Result<void> rename_volume(VolumeGroup& group, std::string_view volume, std::string_view new_name);
 
 // A thin volume's virtual size, up or down.
-Result<void> resize_thin(VolumeGroup& group, std::string_view name, std::uint32_t extents);
-// A linear or striped volume, or a pool's data, by `extents` more. The placement's stripes are those of the last segment.
-Result<void> extend_volume(VolumeGroup& group, std::string_view name, std::uint32_t extents, const Placement& placement);
+Result<void> resize_thin(VolumeGroup& group, std::string_view volume, std::uint32_t extents);
+// A linear or striped volume, or a pool's data, by `extents` more, rounded up to a multiple of the stripes, which are those of
+// the last segment. Of `placement` only the physical volumes count.
+Result<void> extend_volume(VolumeGroup& group, std::string_view volume, std::uint32_t extents, const Placement& placement);
 // A pool's metadata, and the spare with it.
 Result<void> extend_metadata(VolumeGroup& group, std::string_view pool, std::uint32_t extents, const Placement& placement);
-// A linear or striped volume that nothing uses; the end is cut off.
-Result<void> reduce_volume(VolumeGroup& group, std::string_view name, std::uint32_t extents);
+// A linear or striped volume that nothing uses: `extents`, rounded down to a multiple of the stripes, are cut off its end.
+Result<void> reduce_volume(VolumeGroup& group, std::string_view volume, std::uint32_t extents);
 
 // `volume` empty: the group itself. Adding a tag that is there, or removing one that isn't, is an error.
 Result<void> add_tag(VolumeGroup& group, std::string_view volume, std::string_view tag);
@@ -313,7 +325,8 @@ Result<void> set_skip_activation(VolumeGroup& group, std::string_view volume, bo
 Result<void> set_read_only(VolumeGroup& group, std::string_view volume, bool read_only);
 Result<void> set_pool_options(VolumeGroup& group, std::string_view pool, Discards discards, bool zero_new_blocks, bool error_when_full);
 
-// Ends a thin merge: the snapshot's device takes its origin's name and id, and the origin's device is queued for deletion.
+// A thin merge: the snapshot takes its origin's name, id, tags and the rest, and the origin's device is queued for deletion.
+// Other snapshots of the origin lose it; snapshots of the snapshot keep theirs under its new name.
 Result<void> merge_thin_snapshot(VolumeGroup& group, std::string_view snapshot);
 
 }  // namespace lamella::lvm2

@@ -36,14 +36,24 @@ struct Label {
 
 constexpr std::uint32_t label_in_use = 1;  // extension flag: the physical volume belongs to a group
 
+// Where pvcreate lets data begin: behind the label and the first metadata area.
+constexpr std::uint64_t default_data_start = 1u << 20;  // bytes
+
 // nullopt: none of the first four sectors holds a label. Errors: damaged (a label with a wrong checksum or contents), failed (I/O).
 Result<std::optional<Label>> read_label(BlockDevice& device);
 
-// Writes and flushes the label's sector. The other three sectors that could hold one are cleared of other labels.
+// Writes and flushes the label's sector, and clears labels in the others of the first four.
 Result<void> write_label(BlockDevice& device, const Label& label);
 
-// The layout pvcreate gives a device: data from 1 MiB on, a metadata area before it and, with two, 1 MiB at the end.
-// Errors: usage, when the device is too small.
-Result<Label> plan_label(std::uint64_t device_bytes, unsigned metadata_areas, const LvmId& id);
+// Clears every label. Flushed.
+Result<void> clear_labels(BlockDevice& device);
+
+// The layout pvcreate gives a device: a metadata area from 4096 up to the start of the data, and with two of them another one
+// of at least 1 MiB at the end. Errors: usage, when there is no room for that.
+Result<Label> plan_label(std::uint64_t device_bytes, unsigned metadata_areas, const LvmId& id,
+                         std::uint64_t data_start = default_data_start);
+
+// Bytes up to which extents may reach: the device, or its last metadata area when that lies behind the data.
+std::uint64_t data_end(const Label& label);
 
 }  // namespace lamella::lvm2

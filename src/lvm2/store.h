@@ -26,8 +26,8 @@ struct StoreOptions {
     std::string host;       // creation_host of what is written; empty: this machine's node name
     Clock* clock = &Clock::system();
 
-    // Where texts that were replaced are kept, as LVM keeps /etc/lvm/archive; empty: nowhere.
-    // A file is removed when it is older than `archive_days` and more than `archive_files` of this group would be left.
+    // Where texts that are replaced are kept, as LVM keeps /etc/lvm/archive; empty: nowhere. Made when it isn't there.
+    // A file goes when it is older than `archive_days` and `archive_files` of this group are left without it.
     std::filesystem::path archive_directory;
     unsigned archive_days = 30;
     unsigned archive_files = 10;
@@ -35,17 +35,16 @@ struct StoreOptions {
 
 struct NewPhysicalVolume {
     BlockDevice* device = nullptr;
-    unsigned metadata_areas = 1;  // 0, 1 (at the start) or 2 (at the end too)
-    std::optional<LvmId> id;      // given by a restore; else a new one
+    unsigned metadata_areas = 1;  // 0, 1 (at the start) or 2 (at the end too); one volume of a group must have some
 };
 
 struct NewGroup {
     std::string name;
     Words tags;
-    std::string system_id;
+    std::string system_id;                // who may use it; empty: any host
     std::uint32_t extent_sectors = 8192;  // a power of two, at least 8
     std::vector<NewPhysicalVolume> physical_volumes;
-    bool overwrite = false;  // devices that hold a label already
+    bool overwrite = false;  // devices that are not blank where the group's own data goes
 };
 
 struct MissingPhysicalVolume {
@@ -54,22 +53,29 @@ struct MissingPhysicalVolume {
     std::string device_hint;
 };
 
-// One group, opened. Owned by one thread at a time. The devices are the caller's: open while the store lives, and locked against
-// other writers (exclusive opening is the device's business).
+// One group, opened. One thread at a time. The devices are the caller's: open while the store lives, and locked against other
+// openers (which is the business of whoever opens them).
 class GroupStore {
   public:
-    // The devices in any order. All that carry a label must belong to one group; two with the same id are refused.
-    // With `writable`: everything is there, sound and may be written, areas that lag behind are brought up to date, and a
-    // text that was prepared but not committed is finished or dropped as LVM would. Without: nothing is written.
-    // Errors: refused, damaged (naming device and place), failed (I/O), not_found (no label on a device).
+    // The devices in any order. All must carry a label and belong to one group; two with the same id are refused.
+    // With `writable`: all physical volumes are there, the group is sound and may be written; areas that lag behind or have a
+    // damaged header or text are brought up to date from the newest sound one, and a text that was prepared but never committed
+    // is dropped, as LVM does. Without: nothing is written, and whatever is unsound is in findings().
+    // Errors: not_found (no label), refused (a foreign group, duplicates, missing devices), damaged (no area with a whole text; with
+    // `writable` any finding), failed (I/O). Each names device and place.
     static Result<GroupStore> open(std::span<BlockDevice* const> devices, const StoreOptions& options);
 
-    // Labels, areas and a first text (seqno 1). Refuses devices with a label unless told to overwrite.
+    // Labels, areas and a first text (seqno 1). Until the labels are written, last, the devices are as blank as they were.
+    // Refuses devices that hold anything but zeros where the group's own data goes, unless told to overwrite.
     static Result<GroupStore> create(const NewGroup& group, const StoreOptions& options);
 
-    // Writes a backup's text back onto devices that carry its physical volumes' ids, or, with `make_labels`, onto blank ones
-    // in the order of the backup's physical volumes. The seqno ends above both the backup's and what is there.
-    static Result<GroupStore> restore(std::string_view backup, std::span<BlockDevice* const> devices, bool make_labels,
+    enum class RestoreTo {
+        labelled,  // devices that carry the ids of the backup's physical volumes, in any order
+        blank,     // devices in the order of the backup's physical volumes; each gets a label with its id
+    };
+    // Makes the text of a backup the group's. Its seqno ends above both the backup's and what is on the devices.
+    // The data of thin pools isn't part of a backup: their transaction ids may no longer agree.
+    static Result<GroupStore> restore(std::string_view backup, std::span<BlockDevice* const> devices, RestoreTo where,
                                       const StoreOptions& options);
 
     GroupStore(GroupStore&&) noexcept;
@@ -81,17 +87,20 @@ class GroupStore {
     const std::vector<Finding>& findings() const;
     // Physical volumes of the group that no device holds.
     const std::vector<MissingPhysicalVolume>& missing() const;
-    // What open() did or would have to do: "area at 4096 of ./b.img brought from seqno 6 to 7".
-    const std::vector<std::string>& repairs() const;
+    // What was damaged or behind, in words, and whether it was repaired. Grows when an area fails in a commit.
+    const std::vector<std::string>& notes() const;
     // Null: missing.
     BlockDevice* device(std::string_view physical_volume) const;
 
-    // Makes `next` (seqno as group()'s) the group, durably on every usable area, with seqno + 1 and a description
-    // ("lamella create web"). An area that can't be written is left behind with a warning in repairs(), as long as one can.
-    // After an error group() says what was readable before; the on-disk group is the old or the new one.
-    Result<void> commit(VolumeGroup next, std::string_view description);
+    enum class Archive { previous, nothing };
+    // Makes `next`, a changed copy of group(), the group: durably in every usable area, with the next seqno and this description
+    // ("lamella create web"). The text that it replaces goes to the archive before anything is written, unless this commit only
+    // finishes an earlier one. An area that can't be written is left behind with a note as long as one other can.
+    // Errors: usage (not a copy of the present group), no_space (the text has outgrown an area), failed. When it is not known
+    // which text a reader would find, every further commit is refused until the group is opened anew.
+    Result<void> commit(VolumeGroup next, std::string_view description, Archive archive = Archive::previous);
 
-    // The text in vgcfgbackup's format.
+    // The group in vgcfgbackup's format.
     std::string backup(std::string_view description) const;
 
   private:
@@ -100,7 +109,7 @@ class GroupStore {
     std::unique_ptr<State> state_;
 };
 
-// Reads the text of a backup without any device: what `restore` would write. Errors: damaged.
-Result<ParsedGroup> check_backup(std::string_view backup);
+// Reads a backup without any device: what restore() would write, and what is unsound in it. Errors: damaged.
+inline Result<ParsedGroup> check_backup(std::string_view backup) { return parse_group(backup); }
 
 }  // namespace lamella::lvm2

@@ -61,11 +61,11 @@ struct TextEntry {
     bool operator==(const TextEntry& other) const { return key == other.key && content == other.content; }
 };
 
-// What a parse may cost. The defaults hold LVM's largest real groups with room to spare.
+// What a parse may cost: with the defaults a few hundred MiB at worst. They hold a group of 60,000 volumes.
 struct TextLimits {
-    std::size_t bytes = 256u << 20;
+    std::size_t bytes = 32u << 20;
     std::size_t depth = 32;
-    std::size_t entries = 8u << 20;  // sections, values and array elements together
+    std::size_t entries = 1u << 20;  // sections, values and array elements together
 };
 
 // Errors: damaged, "line L, column C: ...". A NUL ends the text; only NULs and white space may follow it.
@@ -91,6 +91,8 @@ class TextWriter {
     void line(std::string_view line, std::string_view comment = {});
     // The entry as LVM would write a value or section of that shape.
     void entry(const TextEntry& entry);
+    // A list that is spread over lines, these, behind a blank one.
+    void list(std::string_view key, const std::vector<std::string>& lines);
 
     bool human() const { return style_ == TextStyle::human; }
     const std::string& text() const& { return text_; }

@@ -1,0 +1,704 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Changes of a group's model, as LVM's commands make them. Each works on a copy of what it changes, or checks everything before
+// it changes anything, so that a failure leaves the group as it was.
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <set>
+
+#include "lvm2/allocation.h"
+#include "lvm2/group.h"
+
+namespace lamella::lvm2 {
+
+namespace {
+
+bool has(const Words& words, std::string_view word) { return std::ranges::find(words, word) != words.end(); }
+
+// LVM's order of the words that change here.
+constexpr std::array<std::string_view, 3> status_order = {"READ", "WRITE", "VISIBLE"};
+constexpr std::array<std::string_view, 5> flag_order = {"WRITE_LOCKED", "ACTIVATION_SKIP", "NOAUTOACTIVATE", "ERROR_WHEN_FULL", "CACHE_VOL"};
+
+template <std::size_t size>
+void set_word(Words& words, const std::array<std::string_view, size>& order, std::string_view word, bool set) {
+    std::erase(words, word);
+    if (!set)
+        return;
+    const auto rank = [&](std::string_view one) { return std::ranges::find(order, one); };
+    // Before the first word that comes later; words of no known rank stay where they are.
+    const auto place = std::ranges::find_if(words, [&](const std::string& one) { return rank(one) != order.end() && rank(one) > rank(word); });
+    words.insert(place, std::string(word));
+}
+
+// --- Finding things
+
+Result<LogicalVolume*> find(VolumeGroup& group, std::string_view name) {
+    LogicalVolume* volume = group.logical_volume(name);
+    if (!volume)
+        return fail(ErrorKind::not_found, "group {} has no logical volume {}", group.name, name);
+    if (has(volume->status, "LOCKED") || has(volume->status, "PVMOVE"))
+        return fail(ErrorKind::refused, "{}/{} is locked: extents are being moved", group.name, name);
+    return volume;
+}
+
+Result<LogicalVolume*> find_pool(VolumeGroup& group, std::string_view name) {
+    LogicalVolume* volume = TRY(find(group, name));
+    if (!volume->sole<ThinPool>())
+        return fail(ErrorKind::usage, "{}/{} is not a thin pool", group.name, name);
+    return volume;
+}
+
+Result<LogicalVolume*> find_thin(VolumeGroup& group, std::string_view name) {
+    LogicalVolume* volume = TRY(find(group, name));
+    if (!volume->sole<Thin>())
+        return fail(ErrorKind::usage, "{}/{} is not a thin volume", group.name, name);
+    return volume;
+}
+
+// How a volume refers to others. `visit(name)` sees each reference and may change it; Opaque ones come as a copy.
+template <typename Visit>
+void visit_references(LogicalVolume& volume, Visit visit) {
+    const auto unless_empty = [&](std::string& name) {
+        if (!name.empty())
+            visit(name);
+    };
+    for (Segment& segment : volume.segments) {
+        if (Striped* striped = segment.as<Striped>()) {
+            for (Area& area : striped->areas)
+                visit(area.name);
+        } else if (ThinPool* pool = segment.as<ThinPool>()) {
+            visit(pool->metadata_volume);
+            visit(pool->data_volume);
+            for (ThinMessage& message : pool->messages)
+                unless_empty(message.create);
+        } else if (Thin* thin = segment.as<Thin>()) {
+            visit(thin->pool);
+            unless_empty(thin->origin);
+            unless_empty(thin->external_origin);
+            unless_empty(thin->merging_into);
+        } else if (ClassicSnapshot* snapshot = segment.as<ClassicSnapshot>()) {
+            visit(snapshot->origin);
+            visit(snapshot->store);
+        }
+    }
+}
+
+bool mentions(const TextSection& section, std::string_view name) {
+    const auto is_name = [&](const TextValue& value) { return value.string() && *value.string() == name; };
+    return std::ranges::any_of(section.entries, [&](const TextEntry& entry) {
+        if (entry.section())
+            return entry.key == name || mentions(*entry.section(), name);
+        if (entry.value()->array())
+            return std::ranges::any_of(*entry.value()->array(), is_name);
+        return is_name(*entry.value());
+    });
+}
+
+// Errors: unsupported, when text that isn't understood speaks of the volume: nobody could say what becomes of it.
+Result<void> check_not_opaque(const VolumeGroup& group, const LogicalVolume& volume) {
+    for (const Segment& segment : volume.segments)
+        if (segment.as<Opaque>())
+            return fail(ErrorKind::unsupported, "{}/{} is of type '{}', which can't be changed here", group.name, volume.name, segment.type);
+    for (const LogicalVolume& other : group.logical_volumes)
+        for (const Segment& segment : other.segments)
+            if (const Opaque* opaque = segment.as<Opaque>(); opaque && has(opaque->names, volume.name))
+                return fail(ErrorKind::unsupported, "{}/{} is a part of {}, which is of type '{}'", group.name, volume.name, other.name,
+                            segment.type);
+    for (const KeptEntry& kept : group.kept)
+        if (kept.entry.section() && mentions(*kept.entry.section(), volume.name))
+            return fail(ErrorKind::unsupported, "{}/{} is mentioned in '{}'", group.name, volume.name, kept.entry.key);
+    return {};
+}
+
+// Errors: refused, when another volume stands on this one. The pool of a thin volume, and thin origins, are no such use.
+Result<void> check_not_used(const VolumeGroup& group, const LogicalVolume& volume) {
+    const auto refuse = [&](std::string_view how, const LogicalVolume& user) {
+        return fail(ErrorKind::refused, "{}/{} is {} {}", group.name, volume.name, how, user.name);
+    };
+    for (const LogicalVolume& other : group.logical_volumes)
+        for (const Segment& segment : other.segments) {
+            if (const Striped* striped = segment.as<Striped>()) {
+                if (std::ranges::find(striped->areas, volume.name, &Area::name) != striped->areas.end())
+                    return refuse("a part of", other);
+            } else if (const ThinPool* pool = segment.as<ThinPool>()) {
+                if (pool->metadata_volume == volume.name || pool->data_volume == volume.name)
+                    return refuse("a part of thin pool", other);
+            } else if (const Thin* thin = segment.as<Thin>()) {
+                if (thin->external_origin == volume.name)
+                    return refuse("the external origin of", other);
+            } else if (const ClassicSnapshot* snapshot = segment.as<ClassicSnapshot>()) {
+                if (snapshot->origin == volume.name)
+                    return fail(ErrorKind::unsupported, "{}/{} has the classic snapshot {}", group.name, volume.name, snapshot->store);
+                if (snapshot->store == volume.name)
+                    return fail(ErrorKind::unsupported, "{}/{} is a classic snapshot of {}", group.name, volume.name, snapshot->origin);
+            }
+        }
+    return check_not_opaque(group, volume);
+}
+
+// --- Making volumes
+
+Result<void> check_new(const VolumeGroup& group, const NewVolume& volume) {
+    TRY(check_volume_name(group.name, volume.name));
+    if (group.logical_volume(volume.name) || group.physical_volume(volume.name))
+        return fail(ErrorKind::exists, "group {} has a volume {} already", group.name, volume.name);
+    for (const KeptEntry& kept : group.kept)
+        if (kept.entry.section() && mentions(*kept.entry.section(), volume.name))
+            return fail(ErrorKind::exists, "group {} remembers a volume {} in '{}'", group.name, volume.name, kept.entry.key);
+    std::set<std::string_view> tags;
+    for (const std::string& tag : volume.tags) {
+        TRY(check_tag(tag));
+        if (!tags.insert(tag).second)
+            return fail(ErrorKind::usage, "the tag {} is given twice", tag);
+    }
+    if (group.max_lv != 0 && std::ranges::count_if(group.logical_volumes, &LogicalVolume::visible) >= std::int64_t(group.max_lv))
+        return fail(ErrorKind::refused, "group {} is limited to {} logical volumes", group.name, group.max_lv);
+    return {};
+}
+
+LogicalVolume make_volume(std::string name, const Stamp& created, bool visible, bool read_only = false) {
+    LogicalVolume volume;
+    volume.name = std::move(name);
+    volume.id = LvmId::generate();
+    volume.status = {"READ"};
+    if (!read_only)
+        volume.status.push_back("WRITE");
+    if (visible)
+        volume.status.push_back("VISIBLE");
+    volume.creation_time = created.time;
+    volume.creation_host = created.host;
+    return volume;
+}
+
+LogicalVolume make_volume(const NewVolume& request) {
+    LogicalVolume volume = make_volume(request.name, request.created, true, request.read_only);
+    volume.tags = request.tags;
+    return volume;
+}
+
+Result<std::uint32_t> round_up(std::uint32_t extents, std::uint32_t stripes) {
+    const std::uint64_t rounded = stripes == 0 ? extents : (std::uint64_t(extents) + stripes - 1) / stripes * stripes;
+    if (rounded == 0 || rounded > std::numeric_limits<std::uint32_t>::max())
+        return fail(ErrorKind::usage, "a volume of {} extents", rounded);
+    return static_cast<std::uint32_t>(rounded);
+}
+
+template <typename Body>
+Segment whole_segment(std::string type, std::uint32_t extents, Body body) {
+    Segment segment;
+    segment.extent_count = extents;
+    segment.type = std::move(type);
+    segment.body = std::move(body);
+    return segment;
+}
+
+// --- Extending
+
+// Adds `extents` to a volume of stripes.
+Result<void> extend_striped(VolumeGroup& group, LogicalVolume& volume, std::uint32_t extents, const Placement& placement) {
+    const Segment* last = volume.segments.empty() ? nullptr : &volume.segments.back();
+    const Striped* striped = last ? last->as<Striped>() : nullptr;
+    if (!striped)
+        return fail(ErrorKind::unsupported, "{}/{} is of type '{}', which can't be extended here", group.name, volume.name,
+                    last ? last->type : "");
+    Placement shape = placement;
+    shape.stripes = static_cast<std::uint32_t>(striped->areas.size());
+    if (shape.stripes > 1)
+        shape.stripe_sectors = striped->stripe_sectors;
+    const std::uint64_t present = volume.extent_count();
+    std::vector<Segment> added = TRY(allocate(group, shape, static_cast<std::uint32_t>(present), TRY(round_up(extents, shape.stripes)), last));
+    std::ranges::move(added, std::back_inserter(volume.segments));
+    join_segments(volume.segments);
+    return {};
+}
+
+// LVM's own limits.
+constexpr std::uint64_t max_metadata_bytes = std::uint64_t(255) * ((1 << 14) - 64) * 4096;  // 15.875 GiB
+// Beyond 15.8125 GiB a pool says whether its metadata is to be cropped to that.
+constexpr std::uint64_t crop_metadata_bytes = (std::uint64_t(255) * (1 << 14) * 8 - 256 * 1024) * sector_bytes;
+constexpr std::uint64_t min_metadata_bytes = 2u << 20;
+constexpr std::uint64_t max_spare_bytes = std::uint64_t(16) << 30;
+constexpr std::uint64_t bytes_per_chunk = 64;
+
+LogicalVolume* find_spare(VolumeGroup& group) {
+    const auto found = std::ranges::find_if(group.logical_volumes, [](const LogicalVolume& volume) { return volume.name.ends_with("_pmspare"); });
+    return found == group.logical_volumes.end() ? nullptr : &*found;
+}
+
+// "lvolN" with the first number above those that are there.
+std::string free_lvol_name(const VolumeGroup& group) {
+    std::int64_t highest = -1;
+    for (const LogicalVolume& volume : group.logical_volumes) {
+        std::string_view name = volume.name;
+        if (!name.starts_with("lvol"))
+            continue;
+        name.remove_prefix(4);
+        std::uint32_t number = 0;
+        if (std::from_chars(name.data(), name.data() + name.size(), number).ec == std::errc())
+            highest = std::max<std::int64_t>(highest, number);
+    }
+    return fmt::format("lvol{}", highest + 1);
+}
+
+// Makes the spare as large as `extents`, within its limit.
+Result<void> grow_spare(VolumeGroup& group, std::uint32_t extents, const Stamp& created, const Placement& placement) {
+    const std::uint64_t limit = group.extents_for(max_spare_bytes);
+    const auto wanted = static_cast<std::uint32_t>(std::min<std::uint64_t>(extents, limit));
+    Placement linear = placement;
+    linear.stripes = 1;
+    if (LogicalVolume* spare = find_spare(group)) {
+        const std::uint64_t present = spare->extent_count();
+        if (present >= wanted)
+            return {};
+        return extend_striped(group, *spare, static_cast<std::uint32_t>(wanted - present), linear);
+    }
+    LogicalVolume spare = make_volume(free_lvol_name(group) + "_pmspare", created, false);
+    spare.segments = TRY(allocate(group, linear, 0, wanted));
+    group.logical_volumes.push_back(std::move(spare));
+    return {};
+}
+
+std::uint32_t largest_metadata(const VolumeGroup& group) {
+    std::uint64_t largest = 0;
+    for (const LogicalVolume& volume : group.logical_volumes)
+        if (const ThinPool* pool = volume.sole<ThinPool>())
+            if (const LogicalVolume* metadata = group.logical_volume(pool->metadata_volume))
+                largest = std::max(largest, metadata->extent_count());
+    return static_cast<std::uint32_t>(largest);
+}
+
+// Where a new pool's metadata goes: as far away from its data as may be, and in one piece. So the last physical volume without
+// data that has such a run, else the last of any; else wherever there is room.
+Placement metadata_placement(const VolumeGroup& group, const Placement& wanted, const std::vector<Segment>& data, std::uint32_t extents) {
+    const auto holds_data = [&](const PhysicalVolume& volume) {
+        return std::ranges::any_of(data, [&](const Segment& segment) {
+            return std::ranges::find(segment.as<Striped>()->areas, volume.name, &Area::name) != segment.as<Striped>()->areas.end();
+        });
+    };
+    const PhysicalVolume* best = nullptr;
+    for (const PhysicalVolume& volume : group.physical_volumes) {
+        if (!volume.allocatable() ||
+            (!wanted.physical_volumes.empty() && !has(wanted.physical_volumes, volume.name)) ||
+            std::ranges::none_of(free_runs(group, volume.name), [&](const ExtentRun& run) { return run.count >= extents; }))
+            continue;
+        if (!best || holds_data(*best) || !holds_data(volume))
+            best = &volume;
+    }
+    Placement placement = wanted;
+    if (best && wanted.stripes == 1)
+        placement.physical_volumes = {best->name};
+    return placement;
+}
+
+// --- Thin pools
+
+void queue_message(ThinPool& pool, ThinMessage message) {
+    if (pool.messages.empty())
+        ++pool.transaction_id;
+    pool.messages.push_back(std::move(message));
+}
+
+// The pool's transaction id as long as what is queued isn't carried out.
+std::uint64_t present_transaction(const ThinPool& pool) { return pool.transaction_id - (pool.messages.empty() ? 0 : 1); }
+
+Result<ThinId> free_thin_id(const VolumeGroup& group, std::string_view pool_name, const ThinPool& pool) {
+    std::set<ThinId> used;
+    for (const LogicalVolume& volume : group.logical_volumes)
+        if (const Thin* thin = volume.sole<Thin>(); thin && thin->pool == pool_name)
+            used.insert(thin->device_id);
+    for (const ThinMessage& message : pool.messages)
+        if (message.create.empty())
+            used.insert(message.delete_id);
+    if (used.empty())
+        return ThinId(1);
+    if (*used.rbegin() < max_thin_id)
+        return *used.rbegin() + 1;
+    ThinId free(1);
+    for (ThinId id : used) {
+        if (id > free)
+            break;
+        if (id == free)
+            ++free;
+    }
+    if (free > max_thin_id)
+        return fail(ErrorKind::no_space, "thin pool {}/{} has no free device id", group.name, pool_name);
+    return free;
+}
+
+Result<ThinId> add_thin(VolumeGroup& group, const NewVolume& request, std::string_view pool_name, std::uint32_t extents, std::string origin,
+                        bool skip_activation) {
+    TRY(check_new(group, request));
+    if (extents == 0)
+        return fail(ErrorKind::usage, "a thin volume of no size");
+    LogicalVolume* pool_volume = TRY(find_pool(group, pool_name));
+    ThinPool& pool = *pool_volume->sole<ThinPool>();
+    Thin body;
+    body.pool = pool_volume->name;
+    body.transaction_id = present_transaction(pool);
+    body.device_id = TRY(free_thin_id(group, pool_volume->name, pool));
+    body.origin = std::move(origin);
+    const ThinId id = body.device_id;
+    LogicalVolume volume = make_volume(request);
+    set_word(volume.flags, flag_order, "ACTIVATION_SKIP", skip_activation);
+    volume.segments.push_back(whole_segment("thin", extents, std::move(body)));
+    queue_message(pool, {request.name, {}});
+    group.logical_volumes.push_back(std::move(volume));
+    return id;
+}
+
+void erase_volume(VolumeGroup& group, std::string_view name) {
+    std::erase_if(group.logical_volumes, [name = std::string(name)](const LogicalVolume& volume) { return volume.name == name; });
+}
+
+Words* tags_of(VolumeGroup& group, std::string_view volume) {
+    if (volume.empty())
+        return &group.tags;
+    LogicalVolume* found = group.logical_volume(volume);
+    return found ? &found->tags : nullptr;
+}
+
+}  // namespace
+
+// --- Linear and striped volumes --------------------------------------------------------------------------------------------
+
+Result<void> create_volume(VolumeGroup& group, const NewVolume& request, std::uint32_t extents, const Placement& placement) {
+    TRY(check_new(group, request));
+    LogicalVolume volume = make_volume(request);
+    volume.segments = TRY(allocate(group, placement, 0, TRY(round_up(extents, placement.stripes))));
+    group.logical_volumes.push_back(std::move(volume));
+    return {};
+}
+
+Result<void> extend_volume(VolumeGroup& group, std::string_view name, std::uint32_t extents, const Placement& placement) {
+    LogicalVolume* volume = TRY(find(group, name));
+    TRY(check_not_used(group, *volume));
+    if (volume->sole<Thin>())
+        return fail(ErrorKind::usage, "{}/{} is a thin volume: it is resized, not extended", group.name, name);
+    ThinPool* pool = volume->sole<ThinPool>();
+    if (!pool)
+        return extend_striped(group, *volume, extents, placement);
+    LogicalVolume* data = TRY(find(group, pool->data_volume));
+    TRY(extend_striped(group, *data, extents, placement));
+    volume->segments[0].extent_count = static_cast<std::uint32_t>(data->extent_count());
+    return {};
+}
+
+Result<void> reduce_volume(VolumeGroup& group, std::string_view name, std::uint32_t extents) {
+    LogicalVolume* volume = TRY(find(group, name));
+    TRY(check_not_used(group, *volume));
+    if (!std::ranges::all_of(volume->segments, [](const Segment& segment) { return segment.as<Striped>() != nullptr; }))
+        return fail(ErrorKind::unsupported, "{}/{} is of type '{}', which can't be reduced", group.name, name, volume->segments[0].type);
+    std::vector<Segment> segments = volume->segments;
+    for (std::uint32_t left = extents; left > 0;) {
+        if (segments.empty())
+            break;
+        Segment& last = segments.back();
+        const auto stripes = static_cast<std::uint32_t>(last.as<Striped>()->areas.size());
+        const std::uint32_t cut = std::min(left, last.extent_count) / stripes * stripes;
+        if (cut == 0)
+            break;
+        last.extent_count -= cut;
+        left -= cut;
+        if (last.extent_count == 0)
+            segments.pop_back();
+    }
+    if (segments.empty())
+        return fail(ErrorKind::usage, "{}/{} has {} extents, {} can't be cut off", group.name, name, volume->extent_count(), extents);
+    volume->segments = std::move(segments);
+    return {};
+}
+
+// --- Thin pools and volumes ------------------------------------------------------------------------------------------------
+
+std::uint32_t default_chunk_sectors(std::uint64_t data_bytes) {
+    constexpr std::uint64_t optimal_metadata_bytes = 128u << 20;
+    std::uint64_t chunk = min_chunk_bytes;
+    while (data_bytes / chunk * bytes_per_chunk > optimal_metadata_bytes && chunk < max_chunk_bytes)
+        chunk *= 2;
+    return static_cast<std::uint32_t>(chunk / sector_bytes);
+}
+
+std::uint64_t default_metadata_bytes(std::uint64_t data_bytes, std::uint32_t chunk_sectors) {
+    const std::uint64_t chunk = std::max<std::uint64_t>(1, chunk_sectors) * sector_bytes;
+    return std::clamp(data_bytes / chunk * bytes_per_chunk, min_metadata_bytes, max_metadata_bytes);
+}
+
+Result<void> create_thin_pool(VolumeGroup& group, const NewThinPool& request) {
+    TRY(check_new(group, request.volume));
+    const std::string& name = request.volume.name;
+    const std::string metadata_name = name + "_tmeta", data_name = name + "_tdata";
+    if (group.logical_volume(metadata_name) || group.logical_volume(data_name))
+        return fail(ErrorKind::exists, "group {} has a volume {} or {} already", group.name, metadata_name, data_name);
+    if (metadata_name.size() > max_name_length || dm_name(group.name, name, "tpool").size() > max_name_length ||
+        dm_name(group.name, metadata_name).size() > max_name_length)
+        return fail(ErrorKind::usage, "'{}' is too long for the name of a thin pool", name);
+
+    const std::uint32_t data_extents = TRY(round_up(request.data_extents, request.data.stripes));
+    const std::uint64_t data_bytes = data_extents * group.extent_bytes();
+    const std::uint32_t chunk_sectors = request.chunk_sectors ? request.chunk_sectors : default_chunk_sectors(data_bytes);
+    const std::uint64_t chunk_bytes = chunk_sectors * sector_bytes;
+    if (chunk_bytes < min_chunk_bytes || chunk_bytes > max_chunk_bytes || chunk_bytes % min_chunk_bytes != 0)
+        return fail(ErrorKind::usage, "a chunk size of {} bytes; a multiple of {} up to {} is needed", chunk_bytes, min_chunk_bytes, max_chunk_bytes);
+    if (data_bytes < chunk_bytes)
+        return fail(ErrorKind::usage, "thin pool {}: {} bytes of data hold no chunk of {}", name, data_bytes, chunk_bytes);
+    if (data_bytes / chunk_bytes > max_metadata_bytes / bytes_per_chunk)
+        return fail(ErrorKind::usage, "thin pool {}: {} chunks are more than metadata can describe; choose larger ones", name,
+                    data_bytes / chunk_bytes);
+    const std::uint64_t least = group.extents_for(min_metadata_bytes), most = group.extents_for(max_metadata_bytes);
+    const std::uint64_t asked = request.metadata_extents ? request.metadata_extents
+                                                         : group.extents_for(default_metadata_bytes(data_bytes, chunk_sectors));
+    const auto metadata_extents = static_cast<std::uint32_t>(std::clamp(asked, least, most));
+
+    VolumeGroup changed = group;
+    const Stamp& created = request.volume.created;
+    if (request.spare)
+        TRY_WITHIN("spare metadata", grow_spare(changed, std::max(metadata_extents, largest_metadata(changed)), created, Placement{}));
+
+    LogicalVolume pool = make_volume(request.volume);
+    LogicalVolume metadata = make_volume(metadata_name, created, false);
+    LogicalVolume data = make_volume(data_name, created, false);
+    data.segments = TRY_WITHIN("data", allocate(changed, request.data, 0, data_extents));
+    const std::vector<Segment> data_segments = data.segments;
+    ThinPool body;
+    body.metadata_volume = metadata.name;
+    body.data_volume = data.name;
+    body.chunk_sectors = chunk_sectors;
+    body.discards = request.discards;
+    body.zero_new_blocks = request.zero_new_blocks;
+    if (metadata_extents * group.extent_bytes() > crop_metadata_bytes)
+        body.crop_metadata = false;
+    pool.segments.push_back(whole_segment("thin-pool", data_extents, std::move(body)));
+    set_word(pool.flags, flag_order, "ERROR_WHEN_FULL", request.error_when_full);
+    changed.logical_volumes.push_back(std::move(pool));
+    const std::size_t metadata_place = changed.logical_volumes.size();
+    changed.logical_volumes.push_back(std::move(data));
+    const Placement placement = metadata_placement(changed, request.metadata, data_segments, metadata_extents);
+    metadata.segments = TRY_WITHIN("metadata", allocate(changed, placement, 0, TRY(round_up(metadata_extents, placement.stripes))));
+    changed.logical_volumes.insert(changed.logical_volumes.begin() + static_cast<std::ptrdiff_t>(metadata_place), std::move(metadata));
+    group = std::move(changed);
+    return {};
+}
+
+Result<void> extend_metadata(VolumeGroup& group, std::string_view name, std::uint32_t extents, const Placement& placement) {
+    VolumeGroup changed = group;
+    LogicalVolume* volume = TRY(find_pool(changed, name));
+    const std::string metadata_name = volume->sole<ThinPool>()->metadata_volume;
+    LogicalVolume* metadata = TRY(find(changed, metadata_name));
+    const std::uint64_t most = group.extents_for(max_metadata_bytes);
+    const std::uint64_t present = metadata->extent_count();
+    if (present + extents > most)
+        return fail(ErrorKind::usage, "thin pool {}/{}: {} extents of metadata; {} are the most that it can use", group.name, name,
+                    present + extents, most);
+    TRY(extend_striped(changed, *metadata, extents, placement));
+    if (find_spare(changed))
+        TRY_WITHIN("spare metadata", grow_spare(changed, largest_metadata(changed), {}, Placement{}));
+    group = std::move(changed);
+    return {};
+}
+
+Result<ThinId> create_thin(VolumeGroup& group, const NewVolume& volume, std::string_view pool, std::uint32_t extents) {
+    return add_thin(group, volume, pool, extents, "", false);
+}
+
+Result<ThinId> create_thin_snapshot(VolumeGroup& group, const NewVolume& volume, std::string_view origin_name, bool skip_activation) {
+    const LogicalVolume* origin = TRY(find_thin(group, origin_name));
+    const Thin& thin = *origin->sole<Thin>();
+    return add_thin(group, volume, std::string(thin.pool), static_cast<std::uint32_t>(origin->extent_count()), origin->name, skip_activation);
+}
+
+Result<void> forget_messages(VolumeGroup& group, std::string_view pool) {
+    TRY(find_pool(group, pool))->sole<ThinPool>()->messages.clear();
+    return {};
+}
+
+Result<void> withdraw_messages(VolumeGroup& group, std::string_view name) {
+    ThinPool* pool = TRY(find_pool(group, name))->sole<ThinPool>();
+    if (std::ranges::any_of(pool->messages, [](const ThinMessage& message) { return message.create.empty(); }))
+        return fail(ErrorKind::refused, "thin pool {}/{} has a deletion queued, which can't be taken back", group.name, name);
+    if (pool->messages.empty())
+        return {};
+    const std::vector<ThinMessage> messages = std::move(pool->messages);
+    pool->messages.clear();
+    --pool->transaction_id;
+    for (const ThinMessage& message : messages)
+        erase_volume(group, message.create);
+    return {};
+}
+
+Result<void> resize_thin(VolumeGroup& group, std::string_view name, std::uint32_t extents) {
+    LogicalVolume* volume = TRY(find_thin(group, name));
+    if (extents == 0)
+        return fail(ErrorKind::usage, "{}/{}: a thin volume of no size", group.name, name);
+    volume->segments[0].extent_count = extents;
+    return {};
+}
+
+namespace {
+
+Result<void> remove_thin(VolumeGroup& group, const LogicalVolume& volume) {
+    const Thin thin = *volume.sole<Thin>();
+    LogicalVolume* pool_volume = TRY(find_pool(group, thin.pool));
+    ThinPool& pool = *pool_volume->sole<ThinPool>();
+    if (std::ranges::find(pool.messages, volume.name, &ThinMessage::create) != pool.messages.end())
+        return fail(ErrorKind::refused, "{}/{} is still queued to be created in its pool", group.name, volume.name);
+    for (const LogicalVolume& other : group.logical_volumes)
+        if (const Thin* user = other.sole<Thin>(); user && user->merging_into == volume.name)
+            return fail(ErrorKind::refused, "{} is being merged into {}/{}", other.name, group.name, volume.name);
+    for (LogicalVolume& other : group.logical_volumes)
+        if (Thin* snapshot = other.sole<Thin>(); snapshot && snapshot->origin == volume.name)
+            snapshot->origin.clear();
+    queue_message(pool, {"", thin.device_id});
+    erase_volume(group, volume.name);
+    return {};
+}
+
+Result<void> remove_pool(VolumeGroup& group, const LogicalVolume& volume) {
+    const ThinPool pool = *volume.sole<ThinPool>();
+    for (const LogicalVolume& other : group.logical_volumes)
+        if (const Thin* thin = other.sole<Thin>(); thin && thin->pool == volume.name)
+            return fail(ErrorKind::refused, "thin pool {}/{} still holds {}", group.name, volume.name, other.name);
+    for (const std::string* part : {&pool.metadata_volume, &pool.data_volume})
+        if (const LogicalVolume* found = group.logical_volume(*part))
+            TRY(check_not_opaque(group, *found));
+    erase_volume(group, volume.name);
+    erase_volume(group, pool.metadata_volume);
+    erase_volume(group, pool.data_volume);
+    // Pools of other types may count on the spare.
+    const bool pools_left = std::ranges::any_of(group.logical_volumes, [](const LogicalVolume& other) {
+        return other.sole<ThinPool>() || std::ranges::any_of(other.segments, [](const Segment& segment) { return segment.type.starts_with("cache"); });
+    });
+    const LogicalVolume* spare = find_spare(group);
+    if (spare && !pools_left)
+        erase_volume(group, spare->name);
+    return {};
+}
+
+}  // namespace
+
+Result<void> remove_volume(VolumeGroup& group, std::string_view name) {
+    const LogicalVolume volume = *TRY(find(group, name));
+    TRY(check_not_used(group, volume));
+    if (volume.sole<Thin>())
+        return remove_thin(group, volume);
+    if (volume.sole<ThinPool>())
+        return remove_pool(group, volume);
+    if (volume.sole<ClassicSnapshot>())
+        return fail(ErrorKind::unsupported, "{}/{} belongs to a classic snapshot", group.name, name);
+    erase_volume(group, volume.name);
+    return {};
+}
+
+Result<void> rename_volume(VolumeGroup& group, std::string_view old_name, std::string_view new_name) {
+    LogicalVolume* volume = TRY(find(group, old_name));
+    TRY(check_new(group, {std::string(new_name), {}, false, {}}));
+    TRY(check_not_opaque(group, *volume));
+    if (!volume->visible() && check_volume_name(group.name, volume->name).has_value() == false)
+        return fail(ErrorKind::refused, "{}/{} is named after the volume that it is a part of", group.name, old_name);
+    std::map<std::string, std::string> names = {{volume->name, std::string(new_name)}};
+    if (const ThinPool* pool = volume->sole<ThinPool>())
+        for (const std::string* part : {&pool->metadata_volume, &pool->data_volume}) {
+            const LogicalVolume* found = TRY(find(group, *part));
+            TRY(check_not_opaque(group, *found));
+            if (!part->starts_with(volume->name + "_"))
+                continue;
+            std::string renamed = std::string(new_name) + part->substr(volume->name.size());
+            if (renamed.size() > max_name_length || dm_name(group.name, renamed).size() > max_name_length)
+                return fail(ErrorKind::usage, "'{}' is too long for the name of a thin pool", new_name);
+            if (group.logical_volume(renamed))
+                return fail(ErrorKind::exists, "group {} has a volume {} already", group.name, renamed);
+            names.emplace(*part, std::move(renamed));
+        }
+    const auto rename = [&](std::string& name) {
+        if (const auto found = names.find(name); found != names.end())
+            name = found->second;
+    };
+    for (LogicalVolume& other : group.logical_volumes) {
+        rename(other.name);
+        visit_references(other, rename);
+    }
+    return {};
+}
+
+// --- Attributes ------------------------------------------------------------------------------------------------------------
+
+Result<void> add_tag(VolumeGroup& group, std::string_view volume, std::string_view tag) {
+    TRY(check_tag(tag));
+    Words* tags = tags_of(group, volume);
+    if (!tags)
+        return fail(ErrorKind::not_found, "group {} has no logical volume {}", group.name, volume);
+    if (has(*tags, tag))
+        return fail(ErrorKind::exists, "{}{}{} carries the tag {} already", group.name, volume.empty() ? "" : "/", volume, tag);
+    tags->push_back(std::string(tag));
+    return {};
+}
+
+Result<void> remove_tag(VolumeGroup& group, std::string_view volume, std::string_view tag) {
+    Words* tags = tags_of(group, volume);
+    if (!tags)
+        return fail(ErrorKind::not_found, "group {} has no logical volume {}", group.name, volume);
+    if (std::erase(*tags, tag) == 0)
+        return fail(ErrorKind::not_found, "{}{}{} carries no tag {}", group.name, volume.empty() ? "" : "/", volume, tag);
+    return {};
+}
+
+Result<void> set_skip_activation(VolumeGroup& group, std::string_view volume, bool skip) {
+    set_word(TRY(find(group, volume))->flags, flag_order, "ACTIVATION_SKIP", skip);
+    return {};
+}
+
+Result<void> set_read_only(VolumeGroup& group, std::string_view name, bool read_only) {
+    LogicalVolume* volume = TRY(find(group, name));
+    TRY(check_not_used(group, *volume));
+    if (volume->sole<ThinPool>())
+        return fail(ErrorKind::usage, "{}/{} is a thin pool", group.name, name);
+    set_word(volume->status, status_order, "WRITE", !read_only);
+    return {};
+}
+
+Result<void> set_pool_options(VolumeGroup& group, std::string_view name, Discards discards, bool zero_new_blocks, bool error_when_full) {
+    LogicalVolume* volume = TRY(find_pool(group, name));
+    ThinPool& pool = *volume->sole<ThinPool>();
+    pool.discards = discards;
+    pool.zero_new_blocks = zero_new_blocks;
+    set_word(volume->flags, flag_order, "ERROR_WHEN_FULL", error_when_full);
+    return {};
+}
+
+Result<void> merge_thin_snapshot(VolumeGroup& group, std::string_view name) {
+    LogicalVolume* snapshot = TRY(find_thin(group, name));
+    const std::string snapshot_name = snapshot->name;
+    const std::string origin_name = snapshot->sole<Thin>()->origin;
+    if (origin_name.empty())
+        return fail(ErrorKind::usage, "{}/{} has no origin to be merged into", group.name, name);
+    LogicalVolume* origin = TRY(find_thin(group, origin_name));
+    TRY(check_not_used(group, *origin));
+    TRY(check_not_used(group, *snapshot));
+    const Thin& origin_thin = *origin->sole<Thin>();
+    for (const LogicalVolume& other : group.logical_volumes)
+        if (const Thin* thin = other.sole<Thin>(); thin && &other != snapshot && thin->merging_into == origin_name)
+            return fail(ErrorKind::refused, "{} is being merged into {}/{} already", other.name, group.name, origin_name);
+    LogicalVolume* pool_volume = TRY(find_pool(group, origin_thin.pool));
+    ThinPool& pool = *pool_volume->sole<ThinPool>();
+    for (const std::string* one : {&snapshot_name, &origin_name})
+        if (std::ranges::find(pool.messages, *one, &ThinMessage::create) != pool.messages.end())
+            return fail(ErrorKind::refused, "{}/{} is still queued to be created in its pool", group.name, *one);
+
+    queue_message(pool, {"", origin_thin.device_id});
+    for (LogicalVolume& other : group.logical_volumes)
+        if (Thin* thin = other.sole<Thin>()) {
+            if (thin->origin == origin_name)
+                thin->origin.clear();
+            else if (thin->origin == snapshot_name)
+                thin->origin = origin_name;
+        }
+    // Everything but the segment is the origin's from now on.
+    std::vector<Segment> segments = std::move(snapshot->segments);
+    segments[0].as<Thin>()->merging_into.clear();
+    *snapshot = *origin;
+    snapshot->segments = std::move(segments);
+    group.logical_volumes.erase(group.logical_volumes.begin() + (origin - group.logical_volumes.data()));
+    return {};
+}
+
+}  // namespace lamella::lvm2
