@@ -117,7 +117,8 @@ class ThinMetadata {
     // a commit in between is sound; nobody should use the device meanwhile.
     Result<RemoveProgress> remove_device(ThinId id, std::uint64_t budget = 0);
     Result<DeviceDetails> details(ThinId id);
-    // Devices with ids from `first` on in ascending order, at most `max` of them.
+    // Devices with ids from `first` on in ascending order, at most `max` of them; none when there are no more. Fewer than `max`
+    // doesn't mean that there are no more.
     Result<std::vector<DeviceEntry>> devices(ThinId first, std::size_t max);
 
     // --- Mappings ---
@@ -159,7 +160,7 @@ class ThinMetadata {
 
     // --- Room ---
     // Cheap. Data: blocks in quarantine or freed by the open transaction are free here; blocks that
-    // allocate_data_block() set aside are used.
+    // allocate_data_block() set aside are used. Metadata: what the open transaction freed counts as free after its commit only.
     BlockCounts data_counts() const;
     BlockCounts metadata_counts() const;
     // Blocks that could be allocated right now.

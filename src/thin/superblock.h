@@ -29,7 +29,9 @@ constexpr std::uint64_t max_data_blocks = std::uint64_t{1} << 40;
 struct Superblock {
     static constexpr std::size_t space_map_root_bytes = 128;
 
-    bool needs_check = false;
+    static constexpr std::uint32_t needs_check_flag = 1;
+
+    std::uint32_t flags = 0;  // bits that aren't known are kept
     std::array<std::byte, 16> uuid{};
     std::uint32_t version = superblock_version;
     std::uint32_t time = 0;
@@ -44,6 +46,8 @@ struct Superblock {
     std::uint32_t compatible_flags = 0;
     std::uint32_t compatible_read_only_flags = 0;
     std::uint32_t incompatible_flags = 0;
+
+    bool needs_check() const { return (flags & needs_check_flag) != 0; }
 
     // Writes every field, the block number and the checksum into `block` (4096 bytes); bytes beyond the fields are left as they
     // are. `location` is 0, or where a metadata snapshot's copy lies.
