@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <atomic>
 #include <functional>
 #include <memory>
 #include <thread>
@@ -23,8 +22,7 @@ class Reactor {
     };
 
     static Result<std::unique_ptr<Reactor>> start(unsigned number, Clock& clock = Clock::system());
-    // Ends the thread. Nothing may be watched, armed or in flight on its queue any more.
-    ~Reactor();
+    ~Reactor() { stop(); }
     Reactor(const Reactor&) = delete;
     Reactor& operator=(const Reactor&) = delete;
 
@@ -33,14 +31,17 @@ class Reactor {
     // For use on the reactor's thread (IoQueue::post and wake: any thread).
     IoQueue& queue() { return *queue_; }
 
+    // Ends the thread. Nothing may be watched, armed or in flight on its queue any more.
+    void stop();
+
     // Any thread: runs `work` on the reactor's thread, in the order of the calls. `work` must not throw.
     void run(std::move_only_function<void()> work);
     // Any thread but a reactor's: as run(), and waits until it has run.
     void run_and_wait(std::move_only_function<void()> work);
 
-    // On the reactor's thread.
+    // On the reactor's thread, but not from within a StepEnd.
     void add_step_end(StepEnd& step_end) { step_ends_.push_back(&step_end); }
-    void remove_step_end(StepEnd& step_end) { std::erase(step_ends_, &step_end); }
+    void remove_step_end(StepEnd& step_end);
 
   private:
     Reactor(unsigned number, std::unique_ptr<IoQueue> queue) : number_(number), queue_(std::move(queue)) {}
@@ -58,11 +59,16 @@ class ReactorGroup {
   public:
     // `count` 0: one a core, up to 4.
     static Result<ReactorGroup> start(unsigned count = 0, Clock& clock = Clock::system());
+    ~ReactorGroup();
+    ReactorGroup(ReactorGroup&&) = default;
+    ReactorGroup& operator=(ReactorGroup&&) = delete;
 
     unsigned size() const { return static_cast<unsigned>(reactors_.size()); }
     Reactor& operator[](unsigned number) { return *reactors_[number]; }
 
   private:
+    ReactorGroup() = default;
+
     std::vector<std::unique_ptr<Reactor>> reactors_;
 };
 

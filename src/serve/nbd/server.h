@@ -44,8 +44,6 @@ struct ServerOptions {
     bool allow_insecure_tcp = false;
 
     bool read_only = false;
-    // How long a reactor looks for work before it sleeps: lower latency at depth one for a busy core. 0: not at all.
-    Duration busy_poll{};
     ServerLimits limits;
 };
 
