@@ -70,6 +70,25 @@ struct Bounce {
     }
 };
 
+// A discard cut down to whole units.
+struct Trimmed {
+    IoRequest& parent;
+    IoRequest child{};
+
+    static void submit(IoQueue& queue, int fd, bool is_block_device, IoRequest& parent, std::uint64_t start, std::uint64_t end) {
+        auto* trimmed = new Trimmed{.parent = parent};
+        trimmed->child = {.operation = IoOperation::discard, .offset = start, .length = end - start};
+        trimmed->child.context = trimmed;
+        trimmed->child.completed = [](IoRequest& finished, int error) {
+            auto* self = static_cast<Trimmed*>(finished.context);
+            IoRequest& request = self->parent;
+            delete self;
+            request.completed(request, error);
+        };
+        queue.submit_file(fd, is_block_device, trimmed->child);
+    }
+};
+
 // An attribute of the disk that holds a device or a partition; empty where there is none, as for a network file system.
 std::string queue_attribute(dev_t device, std::string_view attribute) {
     const std::string folder = fmt::format("/sys/dev/block/{}:{}", major(device), minor(device));
@@ -141,6 +160,9 @@ Result<std::unique_ptr<FileDevice>> FileDevice::open(const std::string& path, co
                 return fail(ErrorKind::refused, "{} is in use: {}", path, users.empty() ? "another program has claimed it" : users);
             return fail_errno(path, error);
         }
+        // It was for the open alone. io_uring would answer EAGAIN for it where a file system can't work without blocking.
+        if (::fcntl(device->fd_, F_SETFL, ::fcntl(device->fd_, F_GETFL) & ~O_NONBLOCK) != 0)
+            return fail_errno(path);
     }
     TRY(device->discover(options));
     return device;
@@ -306,8 +328,10 @@ void FileDevice::submit(IoQueue& queue, IoRequest& request) {
             queue.complete_later(request, 0);
             return;
         }
-        request.offset = start;
-        request.length = end - start;
+        if (start != request.offset || end != request.offset + request.length) {
+            Trimmed::submit(queue, fd_, is_block_device_, request, start, end);
+            return;
+        }
         break;
     }
     case IoOperation::write_zeroes:

@@ -144,6 +144,13 @@ TEST_P(FileDeviceTest, RefusesWhatItCannotDo) {
     std::vector<std::byte> back(8192);
     ASSERT_TRUE(read_now(*device, 0, back));
     EXPECT_EQ(back, pattern(8192, 1));
+    Request wider{IoOperation::discard, 1, 2 * unit};
+    EXPECT_EQ(wider.run(*device, *queue), 0);
+    EXPECT_EQ(wider.length, 2 * unit);
+    auto expected = pattern(8192, 1);
+    std::fill_n(expected.begin() + static_cast<std::ptrdiff_t>(unit), unit, std::byte{0});
+    ASSERT_TRUE(read_now(*device, 0, back));
+    EXPECT_EQ(back, expected);
 }
 
 TEST_P(FileDeviceTest, ReportsAFileCutShortAsAnIoError) {

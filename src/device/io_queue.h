@@ -26,10 +26,11 @@ struct Timer {
     bool armed = false;
 };
 
-// Interest in a file descriptor (a socket, an eventfd). Owned by whoever watches; unwatched before it is destroyed.
+// Interest in a file descriptor (a socket, an eventfd). Owned by whoever watches; unwatched before it is destroyed and before the
+// descriptor is closed. One watcher a descriptor.
 struct Watcher {
     int fd = -1;
-    std::uint32_t events = 0;  // EPOLLIN | EPOLLOUT as asked; level-triggered
+    std::uint32_t events = 0;  // EPOLLIN | EPOLLOUT as asked; level-triggered. EPOLLHUP and EPOLLERR are reported unasked.
     void (*ready)(Watcher& watcher, std::uint32_t events) = nullptr;
 };
 
