@@ -564,7 +564,7 @@ Result<void> Btree::count_exclusive(TransactionManager& manager, MetadataBlock l
     return {};
 }
 
-Result<bool> Btree::path_is_shared(TransactionManager& manager, MetadataBlock root, std::uint64_t key) const {
+Result<Btree::Path> Btree::path(TransactionManager& manager, MetadataBlock root, std::uint64_t key) const {
     MetadataBlock location = root;
     Bounds bounds;
     bool shared = false;
@@ -573,7 +573,7 @@ Result<bool> Btree::path_is_shared(TransactionManager& manager, MetadataBlock ro
         BlockRef block = TRY(read_node(location, bounds));
         Node node(block.bytes());
         if (node.is_leaf())
-            return shared;
+            return Path{shared, std::move(block)};
         std::uint32_t index = node.child_for(key);
         bounds = child_bounds(node, index, bounds);
         location = node.child(index);

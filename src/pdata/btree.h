@@ -83,8 +83,12 @@ class Btree {
     Result<void> drop(TransactionManager& manager, MetadataBlock root) const;
     // How many nodes nothing but this tree refers to, counted up to `limit`.
     Result<std::uint64_t> exclusive_nodes(TransactionManager& manager, MetadataBlock root, std::uint64_t limit) const;
-    // Whether the path that leads to `key` has a node with another referrer.
-    Result<bool> path_is_shared(TransactionManager& manager, MetadataBlock root, std::uint64_t key) const;
+    struct Path {
+        bool shared = false;  // one of its nodes has another referrer
+        BlockRef leaf;
+    };
+    // The path that leads to `key`.
+    Result<Path> path(TransactionManager& manager, MetadataBlock root, std::uint64_t key) const;
 
   private:
     struct Bounds {

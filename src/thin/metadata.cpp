@@ -159,12 +159,15 @@ struct ThinMetadata::Core {
     Result<Device*> find(ThinId id);
     Result<DeviceDetails*> details_of(ThinId id, Device& device);
     Result<void> own(ThinId id, Device& device);
-    Result<bool> path_is_shared(ThinId id, const Device& device, VirtualBlock block);
+    struct Sharing {
+        bool shared = false;     // somebody else's path leads to the mapping as well
+        std::uint64_t cost = 0;  // metadata blocks that making the path our own and changing it may take
+    };
+    Result<Sharing> sharing(ThinId id, const Device& device, VirtualBlock block);
     Result<void> write_devices();
 
     Result<void> may_change() const;
-    Result<void> make_way(std::uint64_t cost);
-    std::uint64_t sharing_cost(bool shared) const;
+    Result<void> has_room(std::uint64_t cost) const;
     std::uint64_t removal_cost(std::uint64_t leaves) const;
     template <typename Change>
     std::invoke_result_t<Change> change(std::uint64_t cost, Change perform);
@@ -281,10 +284,32 @@ Result<void> ThinMetadata::Core::own(ThinId id, Device& entry) {
     return {};
 }
 
-Result<bool> ThinMetadata::Core::path_is_shared(ThinId id, const Device& entry, VirtualBlock block) {
-    if (entry.owned_in != epoch && TRY(devices.path_is_shared(manager, current.data_mapping_root, id.value())))
-        return true;
-    return mappings.path_is_shared(manager, entry.root, block.value());
+Result<ThinMetadata::Core::Sharing> ThinMetadata::Core::sharing(ThinId id, const Device& entry, VirtualBlock block) {
+    bool shared = entry.owned_in != epoch && TRY(devices.path(manager, current.data_mapping_root, id.value())).shared;
+    Btree::Path path = TRY(mappings.path(manager, entry.root, block.value()));
+    if (!shared && !path.shared)
+        return Sharing{false, path_cost};
+    // Copying a shared leaf counts a leaf's worth of data blocks: in bitmaps and overflow nodes that may need copying as well.
+    constexpr std::uint64_t overflow_fill = pdata::max_node_entries(sizeof(std::uint32_t)) / 3;
+    const std::uint64_t most_overflow_nodes = (data_map.blocks() - data_map.free()) / overflow_fill + 4;
+    pdata::Node leaf(path.leaf.bytes());
+    auto cost_of = [&](std::uint64_t bitmaps, std::uint64_t counts) {
+        return path_cost + std::min(bitmaps, data_map.bitmaps()) + std::min(counts, most_overflow_nodes);
+    };
+    std::uint64_t cost = cost_of(leaf.entries(), leaf.entries());
+    if (has_room(cost))
+        return Sharing{true, cost};
+    // Room is short: look closely.
+    std::uint64_t counts = 0;
+    std::vector<std::uint64_t> bitmaps;
+    for (std::uint32_t index = 0; index < leaf.entries(); ++index) {
+        DataBlock data = unpack_mapping(leaf.value(index)).block;
+        bitmaps.push_back(data.value() / pdata::entries_per_bitmap);
+        counts += TRY(data_map.count(data)) + 1 >= pdata::bitmap_overflow;
+    }
+    std::ranges::sort(bitmaps);
+    bitmaps.erase(std::unique(bitmaps.begin(), bitmaps.end()), bitmaps.end());
+    return Sharing{true, cost_of(bitmaps.size(), counts)};
 }
 
 // Writes roots and details into their trees, in place since own().
@@ -328,21 +353,12 @@ Result<void> ThinMetadata::Core::may_change() const {
     return {};
 }
 
-// Sees to it that a change which takes `cost` blocks can be committed afterwards.
-Result<void> ThinMetadata::Core::make_way(std::uint64_t cost) {
+// Whether a change that takes `cost` blocks can be committed afterwards.
+Result<void> ThinMetadata::Core::has_room(std::uint64_t cost) const {
     if (std::uint64_t needed = cost + metadata_map.fold_cost(); metadata_map.allocatable() < needed)
         return fail(ErrorKind::no_space, "{}: {} metadata blocks are free, {} may be needed", device.name(),
                     metadata_map.allocatable(), needed);
     return {};
-}
-
-// Copying a shared leaf counts up to a leaf's worth of data blocks: in bitmaps and overflow nodes that may need copying as well.
-std::uint64_t ThinMetadata::Core::sharing_cost(bool shared) const {
-    constexpr std::uint64_t leaf = pdata::max_node_entries(mapping_bytes);
-    if (!shared)
-        return path_cost;
-    std::uint64_t overflow_nodes = data_map.blocks() / (pdata::max_node_entries(sizeof(std::uint32_t)) / 3) + 4;
-    return path_cost + std::min(leaf, data_map.bitmaps()) + std::min(leaf, overflow_nodes);
 }
 
 // Removal must stay possible when metadata is short, for it is what helps then; so this is not the worst case, but data blocks
@@ -357,7 +373,7 @@ template <typename Change>
 std::invoke_result_t<Change> ThinMetadata::Core::change(std::uint64_t cost, Change perform) {
     TRY(may_change());
     if (cost > 0)
-        TRY(make_way(cost));
+        TRY(has_room(cost));
     changed = true;
     auto prepare = [this]() -> Result<void> {
         TRY(data_map.trim(manager));
@@ -632,8 +648,8 @@ Result<BlockTime> ThinMetadata::insert(ThinId id, VirtualBlock block, DataBlock 
         return fail(ErrorKind::usage, "{}: data block {} for block {} wasn't allocated for it", describe(id), data_block, block);
     const BlockTime mapping{data_block, time()};
     const MappingValue value = pack(mapping.packed());
-    const bool shared = TRY_WITHIN(describe(id), core_->path_is_shared(id, *device, block));
-    return core_->change(core_->sharing_cost(shared), [&]() -> Result<BlockTime> {
+    const std::uint64_t cost = TRY_WITHIN(describe(id), core_->sharing(id, *device, block)).cost;
+    return core_->change(cost, [&]() -> Result<BlockTime> {
         TRY(core_->own(id, *device));
         device->root_changed = true;
         if (same) {
@@ -656,8 +672,8 @@ Result<bool> ThinMetadata::data_block_is_exclusive(ThinId id, VirtualBlock block
     if (!mapping)
         return fail(ErrorKind::not_found, "{}: block {} isn't mapped", describe(id), block);
     // While a node of the path has another referrer, the data block's count doesn't know of that one yet.
-    if (TRY_WITHIN(describe(id), core_->path_is_shared(id, *device, block)))
-        TRY(core_->change(core_->sharing_cost(true), [&]() -> Result<void> {
+    if (auto [shared, cost] = TRY_WITHIN(describe(id), core_->sharing(id, *device, block)); shared)
+        TRY(core_->change(cost, [&]() -> Result<void> {
             TRY(core_->own(id, *device));
             device->root_changed = true;
             TRY(core_->mappings.update(core_->manager, device->root, block.value(), [](std::byte*) {}));
@@ -684,7 +700,7 @@ Result<RemoveProgress> ThinMetadata::remove_range(ThinId id, VirtualBlock first,
         if (budget != 0 && leaves == budget)
             return progress;
         std::uint64_t cost = core_->removal_cost(1);
-        if (auto room = core_->make_way(cost); !room && leaves > 0)
+        if (auto room = core_->has_room(cost); !room && leaves > 0)
             return progress;  // the next call says why
         progress.unmapped += TRY(core_->change(cost, [&]() -> Result<std::uint64_t> {
             TRY(core_->own(id, *device));

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "thin/metadata.h"
 
+#include <algorithm>
 #include <array>
 #include <cstdio>
 #include <cstdlib>
@@ -14,7 +15,10 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include "device/crash_device.h"
 #include "device/memory_device.h"
+#include "pdata/block.h"
+#include "thin/superblock.h"
 
 namespace lamella::thin {
 namespace {
@@ -440,6 +444,496 @@ TEST_P(RandomWorkload, IsWhatThinCheckAndThinDumpSee) {
 }
 
 INSTANTIATE_TEST_SUITE_P(ChunkSizes, RandomWorkload, testing::Values(128, 384, 2048));
+
+// --- Made elsewhere ---
+
+void load_file(const std::string& path, BlockDevice& device) {
+    std::ifstream file(path, std::ios::binary);
+    std::vector<char> bytes(device.size());
+    file.read(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+    value_of(write_now(device, 0, std::as_bytes(std::span(bytes))));
+}
+
+TEST(ThinMetadata, OpensAndChangesWhatThinRestoreWrote) {
+    std::string xml = R"(<superblock uuid="" time="3" transaction="9" flags="0" version="2" data_block_size="128" nr_data_blocks="50000">)";
+    xml += R"(<device dev_id="1" mapped_blocks="10001" transaction="1" creation_time="0" snap_time="2">)"
+           R"(<range_mapping origin_begin="100" data_begin="0" length="10000" time="1"/><single_mapping origin_block="50000" data_block="49999" time="0"/></device>)"
+           R"(<device dev_id="2" mapped_blocks="10000" transaction="2" creation_time="2" snap_time="2">)"
+           R"(<range_mapping origin_begin="100" data_begin="0" length="10000" time="1"/></device>)"
+           R"(<device dev_id="3" mapped_blocks="5000" transaction="3" creation_time="3" snap_time="3">)"
+           R"(<range_mapping origin_begin="0" data_begin="5000" length="5000" time="1"/></device></superblock>)";
+    MemoryDevice device(1024 * 4096);
+    {
+        Image image(device);
+        std::ofstream(image.path + ".xml") << xml;
+        Ran ran = run("thin_restore -i " + image.path + ".xml -o " + image.path);
+        std::filesystem::remove(image.path + ".xml");
+        ASSERT_EQ(ran.status, 0) << ran.output;
+        load_file(image.path, device);
+    }
+    auto metadata = value_of(ThinMetadata::open(device, {}));
+    Model model = read_all(*metadata);
+    expect_dump(device, model);
+    EXPECT_EQ(model.devices[1].mappings.size(), 10001u);
+    EXPECT_EQ(model.time, 3u);
+    EXPECT_EQ(model.transaction_id, 9u);
+
+    // Data blocks 5000 to 9999 have three referrers.
+    EXPECT_EQ(value_of(metadata->data_block_references(DataBlock(6000))), 3u);
+    EXPECT_FALSE(value_of(metadata->data_block_is_exclusive(ThinId(3), VirtualBlock(10))));
+    model.devices[3].mappings[10] =
+        value_of(metadata->insert(ThinId(3), VirtualBlock(10), value_of(metadata->allocate_data_block())));
+    EXPECT_EQ(value_of(metadata->remove_range(ThinId(1), VirtualBlock(50), VirtualBlock(9000))).unmapped, 8900u);
+    auto& mappings = model.devices[1].mappings;
+    mappings.erase(mappings.begin(), mappings.lower_bound(9000));
+    model.devices[1].details.mapped_blocks -= 8900;
+    value_of(metadata->commit());
+    expect_clean(device);
+    expect_dump(device, model);
+}
+
+// --- Limits and refusals ---
+
+TEST(ThinMetadata, RefusesWhatIsNotOne) {
+    MemoryDevice device(256 * 4096);
+    EXPECT_EQ(kind_of(ThinMetadata::open(device, {})), ErrorKind::not_found);
+    std::array<std::byte, 4096> noise;
+    noise.fill(std::byte{0x5a});
+    value_of(write_now(device, 0, noise));
+    EXPECT_EQ(kind_of(ThinMetadata::open(device, {})), ErrorKind::damaged);
+    MemoryDevice tiny(1000);
+    EXPECT_EQ(kind_of(ThinMetadata::open(tiny, {})), ErrorKind::damaged);
+    EXPECT_EQ(kind_of(ThinMetadata::create(tiny, {.data_block_sectors = 128, .data_blocks = 10})), ErrorKind::no_space);
+    MemoryDevice small(16384);
+    EXPECT_EQ(kind_of(ThinMetadata::create(small, {.data_block_sectors = 128, .data_blocks = 10})), ErrorKind::no_space);
+    EXPECT_EQ(kind_of(ThinMetadata::create(device, {.data_block_sectors = 127, .data_blocks = 10})), ErrorKind::usage);
+    EXPECT_EQ(kind_of(ThinMetadata::create(device, {.data_block_sectors = 128, .data_blocks = 1ull << 41})), ErrorKind::usage);
+    EXPECT_EQ(kind_of(ThinMetadata::create(device, {.data_block_sectors = 128, .data_blocks = 10000000})), ErrorKind::no_space);
+    value_of(ThinMetadata::create(device, {.data_block_sectors = 128, .data_blocks = 1000}));
+    expect_clean(device);
+    MemoryDevice truncated(255 * 4096);
+    std::vector<std::byte> bytes(truncated.size());
+    value_of(read_now(device, 0, bytes));
+    value_of(write_now(truncated, 0, bytes));
+    EXPECT_EQ(kind_of(ThinMetadata::open(truncated, {})), ErrorKind::damaged);
+}
+
+TEST(ThinMetadata, IdsAndTimesEndAt24Bits) {
+    MemoryDevice device(256 * 4096);
+    {
+        auto metadata = value_of(ThinMetadata::create(device, {.data_block_sectors = 128, .data_blocks = 1000}));
+        value_of(metadata->create_thin(ThinId(max_thin_id)));
+        EXPECT_EQ(kind_of(metadata->create_thin(ThinId(max_thin_id + 1))), ErrorKind::usage);
+        EXPECT_EQ(kind_of(metadata->create_snapshot(ThinId(max_thin_id + 1), ThinId(max_thin_id))), ErrorKind::usage);
+        value_of(metadata->commit());
+    }
+    std::array<std::byte, 4096> block;
+    value_of(read_now(device, 0, block));
+    Superblock superblock = value_of(Superblock::unpack(block, true));
+    superblock.time = max_time - 1;
+    superblock.pack(block);
+    value_of(write_now(device, 0, block));
+    auto metadata = value_of(ThinMetadata::open(device, {}));
+    value_of(metadata->create_snapshot(ThinId(1), ThinId(max_thin_id)));
+    EXPECT_EQ(metadata->time(), max_time);
+    EXPECT_EQ(kind_of(metadata->create_snapshot(ThinId(2), ThinId(1))), ErrorKind::refused);
+    EXPECT_FALSE(metadata->must_abort());
+    auto mapping = value_of(metadata->insert(ThinId(1), VirtualBlock(0), value_of(metadata->allocate_data_block())));
+    EXPECT_EQ(mapping.time, max_time);
+    EXPECT_EQ(value_of(metadata->lookup(ThinId(1), VirtualBlock(0))), mapping);
+    value_of(metadata->commit());
+    expect_clean(device);
+}
+
+TEST(ThinMetadata, ArgumentsAreChecked) {
+    MemoryDevice device(256 * 4096);
+    auto metadata = value_of(ThinMetadata::create(device, {.data_block_sectors = 128, .data_blocks = 1000}));
+    value_of(metadata->create_thin(ThinId(0)));
+    EXPECT_EQ(kind_of(metadata->insert(ThinId(0), VirtualBlock(0), DataBlock(5))), ErrorKind::usage);
+    EXPECT_EQ(kind_of(metadata->insert(ThinId(0), VirtualBlock(~0ull), DataBlock(5))), ErrorKind::usage);
+    EXPECT_EQ(kind_of(metadata->lookup(ThinId(1), VirtualBlock(0))), ErrorKind::not_found);
+    EXPECT_EQ(kind_of(metadata->data_block_is_exclusive(ThinId(0), VirtualBlock(3))), ErrorKind::not_found);
+    EXPECT_EQ(kind_of(metadata->set_transaction_id(5, 6)), ErrorKind::refused);
+    EXPECT_EQ(kind_of(metadata->grow_data(999)), ErrorKind::usage);
+    EXPECT_EQ(kind_of(metadata->release_metadata_snapshot()), ErrorKind::not_found);
+    value_of(metadata->reserve_metadata_snapshot());
+    EXPECT_EQ(kind_of(metadata->reserve_metadata_snapshot()), ErrorKind::exists);
+    EXPECT_FALSE(metadata->must_abort());
+    EXPECT_EQ(metadata->metadata_reserve(), 25u);
+    EXPECT_EQ(metadata->metadata_low_watermark(), 64u);
+    value_of(metadata->commit());
+
+    auto reader = value_of(ThinMetadata::open(device, {.read_only = true}));
+    EXPECT_EQ(kind_of(reader->create_thin(ThinId(7))), ErrorKind::refused);
+    EXPECT_EQ(kind_of(reader->allocate_data_block()), ErrorKind::refused);
+    EXPECT_EQ(value_of(reader->devices(ThinId(0), 10)).size(), 1u);
+}
+
+TEST(ThinMetadata, AReservationThatIsNeverUsedLeaksNothing) {
+    MemoryDevice device(256 * 4096);
+    auto metadata = value_of(ThinMetadata::create(device, {.data_block_sectors = 128, .data_blocks = 10}));
+    value_of(metadata->create_thin(ThinId(0)));
+    std::set<std::uint64_t> blocks;
+    for (int count = 0; count < 10; ++count)
+        blocks.insert(value_of(metadata->allocate_data_block()).value());
+    EXPECT_EQ(blocks.size(), 10u);
+    EXPECT_EQ(metadata->data_counts().free, 0u);
+    EXPECT_EQ(kind_of(metadata->allocate_data_block()), ErrorKind::no_space);
+    value_of(metadata->commit());
+    expect_clean(device);
+    metadata->release_data_block(DataBlock(4));
+    EXPECT_EQ(value_of(metadata->allocate_data_block()), DataBlock(4));
+}
+
+TEST(ThinMetadata, FreedBlocksWaitForTheCommitAndTheQuarantine) {
+    MemoryDevice device(256 * 4096);
+    auto metadata = value_of(ThinMetadata::create(device, {.data_block_sectors = 128, .data_blocks = 10}));
+    value_of(metadata->create_thin(ThinId(0)));
+    for (std::uint64_t block = 0; block < 10; ++block)
+        value_of(metadata->insert(ThinId(0), VirtualBlock(block), value_of(metadata->allocate_data_block())));
+    value_of(metadata->commit());
+    value_of(metadata->remove_range(ThinId(0), VirtualBlock(2), VirtualBlock(5)));
+    EXPECT_EQ(metadata->data_counts().free, 3u);
+    EXPECT_EQ(metadata->pending_free(), 3u);
+    EXPECT_EQ(kind_of(metadata->allocate_data_block()), ErrorKind::no_space);
+    value_of(metadata->commit());
+    EXPECT_EQ(metadata->pending_free(), 0u);
+    EXPECT_EQ(metadata->quarantined(), 3u);
+    EXPECT_EQ(kind_of(metadata->allocate_data_block()), ErrorKind::no_space);
+    pdata::BlockSet freed = metadata->take_freed();
+    freed.for_each_run([](std::uint64_t first, std::uint64_t length) {
+        EXPECT_EQ(first, 2u);
+        EXPECT_EQ(length, 3u);
+    });
+    EXPECT_TRUE(metadata->take_freed().empty());
+    metadata->make_reusable(freed);
+    EXPECT_EQ(metadata->allocatable(), 3u);
+    EXPECT_EQ(value_of(metadata->allocate_data_block()), DataBlock(2));
+}
+
+TEST(ThinMetadata, FullMetadataStaysSoundAndCanBeHelped) {
+    for (std::uint64_t blocks : {64, 80, 120, 200}) {
+        MemoryDevice device(blocks * 4096);
+        auto metadata = value_of(ThinMetadata::create(device, {.data_block_sectors = 128, .data_blocks = 100000}));
+        std::mt19937_64 random(blocks);
+        value_of(metadata->create_thin(ThinId(1)));
+        Result<void> refused;
+        for (std::uint32_t count = 0; refused; ++count) {
+            auto data = value_of(metadata->allocate_data_block());
+            auto inserted = metadata->insert(ThinId(1), VirtualBlock(random() % 1000000), data);
+            if (!inserted)
+                refused = std::unexpected(inserted.error());
+            else if (count % 100 == 99)
+                refused = metadata->create_snapshot(ThinId(count), ThinId(1));
+            else if (count % 64 == 0)
+                value_of(metadata->commit());
+        }
+        EXPECT_EQ(refused.error().kind(), ErrorKind::no_space) << refused.error().message();
+        EXPECT_FALSE(metadata->must_abort());
+        value_of(metadata->commit());
+        expect_clean(device);
+        // Room comes from removal as well as from growth.
+        if (blocks % 16 == 0) {
+            EXPECT_TRUE(value_of(metadata->remove_device(ThinId(1))).done);
+        } else {
+            device.grow(device.size() + 100 * 4096);
+            EXPECT_EQ(value_of(metadata->grow_metadata()), blocks + 100);
+        }
+        value_of(metadata->commit());
+        value_of(metadata->create_thin(ThinId(2)));
+        value_of(metadata->commit());
+        expect_clean(device);
+    }
+}
+
+TEST(ThinMetadata, TheNeedsCheckFlagStopsChanges) {
+    MemoryDevice device(256 * 4096);
+    auto metadata = value_of(ThinMetadata::create(device, {.data_block_sectors = 128, .data_blocks = 10}));
+    value_of(metadata->create_thin(ThinId(0)));
+    EXPECT_EQ(kind_of(metadata->set_needs_check()), ErrorKind::refused);
+    value_of(metadata->abort());
+    value_of(metadata->set_needs_check());
+    EXPECT_EQ(kind_of(metadata->create_thin(ThinId(0))), ErrorKind::refused);
+    metadata = value_of(ThinMetadata::open(device, {}));
+    EXPECT_TRUE(metadata->needs_check());
+    EXPECT_EQ(kind_of(metadata->create_thin(ThinId(0))), ErrorKind::refused);
+    Image image(device);
+    EXPECT_EQ(run("thin_check --clear-needs-check-flag " + image.path).status, 0);
+    load_file(image.path, device);
+    metadata = value_of(ThinMetadata::open(device, {}));
+    EXPECT_FALSE(metadata->needs_check());
+    value_of(metadata->create_thin(ThinId(0)));
+}
+
+// --- Faults ---
+
+// Passes everything on until told to fail; counts flushes.
+class FlakyDevice final : public BlockDevice {
+  public:
+    explicit FlakyDevice(std::uint64_t size) : memory(size, "flaky") {}
+    std::uint64_t size() const override { return memory.size(); }
+    DeviceTraits traits() const override { return memory.traits(); }
+    std::string name() const override { return memory.name(); }
+    void submit(IoQueue& queue, IoRequest& request) override {
+        bool fails = (request.operation == IoOperation::write && (writes_until_failure-- == 0 || (fail_superblock && request.offset == 0))) ||
+                     (request.operation == IoOperation::flush && fail_flush);
+        flushes += request.operation == IoOperation::flush;
+        if (fails)
+            queue.complete_later(request, EIO);
+        else
+            memory.submit(queue, request);
+    }
+
+    MemoryDevice memory;
+    int writes_until_failure = -1;
+    bool fail_flush = false;
+    bool fail_superblock = false;
+    int flushes = 0;
+};
+
+TEST(ThinMetadata, AFailedCommitIsAborted) {
+    for (int fault = 0; fault < 6; ++fault) {
+        FlakyDevice device(256 * 4096);
+        auto metadata = value_of(ThinMetadata::create(device, {.data_block_sectors = 128, .data_blocks = 100}));
+        value_of(metadata->create_thin(ThinId(1)));
+        value_of(metadata->commit());
+        const Model before = read_all(*metadata);
+        value_of(metadata->create_thin(ThinId(2)));
+        for (std::uint64_t block = 0; block < 20; ++block)
+            value_of(metadata->insert(ThinId(2), VirtualBlock(block), value_of(metadata->allocate_data_block())));
+        device.writes_until_failure = fault < 3 ? fault : -1;
+        device.fail_flush = fault == 3;
+        device.fail_superblock = fault >= 4;
+        auto committed = metadata->commit();
+        if (fault < 3 && committed)
+            continue;  // there were fewer writes than that
+        EXPECT_EQ(kind_of(committed), ErrorKind::failed);
+        EXPECT_TRUE(metadata->must_abort());
+        EXPECT_EQ(kind_of(metadata->create_thin(ThinId(3))), ErrorKind::refused);
+        EXPECT_EQ(kind_of(metadata->commit()), ErrorKind::refused);
+        if (fault == 5) {
+            // Which superblock the device holds isn't known until one has been written.
+            EXPECT_FALSE(metadata->abort());
+            EXPECT_TRUE(metadata->must_abort());
+        }
+        device.writes_until_failure = -1;
+        device.fail_flush = device.fail_superblock = false;
+        value_of(metadata->abort());
+        expect_same(read_all(*metadata), before);
+        value_of(metadata->create_thin(ThinId(4)));
+        value_of(metadata->commit());
+        expect_clean(device);
+        metadata = value_of(ThinMetadata::open(device, {}));
+        EXPECT_EQ(value_of(metadata->devices(ThinId(0), 10)).size(), 2u);
+    }
+}
+
+TEST(ThinMetadata, ACommitFlushesEachLeafOnce) {
+    FlakyDevice device(256 * 4096);
+    FlakyDevice data(4096);
+    auto metadata = value_of(ThinMetadata::create(device, {.data_block_sectors = 128, .data_blocks = 100}));
+    device.flushes = 0;
+    value_of(metadata->create_thin(ThinId(1)));
+    BlockDevice* leaves[] = {&device, &data};
+    value_of(metadata->commit(leaves));
+    EXPECT_EQ(device.flushes, 1);
+    EXPECT_EQ(data.flushes, 1);
+    // Nothing changed: the data is flushed all the same.
+    value_of(metadata->commit(leaves));
+    EXPECT_EQ(data.flushes, 2);
+}
+
+TEST(ThinMetadata, AFlippedBitAnywhereIsAnErrorOrHarmless) {
+    const unsigned seed = std::random_device()();
+    SCOPED_TRACE(testing::Message() << "seed " << seed);
+    std::mt19937_64 random(seed);
+    MemoryDevice device(128 * 4096);
+    Model model;
+    {
+        auto metadata = value_of(ThinMetadata::create(device, {.data_block_sectors = 128, .data_blocks = 20000}));
+        for (std::uint32_t id = 0; id < 3; ++id) {
+            value_of(metadata->create_thin(ThinId(id)));
+            for (std::uint64_t block = 0; block < 600; ++block)
+                value_of(metadata->insert(ThinId(id), VirtualBlock(block * 3), value_of(metadata->allocate_data_block())));
+        }
+        value_of(metadata->create_snapshot(ThinId(3), ThinId(0)));
+        value_of(metadata->insert(ThinId(0), VirtualBlock(5), value_of(metadata->allocate_data_block())));
+        value_of(metadata->reserve_metadata_snapshot());
+        value_of(metadata->commit());
+        model = read_all(*metadata);
+    }
+    std::vector<std::byte> sound(device.size());
+    value_of(read_now(device, 0, sound));
+    int damaged = 0;
+    for (std::uint64_t block = 0; block < 128; ++block) {
+        for (int flip = 0; flip < 4; ++flip) {
+            std::vector<std::byte> bytes(sound.begin() + static_cast<std::ptrdiff_t>(block * 4096),
+                                         sound.begin() + static_cast<std::ptrdiff_t>(block * 4096 + 4096));
+            std::uint64_t bit = flip == 0 ? 100 * 8 : random() % (4096 * 8);
+            bytes[bit / 8] ^= static_cast<std::byte>(1 << bit % 8);
+            value_of(write_now(device, block * 4096, bytes));
+            for (bool read_only : {true, false}) {
+                auto metadata = ThinMetadata::open(device, {.read_only = read_only});
+                damaged += !metadata;
+                if (!metadata)
+                    continue;
+                for (std::uint32_t id = 0; id < 4; ++id)
+                    for (std::uint64_t at = 0; at < 1800; at += 7) {
+                        auto found = (*metadata)->lookup(ThinId(id), VirtualBlock(at));
+                        damaged += !found;
+                        if (!found) {
+                            EXPECT_EQ(found.error().kind(), ErrorKind::damaged);
+                            EXPECT_NE(found.error().message().find(fmt::format("metadata block {} of memory", block)), std::string::npos)
+                                << found.error().message();
+                            continue;
+                        }
+                        auto expected = model.devices[id].mappings.find(at);
+                        ASSERT_EQ(found->has_value(), expected != model.devices[id].mappings.end());
+                        if (*found) {
+                            EXPECT_EQ(**found, expected->second);
+                        }
+                    }
+                if (read_only)
+                    continue;
+                auto use = [](const auto& result) { return result.has_value(); };
+                auto data = (*metadata)->allocate_data_block();
+                bool fine = use(data) && use((*metadata)->insert(ThinId(2), VirtualBlock(2), *data)) &&
+                            use((*metadata)->remove_range(ThinId(0), VirtualBlock(3), VirtualBlock(1000))) &&
+                            use((*metadata)->remove_device(ThinId(3))) && use((*metadata)->create_thin(ThinId(9))) &&
+                            use((*metadata)->release_metadata_snapshot());
+                damaged += !fine;
+                if ((*metadata)->must_abort())
+                    (void)(*metadata)->abort();
+                else
+                    (void)(*metadata)->commit();
+            }
+            value_of(write_now(device, 0, sound));
+        }
+    }
+    EXPECT_GT(damaged, 100);
+}
+
+// --- Power cuts ---
+
+// Random work until the power goes; what a cut leaves must be what the last commit left, or the one that was under way.
+void run_until_cut(unsigned seed, bool ask_tools) {
+    SCOPED_TRACE(testing::Message() << "LAMELLA_TEST_SEED=" << seed);
+    std::mt19937_64 random(seed);
+    PowerSwitch power;
+    CrashDevice device(512 * 4096, "disk", power, {.seed = seed, .max_steps = 3});
+    auto metadata = value_of(ThinMetadata::create(device, {.data_block_sectors = 128, .data_blocks = 20000, .cache_bytes = 1}));
+    auto queue = value_of(make_plain_queue());
+    Model committed = read_all(*metadata);
+    std::optional<Model> under_way;
+    power.cut_after(1 + random() % 400);
+    std::uint32_t ids = 0;
+    for (bool alive = true; alive;) {
+        auto going = [&](const auto& result) { return alive = alive && (result.has_value() || result.error().kind() != ErrorKind::failed); };
+        ThinId id(static_cast<std::uint32_t>(random() % (ids + 1)));
+        switch (random() % 8) {
+        case 0:
+            going(metadata->create_thin(ThinId(ids++)));
+            break;
+        case 1:
+            going(metadata->create_snapshot(ThinId(ids++), id));
+            break;
+        case 2:
+            going(metadata->remove_range(id, VirtualBlock(random() % 3000), VirtualBlock(random() % 3000)));
+            break;
+        case 3:
+            if (ids > 6)
+                going(metadata->remove_device(id, random() % 3));
+            break;
+        case 4:
+        case 5: {
+            auto contents = [&]() -> std::optional<Model> {
+                return power.off() ? std::nullopt : std::optional(read_all(*metadata));
+            };
+            if (alive && !metadata->must_abort() && (under_way = contents())) {
+                auto result = metadata->commit(*queue, {});
+                if (going(result)) {
+                    committed = *under_way;
+                    under_way.reset();
+                    metadata->make_reusable(metadata->take_freed());
+                }
+            }
+            break;
+        }
+        default:
+            for (int count = 0; count < 100 && alive; ++count) {
+                VirtualBlock block(random() % 3000);
+                auto data = metadata->allocate_data_block();
+                if (!data) {
+                    going(data);
+                    break;
+                }
+                if (auto inserted = metadata->insert(id, block, *data); !inserted) {
+                    metadata->release_data_block(*data);
+                    going(inserted);
+                    if (inserted.error().kind() == ErrorKind::no_space) {
+                        // Make room, so that the power can go in the middle of something.
+                        for (std::uint32_t old = 0; old < ids; ++old)
+                            going(metadata->remove_device(ThinId(old)));
+                    }
+                    break;
+                }
+            }
+        }
+        alive = alive && !power.off();
+    }
+    metadata.reset();
+    for (unsigned cut = 0; cut < 3; ++cut) {
+        auto disk = device.cut(seed + cut);
+        auto opened = ThinMetadata::open(*disk, {});
+        ASSERT_TRUE(opened) << opened.error().message();
+        Model found = read_all(**opened);
+        auto same = [&](const Model& model) {
+            return found.time == model.time && found.devices.size() == model.devices.size() &&
+                   std::all_of(model.devices.begin(), model.devices.end(), [&](const auto& device_model) {
+                       auto at = found.devices.find(device_model.first);
+                       return at != found.devices.end() && at->second.details == device_model.second.details &&
+                              at->second.mappings == device_model.second.mappings;
+                   });
+        };
+        EXPECT_TRUE(same(committed) || (under_way && same(*under_way)));
+        if (ask_tools && cut == 0)
+            expect_clean(*disk);
+        // It goes on from there.
+        value_of((*opened)->create_thin(ThinId(1000)));
+        value_of((*opened)->commit());
+    }
+}
+
+TEST(ThinMetadata, AfterAPowerCutItIsAsACommitLeftIt) {
+    const char* given = std::getenv("LAMELLA_TEST_SEED");
+    const unsigned seed = given != nullptr ? static_cast<unsigned>(std::strtoul(given, nullptr, 10)) : std::random_device()();
+    const unsigned runs = given != nullptr ? 1 : 60;
+    for (unsigned count = 0; count < runs && !testing::Test::HasFailure(); ++count)
+        run_until_cut(seed + count, count % 10 == 0);
+}
+
+TEST(ThinMetadata, APowerCutWhileFormattingLeavesNothingOrAPool) {
+    const unsigned seed = std::random_device()();
+    SCOPED_TRACE(testing::Message() << "seed " << seed);
+    int formatted = 0;
+    for (std::uint64_t operations = 1; operations < 30; ++operations) {
+        PowerSwitch power;
+        CrashDevice device(256 * 4096, "disk", power);
+        // There was a pool before.
+        auto old = value_of(ThinMetadata::create(device, {.data_block_sectors = 128, .data_blocks = 500}));
+        value_of(old->create_thin(ThinId(5)));
+        value_of(old->commit());
+        power.cut_after(operations);
+        auto result = ThinMetadata::create(device, {.data_block_sectors = 128, .data_blocks = 1000});
+        auto disk = device.cut(seed + operations);
+        auto opened = ThinMetadata::open(*disk, {});
+        EXPECT_TRUE(opened || !result);
+        if (opened)
+            expect_clean(*disk);
+        formatted += opened.has_value() && (*opened)->data_counts().total == 1000;
+    }
+    EXPECT_GT(formatted, 10);
+}
 
 }  // namespace
 }  // namespace lamella::thin
