@@ -1,0 +1,788 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "volumes/engine_group.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <unistd.h>
+
+#include "lvm2/allocation.h"
+#include "volumes/engine_state.h"
+
+namespace lamella {
+
+namespace {
+
+constexpr std::uint64_t wiped_bytes = 4096;  // at the start of a new thick volume, as LVM wipes it
+
+Result<std::uint32_t> checked_extents(std::uint64_t extents) {
+    if (extents == 0)
+        return fail(ErrorKind::usage, "a size of nothing");
+    if (extents > UINT32_MAX)
+        return fail(ErrorKind::usage, "a size of {} extents is more than LVM2 can count", extents);
+    return static_cast<std::uint32_t>(extents);
+}
+
+// The extents that a request means. `current`: of the volume, where it exists; `origin`: bytes.
+Result<std::uint64_t> resolve(const lvm2::VolumeGroup& group, const SizeRequest& request, std::uint64_t current, bool is_thin) {
+    std::uint64_t extents = 0;
+    using Base = SizeRequest::Base;
+    std::uint64_t whole = 0;
+    switch (request.base) {
+    case Base::bytes: extents = group.extents_for(request.value); break;
+    case Base::percent_of_origin: whole = current; break;
+    case Base::percent_of_free:
+    case Base::percent_of_group:
+    case Base::percent_of_physical_volumes:
+        if (is_thin)
+            return fail(ErrorKind::usage, "a thin volume's size isn't a part of the group; give bytes");
+        if (request.base == Base::percent_of_free)
+            whole = lvm2::free_extents(group);
+        else
+            for (const lvm2::PhysicalVolume& physical : group.physical_volumes)
+                whole += physical.extent_count;
+        break;
+    }
+    if (request.base != Base::bytes)
+        extents = static_cast<std::uint64_t>(static_cast<unsigned __int128>(whole) * request.value / 10000);
+    switch (request.relation) {
+    case SizeRequest::Relation::absolute: return extents;
+    case SizeRequest::Relation::grow: return current + extents;
+    case SizeRequest::Relation::shrink: break;
+    }
+    if (extents >= current)
+        return fail(ErrorKind::usage, "nothing would be left");
+    return current - extents;
+}
+
+Result<lvm2::Discards> parse_discards(const std::string& word) {
+    for (lvm2::Discards known : {lvm2::Discards::passdown, lvm2::Discards::nopassdown, lvm2::Discards::ignore})
+        if (word == lvm2::to_string(known))
+            return known;
+    return fail(ErrorKind::usage, "discards are passdown, nopassdown or ignore, not '{:.40}'", word);
+}
+
+lvm2::Placement placement_of(std::uint32_t stripes, std::uint64_t stripe_size) {
+    lvm2::Placement placement;
+    placement.stripes = stripes;
+    placement.stripe_sectors = static_cast<std::uint32_t>(stripe_size / sector_bytes);
+    return placement;
+}
+
+// Puts a new pool into the group's model.
+Result<void> add_pool(lvm2::VolumeGroup& group, const CreatePool& request, const lvm2::Stamp& stamp) {
+    if (request.chunk_size < lvm2::min_chunk_bytes || request.chunk_size > lvm2::max_chunk_bytes || request.chunk_size % lvm2::min_chunk_bytes != 0)
+        return fail(ErrorKind::usage, "chunk size {} is not a multiple of 64 KiB between 64 KiB and 1 GiB", request.chunk_size);
+    lvm2::NewThinPool pool;
+    pool.volume = {request.name, request.tags, false, stamp};
+    pool.chunk_sectors = static_cast<std::uint32_t>(request.chunk_size / sector_bytes);
+    pool.discards = TRY(parse_discards(request.discards));
+    pool.zero_new_blocks = request.zero_new_blocks;
+    pool.error_when_full = request.error_when_full;
+    pool.data = placement_of(request.stripes, request.stripe_size);
+
+    std::uint64_t spare = 0;
+    for (const lvm2::LogicalVolume& volume : group.logical_volumes)
+        if (volume.name.ends_with("_pmspare"))
+            spare = volume.extent_count();
+    const auto metadata_extents = [&](std::uint64_t data_extents) {
+        return group.extents_for(request.metadata_size ? *request.metadata_size
+                                                       : lvm2::default_metadata_bytes(data_extents * group.extent_bytes(), pool.chunk_sectors));
+    };
+    std::uint64_t data = TRY(resolve(group, request.size, 0, false));
+    if (request.size.base != SizeRequest::Base::bytes) {
+        // A part of the group is meant with everything that the pool needs: metadata and its spare come out of it.
+        const std::uint64_t total = data;
+        for (int round = 0; round < 8; ++round) {
+            const std::uint64_t metadata = metadata_extents(data);
+            const std::uint64_t beside = metadata + (metadata > spare ? metadata - spare : 0);
+            const std::uint64_t left = total > beside ? total - beside : 0;
+            if (left == data)
+                break;
+            data = left;
+        }
+        data -= data % std::max<std::uint32_t>(1, request.stripes);
+        if (data == 0)
+            return fail(ErrorKind::no_space, "group {} has {} extents for the pool, too few for data, metadata and its spare", group.name, total);
+    }
+    pool.data_extents = TRY(checked_extents(data));
+    pool.metadata_extents = TRY(checked_extents(metadata_extents(data)));
+    return lvm2::create_thin_pool(group, pool);
+}
+
+// Empty metadata on the new pool's metadata volume, before the group's text knows of it.
+Result<void> format_pool(const lvm2::VolumeGroup& next, const std::string& name, const mapper::FindDevice& find) {
+    const auto* segment = next.logical_volume(name)->sole<lvm2::ThinPool>();
+    const lvm2::LogicalVolume* metadata = next.logical_volume(segment->metadata_volume);
+    const lvm2::LogicalVolume* data = next.logical_volume(segment->data_volume);
+    auto device = TRY(mapper::VolumeDevice::open(next, *metadata, find));
+    return thin::ThinPool::format(*device, next.size_bytes(*data), segment->chunk_sectors);
+}
+
+std::string default_group_name(const std::string& path) {
+    const std::string file = std::filesystem::path(path).filename().string();
+    return file.substr(0, file.find('.'));
+}
+
+}  // namespace
+
+std::filesystem::path default_archive_directory() {
+    const auto variable = [](const char* name) -> std::filesystem::path {
+        const char* value = std::getenv(name);
+        return value != nullptr ? value : "";
+    };
+    if (auto state = variable("LAMELLA_STATE_DIR"); !state.empty())
+        return state / "archive";
+    if (::geteuid() == 0)
+        return "/var/lib/lamella/archive";
+    if (auto state = variable("XDG_STATE_HOME"); !state.empty())
+        return state / "lamella" / "archive";
+    if (auto home = variable("HOME"); !home.empty())
+        return home / ".local" / "state" / "lamella" / "archive";
+    return {};
+}
+
+// --- Opening and making ---------------------------------------------------------------------------------------------------
+
+namespace {
+
+lvm2::StoreOptions store_options(bool writable, const std::filesystem::path& archive) {
+    lvm2::StoreOptions options;
+    options.writable = writable;
+    options.archive_directory = archive.empty() ? default_archive_directory() : archive;
+    return options;
+}
+
+std::vector<BlockDevice*> pointers(const std::vector<std::unique_ptr<FileDevice>>& files) {
+    std::vector<BlockDevice*> devices;
+    for (const auto& file : files)
+        devices.push_back(file.get());
+    return devices;
+}
+
+}  // namespace
+
+Result<GroupInfo> EngineGroup::create(const CreateGroup& request, ChangeOptions options) {
+    if (request.paths.empty())
+        return fail(ErrorKind::usage, "no physical volume named");
+    const std::string name = request.name.empty() ? default_group_name(request.paths[0]) : request.name;
+    TRY(lvm2::check_group_name(name));
+    if (request.extent_size % sector_bytes != 0 || request.extent_size / sector_bytes > UINT32_MAX)
+        return fail(ErrorKind::usage, "extent size {} is not a number of sectors", request.extent_size);
+
+    // A trial works on sparse files without names that go away by themselves.
+    std::vector<std::string> made;
+    const auto undo = [&] {
+        for (const std::string& path : made)
+            std::filesystem::remove(path);
+    };
+    const auto make = [&]() -> Result<GroupInfo> {
+        std::vector<std::unique_ptr<FileDevice>> files;
+        for (const std::string& path : request.paths) {
+            FileOptions file_options;
+            std::string opened = path;
+            std::error_code error;
+            const bool there = std::filesystem::exists(path, error);
+            if (!there || options.dry_run) {
+                std::uint64_t size = request.size.value_or(0);
+                if (there) {
+                    FileOptions looking;
+                    looking.read_only = true;
+                    size = TRY(FileDevice::open(path, looking))->size();
+                } else if (!request.size) {
+                    return fail(ErrorKind::usage, "{} isn't there, and no size is given to make it", path);
+                }
+                if (options.dry_run)
+                    opened = (std::filesystem::temp_directory_path() / fmt::format("lamella-trial-{}-{}", ::getpid(), made.size())).string();
+                file_options.create = size;
+            }
+            auto file = FileDevice::open(opened, file_options);
+            if (!file)
+                return std::unexpected(file.error());
+            if (file_options.create)
+                made.push_back(opened);
+            files.push_back(std::move(*file));
+        }
+        lvm2::NewGroup group;
+        group.name = name;
+        group.tags = request.tags;
+        group.extent_sectors = static_cast<std::uint32_t>(request.extent_size / sector_bytes);
+        group.overwrite = request.overwrite;
+        for (const auto& file : files)
+            group.physical_volumes.push_back({file.get(), request.metadata_areas});
+        lvm2::GroupStore store = TRY(lvm2::GroupStore::create(group, store_options(true, {})));
+        EngineOptions engine_options;
+        EngineGroup opened(std::make_unique<State>(engine_options, std::move(files), std::move(store)));
+        if (request.pool)
+            TRY(opened.create_pool(*request.pool, {}));
+        GroupInfo info = TRY(opened.info());
+        TRY(opened.close());
+        return info;
+    };
+    auto info = make();
+    if (!info || options.dry_run)
+        undo();
+    return info;
+}
+
+Result<std::unique_ptr<EngineGroup>> EngineGroup::open(const std::vector<std::string>& paths, const EngineOptions& options) {
+    std::vector<std::unique_ptr<FileDevice>> files;
+    FileOptions file_options;
+    file_options.read_only = options.read_only;
+    for (const std::string& path : paths)
+        files.push_back(TRY(FileDevice::open(path, file_options)));
+    lvm2::GroupStore store = TRY(lvm2::GroupStore::open(pointers(files), store_options(!options.read_only, options.archive_directory)));
+    std::unique_ptr<EngineGroup> group(new EngineGroup(std::make_unique<State>(options, std::move(files), std::move(store))));
+    if (!options.read_only)
+        // A pool that can't be brought in line is a finding: the others, and thick volumes, are none the worse for it.
+        if (auto recovery = group->state_->recover_pools(); !recovery)
+            group->state_->findings.push_back(recovery.error().message());
+    return group;
+}
+
+EngineGroup::EngineGroup(std::unique_ptr<State> state) : state_(std::move(state)) {}
+
+EngineGroup::~EngineGroup() {
+    if (state_ != nullptr)
+        (void)close();
+}
+
+Result<void> EngineGroup::close() {
+    std::lock_guard lock(state_->mutex);
+    return state_->close_all();
+}
+
+Result<void> EngineGroup::commit() {
+    std::lock_guard lock(state_->mutex);
+    for (const lvm2::LogicalVolume& volume : state_->group().logical_volumes)
+        if (volume.sole<lvm2::ThinPool>() != nullptr && state_->pool_is_open(volume))
+            TRY(TRY(state_->pool(volume.name))->commit());
+    for (const auto& file : state_->files)
+        TRY(flush_now(*file));
+    return {};
+}
+
+// --- What there is --------------------------------------------------------------------------------------------------------
+
+Result<GroupInfo> EngineGroup::info() {
+    std::lock_guard lock(state_->mutex);
+    const lvm2::VolumeGroup& group = state_->group();
+    GroupInfo info;
+    info.name = group.name;
+    info.id = group.id.dashed();
+    info.sequence_number = group.seqno;
+    info.extent_size = group.extent_bytes();
+    info.system_id = group.system_id;
+    info.lock_type = group.lock_type;
+    info.tags = group.tags;
+    for (const lvm2::PhysicalVolume& physical : group.physical_volumes) {
+        PhysicalVolumeInfo one;
+        one.name = physical.name;
+        one.id = physical.id.dashed();
+        BlockDevice* device = state_->store.device(physical.name);
+        one.device = device != nullptr ? device->name() : physical.device_hint;
+        one.missing = device == nullptr;
+        one.extents = physical.extent_count;
+        one.size = physical.extent_count * info.extent_size;
+        std::uint64_t free = 0;
+        for (const lvm2::ExtentRun& run : lvm2::free_runs(group, physical.name))
+            free += run.count;
+        one.allocated = one.size - free * info.extent_size;
+        one.tags = physical.tags;
+        info.size += one.size;
+        info.free += free * info.extent_size;
+        info.physical_volumes.push_back(std::move(one));
+    }
+    info.findings = state_->findings;
+    info.recovered = state_->recovered;
+    info.writable = !state_->options.read_only;
+    return info;
+}
+
+Result<std::vector<VolumeInfo>> EngineGroup::volumes() {
+    std::lock_guard lock(state_->mutex);
+    const lvm2::VolumeGroup& group = state_->group();
+    std::map<std::string, Result<State::PoolView>, std::less<>> views;
+    for (const lvm2::LogicalVolume& volume : group.logical_volumes)
+        if (volume.sole<lvm2::ThinPool>() != nullptr)
+            views.emplace(volume.name, state_->view_pool(volume, true));
+    std::vector<VolumeInfo> all;
+    all.reserve(group.logical_volumes.size());
+    for (const lvm2::LogicalVolume& volume : group.logical_volumes) {
+        const auto* thin = volume.sole<lvm2::Thin>();
+        const auto view = views.find(thin != nullptr ? thin->pool : volume.name);
+        const bool known = view != views.end() && view->second;
+        all.push_back(state_->describe(group, volume, known ? &*view->second : nullptr));
+        if (view != views.end() && !view->second)
+            all.back().refused = view->second.error().message();
+    }
+    return all;
+}
+
+Result<VolumeInfo> EngineGroup::volume(const std::string& name) {
+    std::lock_guard lock(state_->mutex);
+    return state_->describe(name);
+}
+
+Result<std::string> EngineGroup::backup_text() {
+    std::lock_guard lock(state_->mutex);
+    return state_->store.backup("lamella group backup");
+}
+
+// --- Changes --------------------------------------------------------------------------------------------------------------
+
+Result<VolumeInfo> EngineGroup::create_pool(const CreatePool& request, ChangeOptions options) {
+    std::lock_guard lock(state_->mutex);
+    TRY(state_->writable());
+    lvm2::VolumeGroup next = state_->group();
+    TRY(add_pool(next, request, state_->stamp()));
+    if (options.dry_run)
+        return state_->describe(next, *next.logical_volume(request.name), nullptr);
+    TRY_WITHIN(request.name, format_pool(next, request.name, state_->find_device()));
+    TRY(state_->store.commit(std::move(next), fmt::format("create pool {}", request.name)));
+    return state_->describe(request.name);
+}
+
+Result<VolumeInfo> EngineGroup::create_volume(const CreateVolume& request, ChangeOptions options) {
+    std::lock_guard lock(state_->mutex);
+    TRY(state_->writable());
+    lvm2::VolumeGroup next = state_->group();
+    const lvm2::NewVolume volume{request.name, request.tags, request.read_only, state_->stamp()};
+    const std::string description = fmt::format("create {}", request.name);
+    const std::uint32_t extents = TRY(checked_extents(TRY(resolve(next, request.size, 0, !request.linear))));
+    if (request.linear) {
+        TRY(lvm2::create_volume(next, volume, extents, placement_of(request.stripes, request.stripe_size)));
+        if (options.dry_run)
+            return state_->describe(next, *next.logical_volume(request.name), nullptr);
+        auto device = TRY(mapper::VolumeDevice::open(next, *next.logical_volume(request.name), state_->find_device()));
+        TRY(write_zeroes_now(*device, 0, wiped_bytes));
+        TRY(flush_now(*device));
+        TRY(state_->store.commit(std::move(next), description));
+        return state_->describe(request.name);
+    }
+
+    std::string pool = request.pool;
+    if (pool.empty()) {
+        for (const lvm2::LogicalVolume& candidate : next.logical_volumes) {
+            if (candidate.sole<lvm2::ThinPool>() == nullptr)
+                continue;
+            if (!pool.empty())
+                return fail(ErrorKind::usage, "group {} has several thin pools ({}, {}, ...): name one", next.name, pool, candidate.name);
+            pool = candidate.name;
+        }
+        if (pool.empty())
+            return fail(ErrorKind::not_found, "group {} has no thin pool", next.name);
+    }
+    TRY(lvm2::create_thin(next, volume, pool, extents));
+    if (!request.external_origin.empty()) {
+        const lvm2::LogicalVolume* origin = TRY(state_->find(request.external_origin));
+        if (origin->writable())
+            return fail(ErrorKind::refused, "external origin {} is writable: it must not change under {}", request.external_origin, request.name);
+        if (const auto* of_same_pool = origin->sole<lvm2::Thin>(); of_same_pool != nullptr && of_same_pool->pool == pool)
+            return fail(ErrorKind::usage, "{} is in pool {} itself: take a snapshot of it", request.external_origin, pool);
+        if (const std::string reason = state_->why_refused(*origin); !reason.empty())
+            return fail(ErrorKind::unsupported, "external origin {}: {}", request.external_origin, reason);
+        next.logical_volume(request.name)->sole<lvm2::Thin>()->external_origin = request.external_origin;
+    }
+    if (options.dry_run)
+        return state_->describe(next, *next.logical_volume(request.name), nullptr);
+    TRY(state_->change_pool(std::move(next), pool, description));
+    return state_->describe(request.name);
+}
+
+Result<std::vector<VolumeInfo>> EngineGroup::create_snapshots(const std::vector<CreateSnapshot>& requests, ChangeOptions options) {
+    std::lock_guard lock(state_->mutex);
+    TRY(state_->writable());
+    if (requests.empty())
+        return fail(ErrorKind::usage, "no origin named");
+    lvm2::VolumeGroup next = state_->group();
+    std::string pool;
+    std::vector<std::string> names;
+    for (const CreateSnapshot& request : requests) {
+        const lvm2::LogicalVolume* origin = TRY(state_->find(request.origin));
+        const auto* thin = origin->sole<lvm2::Thin>();
+        if (thin == nullptr)
+            return fail(ErrorKind::unsupported, "{} is not a thin volume: only those have snapshots here", request.origin);
+        if (!pool.empty() && thin->pool != pool)
+            return fail(ErrorKind::unsupported, "{} is in pool {}, {} in pool {}: one moment is possible within one pool only", requests[0].origin,
+                        pool, request.origin, thin->pool);
+        pool = thin->pool;
+        std::string name = request.name;
+        for (unsigned number = 1; name.empty(); ++number) {
+            std::string candidate = fmt::format("{}-s{}", request.origin, number);
+            if (next.logical_volume(candidate) == nullptr)
+                name = std::move(candidate);
+        }
+        TRY(lvm2::create_thin_snapshot(next, {name, request.tags, request.read_only, state_->stamp()}, request.origin));
+        names.push_back(std::move(name));
+    }
+    std::vector<VolumeInfo> made;
+    if (!options.dry_run)
+        TRY(state_->change_pool(next, pool, fmt::format("snapshot {}", fmt::join(names, " "))));
+    for (const std::string& name : names)
+        made.push_back(state_->describe(options.dry_run ? next : state_->group(),
+                                        *(options.dry_run ? next : state_->group()).logical_volume(name), nullptr));
+    return made;
+}
+
+Result<VolumeInfo> EngineGroup::resize(const ResizeVolume& request, ChangeOptions options) {
+    std::lock_guard lock(state_->mutex);
+    TRY(state_->writable());
+    const lvm2::LogicalVolume* volume = TRY(state_->find(request.name));
+    lvm2::VolumeGroup next = state_->group();
+    const std::string description = fmt::format("resize {}", request.name);
+    const auto* pool = volume->sole<lvm2::ThinPool>();
+    if (request.metadata && pool == nullptr)
+        return fail(ErrorKind::usage, "{} is not a thin pool: it has no metadata to resize", request.name);
+
+    const bool is_thin = volume->sole<lvm2::Thin>() != nullptr;
+    const lvm2::LogicalVolume* sized = volume;
+    if (pool != nullptr)
+        sized = TRY(state_->find(request.metadata ? pool->metadata_volume : pool->data_volume));
+    const std::uint64_t current = sized->extent_count();
+    const std::uint32_t wanted = TRY(checked_extents(TRY(resolve(next, request.size, current, is_thin))));
+    if (wanted == current)
+        return state_->describe(request.name);
+    if (wanted < current) {
+        if (pool != nullptr)
+            return fail(ErrorKind::unsupported, "{}: a thin pool doesn't become smaller", request.name);
+        if (!request.shrink_allowed)
+            return fail(ErrorKind::refused, "{}: what lies beyond {} bytes would be lost", request.name, wanted * next.extent_bytes());
+        TRY(state_->refuse_in_use(*volume));
+    }
+    if (is_thin) {
+        TRY(lvm2::resize_thin(next, request.name, wanted));
+    } else if (wanted < current) {
+        TRY(lvm2::reduce_volume(next, request.name, static_cast<std::uint32_t>(current - wanted)));
+    } else {
+        // New extents take the shape of the last segment.
+        lvm2::Placement placement;
+        if (!sized->segments.empty())
+            if (const auto* last = sized->segments.back().as<lvm2::Striped>()) {
+                placement.stripes = static_cast<std::uint32_t>(last->areas.size());
+                if (last->stripe_sectors != 0)
+                    placement.stripe_sectors = last->stripe_sectors;
+            }
+        const auto more = static_cast<std::uint32_t>(wanted - current);
+        if (request.metadata)
+            TRY(lvm2::extend_metadata(next, request.name, more, placement));
+        else
+            TRY(lvm2::extend_volume(next, request.name, more, placement));
+    }
+    if (options.dry_run)
+        return state_->describe(next, *next.logical_volume(request.name), nullptr);
+    TRY(state_->store.commit(std::move(next), description));
+    if (pool != nullptr)
+        TRY(state_->refresh_pool(request.name));
+    else
+        TRY(state_->refresh_volume(*TRY(state_->find(request.name))));
+    return state_->describe(request.name);
+}
+
+Result<VolumeInfo> EngineGroup::rename(const std::string& name, const std::string& new_name, ChangeOptions options) {
+    std::lock_guard lock(state_->mutex);
+    TRY(state_->writable());
+    TRY(state_->find(name));
+    lvm2::VolumeGroup next = state_->group();
+    TRY(lvm2::rename_volume(next, name, new_name));
+    if (options.dry_run)
+        return state_->describe(next, *next.logical_volume(new_name), nullptr);
+    TRY(state_->store.commit(std::move(next), fmt::format("rename {} {}", name, new_name)));
+    return state_->describe(new_name);
+}
+
+Result<VolumeInfo> EngineGroup::change_tags(const std::string& name, const std::vector<std::string>& add, const std::vector<std::string>& remove,
+                                            ChangeOptions options) {
+    std::lock_guard lock(state_->mutex);
+    TRY(state_->writable());
+    TRY(state_->find(name));
+    lvm2::VolumeGroup next = state_->group();
+    for (const std::string& tag : remove)
+        TRY(lvm2::remove_tag(next, name, tag));
+    for (const std::string& tag : add)
+        TRY(lvm2::add_tag(next, name, tag));
+    if (options.dry_run)
+        return state_->describe(next, *next.logical_volume(name), nullptr);
+    TRY(state_->store.commit(std::move(next), fmt::format("tag {}", name)));
+    return state_->describe(name);
+}
+
+Result<void> EngineGroup::remove(const std::vector<std::string>& names, bool with_contents, ChangeOptions options) {
+    std::lock_guard lock(state_->mutex);
+    TRY(state_->writable());
+    // All is checked before anything is done.
+    for (const std::string& name : names) {
+        const lvm2::LogicalVolume* volume = TRY(state_->find(name));
+        TRY(state_->refuse_in_use(*volume));
+        if (!volume->visible())
+            return fail(ErrorKind::refused, "{} is a hidden part of something else", name);
+        for (const lvm2::LogicalVolume& other : state_->group().logical_volumes) {
+            const auto* thin = other.sole<lvm2::Thin>();
+            if (thin == nullptr || std::find(names.begin(), names.end(), other.name) != names.end())
+                continue;
+            if (thin->external_origin == name)
+                return fail(ErrorKind::refused, "{} is the external origin of {}", name, other.name);
+            if (thin->pool == name) {
+                if (!with_contents)
+                    return fail(ErrorKind::refused, "pool {} holds volumes, {} among them", name, other.name);
+                TRY(state_->refuse_in_use(other));
+            }
+        }
+    }
+    if (options.dry_run) {
+        lvm2::VolumeGroup trial = state_->group();
+        for (const std::string& name : names)
+            if (trial.logical_volume(name)->sole<lvm2::ThinPool>() == nullptr)
+                TRY(lvm2::remove_volume(trial, name));
+        return {};
+    }
+    // Thin volumes first, a pool at a time; pools last.
+    std::vector<std::string> thick, pools;
+    std::map<std::string, std::vector<std::string>> thin;
+    for (const std::string& name : names) {
+        const lvm2::LogicalVolume* volume = state_->group().logical_volume(name);
+        if (const auto* body = volume->sole<lvm2::Thin>())
+            thin[body->pool].push_back(name);
+        else
+            (volume->sole<lvm2::ThinPool>() != nullptr ? pools : thick).push_back(name);
+    }
+    for (const auto& [pool, volumes] : thin) {
+        lvm2::VolumeGroup next = state_->group();
+        for (const std::string& name : volumes)
+            TRY(lvm2::remove_volume(next, name));
+        TRY(state_->change_pool(std::move(next), pool, fmt::format("remove {}", fmt::join(volumes, " "))));
+    }
+    for (const std::string& pool : pools) {
+        lvm2::VolumeGroup next = state_->group();
+        // Its volumes go with it: there is no pool left to tell.
+        std::erase_if(next.logical_volumes, [&](const lvm2::LogicalVolume& volume) {
+            const auto* body = volume.sole<lvm2::Thin>();
+            return body != nullptr && body->pool == pool;
+        });
+        next.logical_volume(pool)->sole<lvm2::ThinPool>()->messages.clear();
+        TRY(lvm2::remove_volume(next, pool));
+        TRY(state_->close_pool(*state_->group().logical_volume(pool)));
+        TRY(state_->store.commit(std::move(next), fmt::format("remove pool {}", pool)));
+    }
+    if (!thick.empty()) {
+        lvm2::VolumeGroup next = state_->group();
+        for (const std::string& name : thick)
+            TRY(lvm2::remove_volume(next, name));
+        TRY(state_->store.commit(std::move(next), fmt::format("remove {}", fmt::join(thick, " "))));
+    }
+    return {};
+}
+
+Result<VolumeInfo> EngineGroup::rollback(const std::string& name, const std::string& snapshot, ChangeOptions options) {
+    std::lock_guard lock(state_->mutex);
+    TRY(state_->writable());
+    const lvm2::LogicalVolume* volume = TRY(state_->find(name));
+    const lvm2::LogicalVolume* source = TRY(state_->find(snapshot));
+    const auto* thin = source->sole<lvm2::Thin>();
+    if (thin == nullptr || volume->sole<lvm2::Thin>() == nullptr)
+        return fail(ErrorKind::unsupported, "{} and {} are not both thin volumes", name, snapshot);
+    if (thin->origin != name)
+        return fail(ErrorKind::usage, "{} is not a snapshot of {}", snapshot, name);
+    TRY(state_->refuse_in_use(*volume));
+    TRY(state_->refuse_in_use(*source));
+    lvm2::VolumeGroup next = state_->group();
+    TRY(lvm2::merge_thin_snapshot(next, snapshot));
+    if (options.dry_run)
+        return state_->describe(next, *next.logical_volume(name), nullptr);
+    const std::string pool = thin->pool;
+    TRY(state_->change_pool(std::move(next), pool, fmt::format("rollback {} to {}", name, snapshot)));
+    return state_->describe(name);
+}
+
+Result<std::uint64_t> EngineGroup::reserve_metadata_snapshot(const std::string& pool, ChangeOptions options) {
+    std::lock_guard lock(state_->mutex);
+    TRY(state_->writable());
+    thin::ThinPool* open = TRY(state_->pool(pool));
+    if (options.dry_run) {
+        if (TRY(open->status()).held_root)
+            return fail(ErrorKind::exists, "pool {} holds a metadata snapshot already", pool);
+        return 0;
+    }
+    return TRY_WITHIN(pool, open->reserve_metadata_snapshot()).value();
+}
+
+Result<void> EngineGroup::release_metadata_snapshot(const std::string& pool, ChangeOptions options) {
+    std::lock_guard lock(state_->mutex);
+    TRY(state_->writable());
+    thin::ThinPool* open = TRY(state_->pool(pool));
+    if (options.dry_run) {
+        if (!TRY(open->status()).held_root)
+            return fail(ErrorKind::not_found, "pool {} holds no metadata snapshot", pool);
+        return {};
+    }
+    TRY_WITHIN(pool, open->release_metadata_snapshot());
+    return {};
+}
+
+Result<std::string> EngineGroup::status_line(const std::string& name) {
+    std::lock_guard lock(state_->mutex);
+    const lvm2::VolumeGroup& group = state_->group();
+    const lvm2::LogicalVolume* volume = TRY(state_->find(name));
+    const std::uint64_t sectors = group.size_bytes(*volume) / sector_bytes;
+    if (volume->sole<lvm2::ThinPool>() != nullptr)
+        return fmt::format("0 {} thin-pool {}", sectors, TRY(TRY(state_->pool(name))->status_line()));
+    if (const auto* thin = volume->sole<lvm2::Thin>()) {
+        thin::ThinPool* pool = TRY(state_->pool(thin->pool));
+        const thin::DeviceDetails details = TRY(pool->details(thin->device_id));
+        const auto highest = TRY(pool->highest_mapped_sector(thin->device_id));
+        return fmt::format("0 {} thin {} {}", sectors, details.mapped_blocks * pool->data_block_sectors(),
+                           highest ? fmt::to_string(*highest) : "-");
+    }
+    const auto* striped = volume->segments.empty() ? nullptr : volume->segments[0].as<lvm2::Striped>();
+    if (striped == nullptr)
+        return fail(ErrorKind::unsupported, "{}: {}", name, state_->why_refused(*volume));
+    return fmt::format("0 {} {}", sectors, striped->areas.size() > 1 ? "striped" : "linear");
+}
+
+Result<std::string> EngineGroup::table_line(const std::string& name) {
+    std::lock_guard lock(state_->mutex);
+    const lvm2::VolumeGroup& group = state_->group();
+    const lvm2::LogicalVolume* volume = TRY(state_->find(name));
+    const std::uint64_t sectors = group.size_bytes(*volume) / sector_bytes;
+    if (const auto* pool = volume->sole<lvm2::ThinPool>())
+        return fmt::format("0 {} thin-pool {}", sectors,
+                           TRY(state_->pool(name))->table_line(lvm2::dm_name(group.name, pool->metadata_volume),
+                                                               lvm2::dm_name(group.name, pool->data_volume)));
+    if (const auto* thin = volume->sole<lvm2::Thin>()) {
+        std::string line = fmt::format("0 {} thin {} {}", sectors, lvm2::dm_name(group.name, thin->pool, "tpool"), thin->device_id);
+        if (!thin->external_origin.empty())
+            line += " " + lvm2::dm_name(group.name, thin->external_origin);
+        return line;
+    }
+    std::string lines;
+    for (const lvm2::Segment& segment : volume->segments) {
+        const auto* striped = segment.as<lvm2::Striped>();
+        if (striped == nullptr)
+            return fail(ErrorKind::unsupported, "{}: {}", name, state_->why_refused(*volume));
+        if (!lines.empty())
+            lines += '\n';
+        lines += fmt::format("{} {} ", std::uint64_t{segment.start_extent} * group.extent_sectors,
+                             std::uint64_t{segment.extent_count} * group.extent_sectors);
+        lines += striped->areas.size() > 1 ? fmt::format("striped {} {}", striped->areas.size(), striped->stripe_sectors) : "linear";
+        for (const lvm2::Area& area : striped->areas) {
+            const lvm2::PhysicalVolume* physical = group.physical_volume(area.name);
+            BlockDevice* device = state_->store.device(area.name);
+            lines += fmt::format(" {} {}", device != nullptr ? device->name() : area.name,
+                                 physical != nullptr ? group.extent_offset(*physical, area.first_extent) / sector_bytes : 0);
+        }
+    }
+    return lines;
+}
+
+Result<void> EngineGroup::send_message(const std::string& pool, const std::string& message) {
+    std::lock_guard lock(state_->mutex);
+    TRY(state_->writable());
+    TRY_WITHIN(pool, TRY(state_->pool(pool))->message(message));
+    return {};
+}
+
+Result<void> EngineGroup::restore_text(const std::string& text, bool force, ChangeOptions options) {
+    std::lock_guard lock(state_->mutex);
+    TRY(state_->writable());
+    const lvm2::ParsedGroup parsed = TRY_WITHIN("the backup", lvm2::check_backup(text));
+    if (!parsed.findings.empty())
+        return fail(ErrorKind::damaged, "the backup is not sound: {}", lvm2::to_string(parsed.findings[0]));
+    const lvm2::VolumeGroup& group = state_->group();
+    if (parsed.group.id != group.id)
+        return fail(ErrorKind::refused, "the backup is of group {} ({}), this is {} ({})", parsed.group.name, parsed.group.id.dashed(), group.name,
+                    group.id.dashed());
+    for (const lvm2::LogicalVolume& volume : group.logical_volumes)
+        TRY(state_->refuse_in_use(volume));
+    // As vgcfgrestore: a pool's own metadata isn't in the backup, and may have gone on since.
+    for (const lvm2::LogicalVolume& volume : parsed.group.logical_volumes)
+        if (volume.sole<lvm2::ThinPool>() != nullptr && !force)
+            return fail(ErrorKind::refused, "the backup has thin pool {}, whose own metadata it doesn't hold: restore with force", volume.name);
+    if (options.dry_run)
+        return {};
+    TRY(state_->close_all());
+    state_->store = TRY(lvm2::GroupStore::restore(text, pointers(state_->files), lvm2::GroupStore::RestoreTo::labelled,
+                                                  store_options(true, state_->options.archive_directory)));
+    return {};
+}
+
+// --- Exports --------------------------------------------------------------------------------------------------------------
+
+namespace {
+
+class GroupExport final : public Export {
+  public:
+    GroupExport(EngineGroup::State& state, LvmId id, std::shared_ptr<EngineGroup::State::OpenVolume> volume, bool read_only, std::string description)
+        : state_(state), id_(id), volume_(std::move(volume)), read_only_(read_only), description_(std::move(description)) {}
+    ~GroupExport() override {
+        std::lock_guard lock(state_.mutex);
+        volume_.reset();
+        state_.drop_volume(id_);
+    }
+    BlockDevice& device() override { return *volume_->device; }
+    bool read_only() const override { return read_only_; }
+    std::string description() const override { return description_; }
+    std::uint32_t preferred_block_size() const override {
+        return static_cast<std::uint32_t>(std::min<std::uint64_t>(volume_->device->traits().preferred_io, 32 << 20));
+    }
+
+  private:
+    EngineGroup::State& state_;
+    LvmId id_;
+    std::shared_ptr<EngineGroup::State::OpenVolume> volume_;
+    bool read_only_;
+    std::string description_;
+};
+
+class GroupExports final : public ExportSource {
+  public:
+    GroupExports(EngineGroup::State& state, std::vector<std::string> only) : state_(state), only_(std::move(only)) {}
+
+    std::vector<ExportInfo> list() override {
+        std::lock_guard lock(state_.mutex);
+        std::vector<ExportInfo> all;
+        for (const lvm2::LogicalVolume& volume : state_.group().logical_volumes)
+            if (offered(volume))
+                all.push_back({volume.name, describe(volume), state_.group().size_bytes(volume)});
+        return all;
+    }
+
+    Result<std::unique_ptr<Export>> open(std::string_view name, bool read_only) override {
+        std::lock_guard lock(state_.mutex);
+        const lvm2::LogicalVolume* volume = TRY(state_.find(name));
+        if (!offered(*volume)) {
+            const std::string reason = state_.why_refused(*volume);
+            if (volume->visible() && !reason.empty())
+                return fail(ErrorKind::unsupported, "{}: {}", name, reason);
+            return fail(ErrorKind::not_found, "{} is not exported", name);
+        }
+        auto opened = TRY(state_.open_volume(*volume));
+        const bool writes_refused = read_only || state_.options.read_only || !volume->writable();
+        return std::make_unique<GroupExport>(state_, volume->id, std::move(opened), writes_refused, describe(*volume));
+    }
+
+  private:
+    bool offered(const lvm2::LogicalVolume& volume) const {
+        if (!volume.visible() || !state_.why_refused(volume).empty())
+            return false;
+        return only_.empty() || std::find(only_.begin(), only_.end(), volume.name) != only_.end();
+    }
+    std::string describe(const lvm2::LogicalVolume& volume) const {
+        const auto* thin = volume.sole<lvm2::Thin>();
+        if (thin == nullptr)
+            return fmt::format("{} volume of group {}", volume.segments.empty() || volume.segments[0].as<lvm2::Striped>()->areas.size() < 2 ? "linear" : "striped",
+                               state_.group().name);
+        if (!thin->origin.empty())
+            return fmt::format("thin snapshot of {} in pool {} of group {}", thin->origin, thin->pool, state_.group().name);
+        return fmt::format("thin volume in pool {} of group {}", thin->pool, state_.group().name);
+    }
+
+    EngineGroup::State& state_;
+    std::vector<std::string> only_;
+};
+
+}  // namespace
+
+std::unique_ptr<ExportSource> EngineGroup::exports(std::vector<std::string> only) {
+    return std::make_unique<GroupExports>(*state_, std::move(only));
+}
+
+}  // namespace lamella

@@ -1,0 +1,451 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "volumes/engine_state.h"
+
+#include <unistd.h>
+
+namespace lamella {
+
+EngineGroup::State::State(const EngineOptions& its_options, std::vector<std::unique_ptr<FileDevice>> its_files, lvm2::GroupStore its_store)
+    : options(its_options), files(std::move(its_files)), store(std::move(its_store)) {
+    recovered = store.notes();
+    for (const lvm2::Finding& finding : store.findings())
+        findings.push_back(lvm2::to_string(finding));
+    for (const lvm2::MissingPhysicalVolume& missing : store.missing())
+        findings.push_back(fmt::format("physical volume {} ({}, last seen at {}) is missing", missing.name, missing.id.dashed(), missing.device_hint));
+}
+
+Result<const lvm2::LogicalVolume*> EngineGroup::State::find(std::string_view name) const {
+    if (const lvm2::LogicalVolume* volume = group().logical_volume(name))
+        return volume;
+    return fail(ErrorKind::not_found, "group {} has no volume {}", group().name, name);
+}
+
+Result<void> EngineGroup::State::writable() const {
+    if (options.read_only)
+        return fail(ErrorKind::refused, "group {} is open read-only", group().name);
+    return {};
+}
+
+mapper::FindDevice EngineGroup::State::find_device() const {
+    return [this](std::string_view name) { return store.device(name); };
+}
+
+lvm2::Stamp EngineGroup::State::stamp() const {
+    char host[256] = {};
+    ::gethostname(host, sizeof host - 1);
+    return {Clock::system().wall_seconds(), host};
+}
+
+// --- Pools ----------------------------------------------------------------------------------------------------------------
+
+Result<std::unique_ptr<mapper::VolumeDevice>> EngineGroup::State::map(std::string_view name) const {
+    const lvm2::LogicalVolume* volume = TRY(find(name));
+    return mapper::VolumeDevice::open(group(), *volume, find_device());
+}
+
+thin::ThinPoolOptions EngineGroup::State::pool_options(const lvm2::LogicalVolume& volume) const {
+    const lvm2::ThinPool& pool = *volume.sole<lvm2::ThinPool>();
+    thin::ThinPoolOptions made;
+    made.data_block_sectors = pool.chunk_sectors;
+    made.zero_new_blocks = pool.zero_new_blocks;
+    switch (pool.discards) {
+    case lvm2::Discards::passdown: made.discards = thin::DiscardPolicy::passdown; break;
+    case lvm2::Discards::nopassdown: made.discards = thin::DiscardPolicy::no_passdown; break;
+    case lvm2::Discards::ignore: made.discards = thin::DiscardPolicy::ignore; break;
+    }
+    made.error_if_no_space = volume.error_when_full();
+    made.no_space_timeout = std::chrono::seconds(options.no_space_timeout);
+    made.read_only = options.read_only;
+    made.mapping_cache_bytes = options.mapping_cache_bytes;
+    made.metadata_cache_bytes = options.metadata_cache_bytes;
+    return made;
+}
+
+Result<void> EngineGroup::State::open_pool(const lvm2::LogicalVolume& volume) {
+    const auto* segment = volume.sole<lvm2::ThinPool>();
+    if (segment == nullptr)
+        return fail(ErrorKind::usage, "{} is not a thin pool", volume.name);
+    Pool opened;
+    opened.metadata = TRY_WITHIN(volume.name, map(segment->metadata_volume));
+    opened.data = TRY_WITHIN(volume.name, map(segment->data_volume));
+    auto pool = thin::ThinPool::open(*opened.metadata, *opened.data, pool_options(volume));
+    if (!pool)
+        return std::unexpected(pool.error().within(fmt::format("thin pool {}", volume.name)));
+    opened.pool = std::move(*pool);
+    pools_.emplace(volume.id, std::move(opened));
+    return {};
+}
+
+Result<thin::ThinPool*> EngineGroup::State::pool(std::string_view name) {
+    const lvm2::LogicalVolume* volume = TRY(find(name));
+    if (auto open = pools_.find(volume->id); open != pools_.end())
+        return open->second.pool.get();
+    TRY(open_pool(*volume));
+    if (auto recovery = recover_pool(*volume); !recovery) {
+        pools_.erase(volume->id);
+        return std::unexpected(recovery.error());
+    }
+    return pools_.at(TRY(find(name))->id).pool.get();
+}
+
+Result<void> EngineGroup::State::close_pool(const lvm2::LogicalVolume& volume) {
+    auto open = pools_.find(volume.id);
+    if (open == pools_.end())
+        return {};
+    auto closed = open->second.pool->close();
+    pools_.erase(open);
+    return closed;
+}
+
+Result<void> EngineGroup::State::close_all() {
+    volumes_.clear();
+    Result<void> result;
+    for (auto& [id, pool] : pools_)
+        if (auto closed = pool.pool->close(); !closed && result)
+            result = closed;
+    pools_.clear();
+    return result;
+}
+
+// The messages that are queued for a pool, as the pool takes them.
+Result<std::vector<thin::PoolChange>> EngineGroup::State::changes_of(const lvm2::VolumeGroup& from, const lvm2::ThinPool& pool) const {
+    std::vector<thin::PoolChange> changes;
+    for (const lvm2::ThinMessage& message : pool.messages) {
+        if (message.create.empty()) {
+            changes.push_back({thin::PoolChange::Kind::remove, message.delete_id});
+            continue;
+        }
+        const lvm2::LogicalVolume* volume = from.logical_volume(message.create);
+        const lvm2::Thin* thin = volume != nullptr ? volume->sole<lvm2::Thin>() : nullptr;
+        if (thin == nullptr)
+            return fail(ErrorKind::damaged, "a message asks for thin volume {}, which the group doesn't have", message.create);
+        if (thin->origin.empty()) {
+            changes.push_back({thin::PoolChange::Kind::create_thin, thin->device_id});
+            continue;
+        }
+        const lvm2::LogicalVolume* origin = from.logical_volume(thin->origin);
+        const lvm2::Thin* origin_thin = origin != nullptr ? origin->sole<lvm2::Thin>() : nullptr;
+        if (origin_thin == nullptr)
+            return fail(ErrorKind::damaged, "thin snapshot {} has an origin {} that isn't a thin volume", message.create, thin->origin);
+        changes.push_back({thin::PoolChange::Kind::create_snapshot, thin->device_id, origin_thin->device_id});
+    }
+    return changes;
+}
+
+// A change of a pool is durable in three steps: the group's text with the messages and a raised transaction id; the pool's
+// metadata with the same id; the text without the messages. The two ids tell which step a crash has left out.
+Result<void> EngineGroup::State::recover_pool(const lvm2::LogicalVolume& volume) {
+    const std::string name = volume.name;
+    const lvm2::ThinPool segment = *volume.sole<lvm2::ThinPool>();
+    thin::ThinPool& pool = *pools_.at(volume.id).pool;
+    const thin::PoolStatus status = TRY(pool.status());
+    if (status.transaction_id != segment.transaction_id && (segment.messages.empty() || status.transaction_id + 1 != segment.transaction_id))
+        return fail(ErrorKind::damaged, "thin pool {}: transaction id {} in the pool, {} in the group; nothing is changed until that is settled",
+                    name, status.transaction_id, segment.transaction_id);
+    if (segment.messages.empty() || options.read_only)
+        return {};
+    if (status.transaction_id != segment.transaction_id) {
+        std::vector<thin::PoolChange> changes = TRY(changes_of(group(), segment));
+        // The kernel commits each message by itself: some may have been carried out.
+        std::erase_if(changes, [&](const thin::PoolChange& change) {
+            const auto details = pool.details(change.id);
+            const bool there = details.has_value();
+            const bool missing = !there && details.error().kind() == ErrorKind::not_found;
+            return change.kind == thin::PoolChange::Kind::remove ? missing : there;
+        });
+        TRY(pool.transact(changes, status.transaction_id, segment.transaction_id));
+    }
+    lvm2::VolumeGroup next = group();
+    TRY(lvm2::forget_messages(next, name));
+    TRY(store.commit(std::move(next), fmt::format("finish change of pool {}", name), lvm2::GroupStore::Archive::nothing));
+    recovered.push_back(fmt::format("thin pool {}: an interrupted change was finished ({} messages)", name, segment.messages.size()));
+    return {};
+}
+
+Result<void> EngineGroup::State::recover_pools() {
+    std::vector<std::string> names;
+    for (const lvm2::LogicalVolume& volume : group().logical_volumes)
+        if (const auto* segment = volume.sole<lvm2::ThinPool>(); segment != nullptr && !segment->messages.empty())
+            names.push_back(volume.name);
+    for (const std::string& name : names)
+        TRY(pool(name));
+    return {};
+}
+
+Result<void> EngineGroup::State::change_pool(lvm2::VolumeGroup next, const std::string& name, const std::string& description) {
+    thin::ThinPool* open = TRY(pool(name));
+    const lvm2::VolumeGroup before = group();
+    const std::uint64_t old_transaction = before.logical_volume(name)->sole<lvm2::ThinPool>()->transaction_id;
+    const lvm2::ThinPool& segment = *next.logical_volume(name)->sole<lvm2::ThinPool>();
+    const std::uint64_t new_transaction = segment.transaction_id;
+    const std::vector<thin::PoolChange> changes = TRY(changes_of(next, segment));
+
+    TRY(store.commit(next, description));
+    if (auto carried_out = open->transact(changes, old_transaction, new_transaction); !carried_out) {
+        // The pool is as it was (or can't be changed any more): the text goes back.
+        const auto status = open->status();
+        if (status && status->transaction_id == old_transaction) {
+            lvm2::VolumeGroup back = before;
+            back.seqno = group().seqno;
+            TRY(store.commit(std::move(back), fmt::format("undo: {}", description)));
+        }
+        return carried_out;
+    }
+    next = group();
+    TRY(lvm2::forget_messages(next, name));
+    return store.commit(std::move(next), description, lvm2::GroupStore::Archive::nothing);
+}
+
+Result<void> EngineGroup::State::refresh_pool(std::string_view name) {
+    const lvm2::LogicalVolume* volume = TRY(find(name));
+    auto open = pools_.find(volume->id);
+    if (open == pools_.end()) {
+        TRY(pool(name));
+        open = pools_.find(volume->id);
+    }
+    const auto* segment = volume->sole<lvm2::ThinPool>();
+    TRY(open->second.data->update(group(), *TRY(find(segment->data_volume)), find_device()));
+    TRY(open->second.metadata->update(group(), *TRY(find(segment->metadata_volume)), find_device()));
+    TRY(open->second.pool->grow_metadata());
+    return open->second.pool->grow_data();
+}
+
+Result<EngineGroup::State::PoolView> EngineGroup::State::view_pool(const lvm2::LogicalVolume& volume, bool with_devices) {
+    PoolView view;
+    if (auto open = pools_.find(volume.id); open != pools_.end()) {
+        view.status = TRY(open->second.pool->status());
+        if (with_devices)
+            for (const thin::DeviceEntry& entry : TRY(open->second.pool->devices()))
+                view.devices.emplace(entry.id, entry.details);
+        return view;
+    }
+    // Not open: its metadata is read, nothing is started.
+    const auto* segment = volume.sole<lvm2::ThinPool>();
+    if (segment == nullptr)
+        return fail(ErrorKind::usage, "{} is not a thin pool", volume.name);
+    auto device = TRY(map(segment->metadata_volume));
+    auto metadata = TRY(thin::ThinMetadata::open(*device, {.read_only = true, .cache_bytes = 8 << 20}));
+    view.status.mode = metadata->needs_check() ? thin::PoolMode::read_only : thin::PoolMode::write;
+    view.status.transaction_id = metadata->transaction_id();
+    view.status.used_metadata_blocks = metadata->metadata_counts().used();
+    view.status.metadata_blocks = metadata->metadata_counts().total;
+    view.status.used_data_blocks = metadata->data_counts().used();
+    view.status.data_blocks = metadata->data_counts().total;
+    if (metadata->held_root().value() != 0)
+        view.status.held_root = metadata->held_root();
+    view.status.needs_check = metadata->needs_check();
+    view.status.data_block_sectors = metadata->data_block_sectors();
+    view.status.metadata_low_watermark = metadata->metadata_low_watermark();
+    if (with_devices) {
+        constexpr std::size_t at_once = 1024;
+        for (ThinId first{};;) {
+            const auto some = TRY(metadata->devices(first, at_once));
+            if (some.empty())
+                break;
+            for (const thin::DeviceEntry& entry : some)
+                view.devices.emplace(entry.id, entry.details);
+            first = some.back().id + 1;
+        }
+    }
+    return view;
+}
+
+// --- Volumes --------------------------------------------------------------------------------------------------------------
+
+std::string EngineGroup::State::finding_about(std::string_view name) const {
+    for (const lvm2::Finding& finding : store.findings())
+        if (finding.subject == lvm2::Finding::Subject::logical_volume && finding.name == name)
+            return lvm2::to_string(finding);
+    return {};
+}
+
+const std::set<std::string, std::less<>>& EngineGroup::State::classic_parts() const {
+    if (classic_parts_of_ != group().seqno) {
+        classic_parts_.clear();
+        for (const lvm2::LogicalVolume& volume : group().logical_volumes)
+            if (const auto* snapshot = volume.sole<lvm2::ClassicSnapshot>()) {
+                classic_parts_.insert(snapshot->origin);
+                classic_parts_.insert(snapshot->store);
+            }
+        classic_parts_of_ = group().seqno;
+    }
+    return classic_parts_;
+}
+
+std::string EngineGroup::State::why_refused(const lvm2::LogicalVolume& volume) const {
+    for (const lvm2::Segment& segment : volume.segments)
+        if (segment.as<lvm2::Opaque>() != nullptr || segment.as<lvm2::ClassicSnapshot>() != nullptr)
+            return fmt::format("segment type {} is not served", segment.type);
+    if (classic_parts().contains(volume.name))
+        return "it is part of a classic snapshot, which is not served";
+    if (volume.sole<lvm2::ThinPool>() != nullptr)
+        return "a pool is not served, only its volumes are";
+    if (store.findings().empty())
+        return {};
+    // In a damaged group: only what stands on nothing that is unsound.
+    if (std::string finding = finding_about(volume.name); !finding.empty())
+        return finding;
+    if (const auto* thin = volume.sole<lvm2::Thin>()) {
+        const lvm2::LogicalVolume* pool = group().logical_volume(thin->pool);
+        const auto* body = pool != nullptr ? pool->sole<lvm2::ThinPool>() : nullptr;
+        if (body == nullptr)
+            return fmt::format("its pool {} is missing", thin->pool);
+        for (const std::string& part : {thin->pool, body->metadata_volume, body->data_volume})
+            if (std::string finding = finding_about(part); !finding.empty())
+                return finding;
+    }
+    return {};
+}
+
+Result<std::shared_ptr<EngineGroup::State::OpenVolume>> EngineGroup::State::open_volume(const lvm2::LogicalVolume& volume) {
+    if (auto open = volumes_.find(volume.id); open != volumes_.end()) {
+        ++open->second->users;
+        return open->second;
+    }
+    if (const std::string reason = why_refused(volume); !reason.empty())
+        return fail(ErrorKind::unsupported, "{}: {}", volume.name, reason);
+    auto opened = std::make_shared<OpenVolume>();
+    if (const auto* thin = volume.sole<lvm2::Thin>()) {
+        thin::ThinPool* from = TRY(pool(thin->pool));
+        if (!thin->external_origin.empty()) {
+            const lvm2::LogicalVolume* origin = TRY(find(thin->external_origin));
+            opened->external_origin = TRY_WITHIN(volume.name, open_volume(*origin));
+        }
+        opened->device = TRY(from->open_volume(thin->device_id, group().size_bytes(volume), group().name + "/" + volume.name,
+                                               opened->external_origin ? opened->external_origin->device.get() : nullptr));
+    } else {
+        opened->device = TRY(map(volume.name));
+    }
+    opened->users = 1;
+    volumes_.emplace(volume.id, opened);
+    return opened;
+}
+
+void EngineGroup::State::drop_volume(const LvmId& id) {
+    auto open = volumes_.find(id);
+    if (open == volumes_.end() || --open->second->users > 0)
+        return;
+    std::shared_ptr<OpenVolume> last = std::move(open->second);
+    volumes_.erase(open);
+    last->device.reset();
+    if (last->external_origin == nullptr)
+        return;
+    for (const auto& [origin_id, origin] : volumes_)
+        if (origin == last->external_origin) {
+            last.reset();
+            return drop_volume(LvmId(origin_id));
+        }
+}
+
+Result<void> EngineGroup::State::refuse_in_use(const lvm2::LogicalVolume& volume) const {
+    if (auto open = volumes_.find(volume.id); open != volumes_.end())
+        return fail(ErrorKind::refused, "volume {} is in use ({} connections)", volume.name, open->second->users);
+    return {};
+}
+
+Result<void> EngineGroup::State::refresh_volume(const lvm2::LogicalVolume& volume) {
+    auto open = volumes_.find(volume.id);
+    if (open == volumes_.end())
+        return {};
+    if (auto* thin = dynamic_cast<thin::ThinVolume*>(open->second->device.get()))
+        thin->resize(group().size_bytes(volume));
+    else if (auto* mapped = dynamic_cast<mapper::VolumeDevice*>(open->second->device.get()))
+        TRY(mapped->update(group(), volume, find_device()));
+    return {};
+}
+
+// --- Descriptions ---------------------------------------------------------------------------------------------------------
+
+VolumeInfo EngineGroup::State::describe(const lvm2::VolumeGroup& from, const lvm2::LogicalVolume& volume, const PoolView* view) const {
+    VolumeInfo info;
+    info.name = volume.name;
+    info.id = volume.id.dashed();
+    info.size = from.size_bytes(volume);
+    info.visible = volume.visible();
+    info.read_only = !volume.writable();
+    info.skip_activation = volume.skips_activation();
+    info.tags = volume.tags;
+    if (volume.creation_time != 0)
+        info.creation_time = volume.creation_time;
+    info.creation_host = volume.creation_host;
+    if (!volume.segments.empty())
+        info.segment_type = volume.segments[0].type;
+    if (!volume.segments.empty() && volume.segments[0].as<lvm2::Striped>() != nullptr) {
+        const auto& striped = *volume.segments[0].as<lvm2::Striped>();
+        info.stripes = static_cast<std::uint32_t>(striped.areas.size());
+        info.stripe_size = striped.stripe_sectors * sector_bytes;
+        info.kind = info.stripes > 1 ? VolumeKind::striped : VolumeKind::linear;
+        if (info.stripes == 1)
+            info.segment_type = "linear";
+        for (const lvm2::Segment& segment : volume.segments)
+            if (const auto* body = segment.as<lvm2::Striped>())
+                for (const lvm2::Area& area : body->areas)
+                    if (std::find(info.physical_volumes.begin(), info.physical_volumes.end(), area.name) == info.physical_volumes.end())
+                        info.physical_volumes.push_back(area.name);
+        if (!info.visible) {
+            // Hidden volumes are known by what they serve for, which LVM tells by their names.
+            const auto ends = [&](std::string_view end) { return volume.name.ends_with(end); };
+            if (ends("_tdata"))
+                info.kind = VolumeKind::pool_data;
+            else if (ends("_tmeta"))
+                info.kind = VolumeKind::pool_metadata;
+            else if (ends("_pmspare"))
+                info.kind = VolumeKind::spare;
+        }
+    }
+    if (const auto* thin = volume.sole<lvm2::Thin>()) {
+        info.kind = VolumeKind::thin;
+        info.pool = thin->pool;
+        info.origin = thin->origin;
+        info.external_origin = thin->external_origin;
+        info.device_id = thin->device_id.value();
+        if (view != nullptr)
+            if (auto device = view->devices.find(thin->device_id); device != view->devices.end())
+                info.mapped = device->second.mapped_blocks * view->status.data_block_sectors * sector_bytes;
+    }
+    if (const auto* pool = volume.sole<lvm2::ThinPool>()) {
+        info.kind = VolumeKind::thin_pool;
+        info.transaction_id = pool->transaction_id;
+        info.chunk_size = pool->chunk_sectors * sector_bytes;
+        info.discards = std::string(lvm2::to_string(pool->discards));
+        info.zero_new_blocks = pool->zero_new_blocks;
+        info.error_when_full = volume.error_when_full();
+        if (const lvm2::LogicalVolume* metadata = from.logical_volume(pool->metadata_volume))
+            info.metadata_size = from.size_bytes(*metadata);
+        if (view != nullptr) {
+            info.data_used = view->status.used_data_blocks * view->status.data_block_sectors * sector_bytes;
+            info.metadata_used = view->status.used_metadata_blocks * 4096;
+            if (view->status.held_root)
+                info.metadata_snapshot = view->status.held_root->value();
+            info.needs_check = view->status.needs_check;
+            switch (view->status.mode) {
+            case thin::PoolMode::write: info.pool_mode = "rw"; break;
+            case thin::PoolMode::out_of_data_space: info.pool_mode = "out_of_data_space"; break;
+            case thin::PoolMode::out_of_metadata_space:
+            case thin::PoolMode::read_only: info.pool_mode = "ro"; break;
+            case thin::PoolMode::fail: info.pool_mode = "Fail"; break;
+            }
+        }
+    }
+    if (auto open = volumes_.find(volume.id); open != volumes_.end())
+        info.open_count = open->second->users;
+    if (info.visible && info.kind != VolumeKind::thin_pool)
+        info.refused = why_refused(volume);
+    return info;
+}
+
+Result<VolumeInfo> EngineGroup::State::describe(std::string_view name) {
+    const lvm2::LogicalVolume* volume = TRY(find(name));
+    const lvm2::LogicalVolume* pool = volume->sole<lvm2::ThinPool>() != nullptr ? volume : nullptr;
+    if (const auto* thin = volume->sole<lvm2::Thin>())
+        pool = group().logical_volume(thin->pool);
+    if (pool == nullptr)
+        return describe(group(), *volume, nullptr);
+    auto view = view_pool(*pool, pool != volume);
+    VolumeInfo info = describe(group(), *volume, view ? &*view : nullptr);
+    if (!view)
+        info.refused = view.error().message();
+    return info;
+}
+
+}  // namespace lamella

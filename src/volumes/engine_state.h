@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Inside EngineGroup: the open devices, the group's text, the pools and volumes in use. Everything here runs under EngineGroup's
+// lock; only the engine's own files include this.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "device/file_device.h"
+#include "lvm2/store.h"
+#include "mapper/volume_device.h"
+#include "thin/pool.h"
+#include "thin/volume.h"
+#include "volumes/engine_group.h"
+
+namespace lamella {
+
+class EngineGroup::State {
+  public:
+    State(const EngineOptions& options, std::vector<std::unique_ptr<FileDevice>> files, lvm2::GroupStore store);
+
+    std::mutex mutex;
+
+    const EngineOptions options;
+    std::vector<std::unique_ptr<FileDevice>> files;
+    lvm2::GroupStore store;
+    std::vector<std::string> recovered;
+    std::vector<std::string> findings;
+
+    const lvm2::VolumeGroup& group() const { return store.group(); }
+    Result<const lvm2::LogicalVolume*> find(std::string_view name) const;
+    Result<void> writable() const;
+    mapper::FindDevice find_device() const;
+    lvm2::Stamp stamp() const;
+
+    // --- Pools ---
+    struct Pool {
+        std::unique_ptr<mapper::VolumeDevice> metadata;
+        std::unique_ptr<mapper::VolumeDevice> data;
+        std::unique_ptr<thin::ThinPool> pool;
+    };
+    // Opens the pool, or finds it open. What a crash left of a change of it is finished first.
+    Result<thin::ThinPool*> pool(std::string_view name);
+    bool pool_is_open(const lvm2::LogicalVolume& pool) const { return pools_.contains(pool.id); }
+    Result<void> close_pool(const lvm2::LogicalVolume& pool);
+    Result<void> close_all();
+    // The pool's part of a change that `next` has queued messages for: the three durable steps.
+    Result<void> change_pool(lvm2::VolumeGroup next, const std::string& pool, const std::string& description);
+    // Finishes what the messages in the text ask for, if anything.
+    Result<void> recover_pools();
+    // The devices of an open pool have grown in the text.
+    Result<void> refresh_pool(std::string_view name);
+
+    // What a pool's metadata says, whether the pool is open or not.
+    struct PoolView {
+        thin::PoolStatus status;
+        std::unordered_map<ThinId, thin::DeviceDetails> devices;
+    };
+    Result<PoolView> view_pool(const lvm2::LogicalVolume& pool, bool with_devices);
+
+    // --- Volumes ---
+    // A volume in use by exports.
+    struct OpenVolume {
+        std::shared_ptr<OpenVolume> external_origin;
+        std::shared_ptr<BlockDevice> device;
+        std::uint32_t users = 0;
+    };
+    // Shared by all who have the volume open. Ends (under the lock) with drop_volume().
+    Result<std::shared_ptr<OpenVolume>> open_volume(const lvm2::LogicalVolume& volume);
+    void drop_volume(const LvmId& id);
+    bool in_use(const lvm2::LogicalVolume& volume) const { return volumes_.contains(volume.id); }
+    Result<void> refuse_in_use(const lvm2::LogicalVolume& volume) const;
+    Result<void> refresh_volume(const lvm2::LogicalVolume& volume);
+
+    // --- Descriptions ---
+    VolumeInfo describe(const lvm2::VolumeGroup& from, const lvm2::LogicalVolume& volume, const PoolView* view) const;
+    Result<VolumeInfo> describe(std::string_view name);
+    // Why I/O on it is refused; empty: it isn't.
+    std::string why_refused(const lvm2::LogicalVolume& volume) const;
+
+  private:
+    Result<void> recover_pool(const lvm2::LogicalVolume& pool);
+    Result<std::vector<thin::PoolChange>> changes_of(const lvm2::VolumeGroup& from, const lvm2::ThinPool& pool) const;
+    Result<std::unique_ptr<mapper::VolumeDevice>> map(std::string_view name) const;
+    Result<void> open_pool(const lvm2::LogicalVolume& pool);
+    thin::ThinPoolOptions pool_options(const lvm2::LogicalVolume& pool) const;
+
+    std::string finding_about(std::string_view name) const;
+    // Names of volumes that are origin or store of a classic snapshot.
+    const std::set<std::string, std::less<>>& classic_parts() const;
+
+    mutable std::set<std::string, std::less<>> classic_parts_;
+    mutable std::uint64_t classic_parts_of_ = UINT64_MAX;  // the seqno that they were gathered at
+
+    std::map<LvmId, Pool> pools_;
+    std::map<LvmId, std::shared_ptr<OpenVolume>> volumes_;
+};
+
+}  // namespace lamella
