@@ -37,10 +37,12 @@ class CompositeDeviceTest : public testing::Test {
             memories.push_back(std::make_unique<MemoryDevice>(disk_size, fmt::format("disk{}", index)));
             disks.push_back(std::make_unique<FaultDevice>(*memories.back()));
         }
-        const std::array<Stripe, 3> stripes = {Stripe{disks[0].get(), 100 * kib}, Stripe{disks[1].get(), 0}, Stripe{disks[2].get(), 8 * kib}};
+        const std::array<Stripe, 3> stripes = {Stripe{disks[0].get(), 100 * kib}, Stripe{disks[1].get(), 0},
+                                               Stripe{disks[2].get(), 8 * kib}};
         striped = *StripedDevice::create(stripes, 16 * kib, striped_size, "striped");
         slice = *SliceDevice::create(*disks[2], 200 * kib, 100 * kib, "slice");
-        const std::array<Piece, 3> segments = {Piece{disks[0].get(), 4 * kib, first}, Piece{striped.get(), 0, striped_size}, Piece{slice.get(), 12 * kib, third}};
+        const std::array<Piece, 3> segments = {Piece{disks[0].get(), 4 * kib, first}, Piece{striped.get(), 0, striped_size},
+                                               Piece{slice.get(), 12 * kib, third}};
         device = *ConcatenationDevice::create(segments, "volume");
         queue = *make_plain_queue();
     }

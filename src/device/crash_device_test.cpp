@@ -194,7 +194,8 @@ TEST(CrashDevice, CompletionsOvertakeEachOtherByTheSeed) {
             auto bytes = filled(4096, 1);
             std::vector<std::unique_ptr<Ordered>> requests;
             for (int index = 0; index < 6; ++index) {
-                requests.push_back(std::make_unique<Ordered>(IoOperation::write, static_cast<std::uint64_t>(index) * 4096, 4096, bytes.data()));
+                const std::uint64_t offset = static_cast<std::uint64_t>(index) * 4096;
+                requests.push_back(std::make_unique<Ordered>(IoOperation::write, offset, 4096, bytes.data()));
                 requests.back()->order = &order;
                 requests.back()->number = index;
                 requests.back()->completed = [](IoRequest& request, int) {

@@ -48,7 +48,8 @@ struct Bounce {
         if (parent.operation == IoOperation::write)
             copy_from_vectors(parent.vectors, done, buffer.bytes().first(piece));
         vector = {buffer.data(), length};
-        child = {.operation = parent.operation, .durable = parent.durable, .offset = offset - skipped, .length = length, .vectors = {&vector, 1}};
+        child = {.operation = parent.operation, .durable = parent.durable, .offset = offset - skipped, .length = length,
+                 .vectors = {&vector, 1}};
         child.context = this;
         child.completed = [](IoRequest& finished, int error) { static_cast<Bounce*>(finished.context)->piece_completed(error); };
         queue.submit_file(fd, is_block_device, child);
@@ -372,7 +373,8 @@ void FileDevice::status(IoQueue& queue, StatusRequest& request) {
         std::uint64_t length = zeros;
         if (zeros == 0) {
             const off_t hole = ::lseek(fd_, static_cast<off_t>(place), SEEK_HOLE);
-            length = hole < 0 || static_cast<std::uint64_t>(hole) <= place ? end - place : std::min(end, static_cast<std::uint64_t>(hole)) - place;
+            const bool known = hole >= 0 && static_cast<std::uint64_t>(hole) > place;
+            length = (known ? std::min(end, static_cast<std::uint64_t>(hole)) : end) - place;
         }
         const bool data = zeros == 0;
         if (!request.add({.length = length, .allocated = data, .zero = !data, .depth = static_cast<std::uint8_t>(data ? 1 : 0)}))

@@ -18,7 +18,8 @@ using Call = FileOperation::Call;
 
 TEST(FileOperation, GoesOnAfterShortTransfersWithinAndBetweenVectors) {
     std::array<std::byte, 300> memory;
-    const std::array<iovec, 4> vectors = {iovec{&memory[0], 100}, iovec{&memory[100], 0}, iovec{&memory[100], 100}, iovec{&memory[200], 100}};
+    const std::array<iovec, 4> vectors = {iovec{&memory[0], 100}, iovec{&memory[100], 0}, iovec{&memory[100], 100},
+                                          iovec{&memory[200], 100}};
     IoRequest request{.operation = IoOperation::write, .durable = true, .offset = 1000, .length = 300, .vectors = vectors};
     FileOperation operation;
     operation.start(3, false, request);

@@ -80,10 +80,10 @@ class Simulation::Queue final : public IoQueue {
 std::unique_ptr<IoQueue> Simulation::make_queue() { return std::make_unique<Queue>(*this); }
 
 Simulation::Queue* Simulation::choose() {
-    const auto count = static_cast<std::uint64_t>(std::count_if(queues_.begin(), queues_.end(), [](const Queue* queue) { return queue->has_work(); }));
+    const auto count = std::count_if(queues_.begin(), queues_.end(), [](const Queue* queue) { return queue->has_work(); });
     if (count == 0)
         return nullptr;
-    std::uint64_t chosen = draw(count);
+    std::uint64_t chosen = draw(static_cast<std::uint64_t>(count));
     for (Queue* queue : queues_) {
         if (queue->has_work() && chosen-- == 0)
             return queue;

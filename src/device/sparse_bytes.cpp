@@ -38,7 +38,8 @@ AlignedBuffer& SparseBytes::page(std::uint64_t number) {
     return found->second;
 }
 
-void SparseBytes::read(std::uint64_t offset, std::uint64_t length, std::span<const iovec> vectors, std::uint64_t at, HoleList* holes) const {
+void SparseBytes::read(std::uint64_t offset, std::uint64_t length, std::span<const iovec> vectors, std::uint64_t at,
+                       HoleList* holes) const {
     for_each_page(offset, length, [&](std::uint64_t number, std::uint64_t within, std::uint64_t piece, std::uint64_t done) {
         const auto found = pages_.find(number);
         if (found != pages_.end())

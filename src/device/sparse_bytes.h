@@ -21,7 +21,8 @@ class SparseBytes {
 
     // To and from the memory of a request, at `at` bytes into it. With `holes`, pages that hold nothing are reported instead of
     // filled in as long as the list has room.
-    void read(std::uint64_t offset, std::uint64_t length, std::span<const iovec> vectors, std::uint64_t at, HoleList* holes = nullptr) const;
+    void read(std::uint64_t offset, std::uint64_t length, std::span<const iovec> vectors, std::uint64_t at,
+              HoleList* holes = nullptr) const;
     void write(std::uint64_t offset, std::span<const std::byte> bytes);
     void write(std::uint64_t offset, std::uint64_t length, std::span<const iovec> vectors, std::uint64_t at);
     // Whole pages are given back unless they are to stay allocated.
