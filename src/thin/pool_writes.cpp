@@ -7,6 +7,7 @@
 
 #include <sys/mman.h>
 
+#include "device/vectors.h"
 #include "thin/pool_thread.h"
 
 namespace lamella::thin {

@@ -2,8 +2,9 @@
 #include "thin/thin_io.h"
 
 #include <algorithm>
-#include <cstring>
+#include <utility>
 
+#include "device/vectors.h"
 #include "thin/pool_thread.h"
 
 namespace lamella::thin {
@@ -65,51 +66,6 @@ void part_completed(IoRequest& request, int error) {
 }
 
 }  // namespace
-
-void slice_vectors(std::span<const iovec> vectors, std::uint64_t offset, std::uint64_t length, std::vector<iovec>& slice) {
-    for (const iovec& vector : vectors) {
-        if (length == 0)
-            return;
-        if (offset >= vector.iov_len) {
-            offset -= vector.iov_len;
-            continue;
-        }
-        const std::uint64_t take = std::min<std::uint64_t>(vector.iov_len - offset, length);
-        slice.push_back({static_cast<std::byte*>(vector.iov_base) + offset, take});
-        offset = 0;
-        length -= take;
-    }
-}
-
-namespace {
-template <typename Visit>
-void for_each_slice(std::span<const iovec> vectors, std::uint64_t offset, std::uint64_t length, Visit visit) {
-    for (const iovec& vector : vectors) {
-        if (length == 0)
-            return;
-        if (offset >= vector.iov_len) {
-            offset -= vector.iov_len;
-            continue;
-        }
-        const std::uint64_t take = std::min<std::uint64_t>(vector.iov_len - offset, length);
-        visit(static_cast<std::byte*>(vector.iov_base) + offset, take);
-        offset = 0;
-        length -= take;
-    }
-}
-}  // namespace
-
-void zero_vectors(std::span<const iovec> vectors, std::uint64_t offset, std::uint64_t length) {
-    for_each_slice(vectors, offset, length, [](std::byte* bytes, std::uint64_t count) { std::memset(bytes, 0, count); });
-}
-
-void copy_from_vectors(std::span<const iovec> vectors, std::uint64_t offset, std::span<std::byte> bytes) {
-    std::byte* to = bytes.data();
-    for_each_slice(vectors, offset, bytes.size(), [&](const std::byte* from, std::uint64_t count) {
-        std::memcpy(to, from, count);
-        to += count;
-    });
-}
 
 void ThinIo::finish_part(IoQueue& here, bool from_submit) {
     if (parts.fetch_sub(1) == 1)

@@ -14,11 +14,6 @@
 
 namespace lamella::thin {
 
-// The part of a request's buffers from byte `offset` on for `length` bytes.
-void slice_vectors(std::span<const iovec> vectors, std::uint64_t offset, std::uint64_t length, std::vector<iovec>& slice);
-void zero_vectors(std::span<const iovec> vectors, std::uint64_t offset, std::uint64_t length);
-void copy_from_vectors(std::span<const iovec> vectors, std::uint64_t offset, std::span<std::byte> bytes);
-
 // Owned by itself: made in ThinVolume::submit(), gone after the completion of the request that it serves.
 struct ThinIo {
     ThinIo(ThinVolume& its_volume, IoQueue& its_home, IoRequest& its_request)
