@@ -21,7 +21,10 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     const lvm2::NewVolume request{"new", {}, false, {1, "host"}};
     const std::vector<lvm2::LogicalVolume> before = group.logical_volumes;
     (void)lvm2::create_volume(group, request, 3, {});
-    (void)lvm2::create_thin_pool(group, {.volume = {"newpool", {}, false, {}}, .data_extents = 5});
+    lvm2::NewThinPool pool;
+    pool.volume.name = "newpool";
+    pool.data_extents = 5;
+    (void)lvm2::create_thin_pool(group, pool);
     for (const lvm2::LogicalVolume& volume : before) {
         (void)lvm2::create_thin_snapshot(group, {"s" + volume.name, {}, true, {}}, volume.name);
         (void)lvm2::extend_volume(group, volume.name, 2, {});

@@ -5,7 +5,7 @@
 source "$(dirname "$0")/../support/host-side.sh"
 
 group=$SCRATCH/vms.img
-check "init" "$LAMELLA" init "$group" --size 1G --chunk-size 64K
+check "init" "$LAMELLA" init "$group" --size 1G --pool-size 80%VG --chunk-size 64K
 for volume in web db; do quietly "$LAMELLA" create "$group:$volume" --size 100M; done
 quietly "$LAMELLA" create "$group:flat" --size 20M --linear
 serve "$group"

@@ -58,7 +58,8 @@ listener.bind(path)
 listener.listen()
 child = os.fork()
 if child == 0:
-    os.dup2(listener.fileno(), 3, inheritable=True)
+    os.dup2(listener.fileno(), 3)
+    os.set_inheritable(3, True)
     os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()))
     os.execv(program, [program, "serve", group])
 try:

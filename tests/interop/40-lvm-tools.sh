@@ -6,7 +6,7 @@
 source "$(dirname "$0")/../support/host-side.sh"
 
 group=$SCRATCH/vms.img
-quietly "$LAMELLA" init "$group" --size 1G --vg vms --pool pool --chunk-size 128K
+quietly "$LAMELLA" init "$group" --size 1G --vg vms --pool pool --pool-size 80%VG --chunk-size 128K
 quietly "$LAMELLA" create "$group:web" --size 100M --tag prod
 quietly "$LAMELLA" create "$group:flat" --size 20M --linear
 serve "$group"

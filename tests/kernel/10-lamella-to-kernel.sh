@@ -10,7 +10,7 @@ layout() {
     local name=$1 group=$2 images=$3
     shift 3
     echo "--- $name"
-    check "$name: init" "$LAMELLA" init "$group" --vg vms --pool pool "$@"
+    check "$name: init" "$LAMELLA" init "$group" --vg vms --pool pool --pool-size 420M "$@"
     check "$name: create a thin volume" "$LAMELLA" create "$group:web" --size 160M
     check "$name: create a second, tagged" "$LAMELLA" create "$group:db" --size 96M --tag prod
     check "$name: create a linear volume" "$LAMELLA" create "$group:plain-lv" --size 24M --linear
