@@ -3,7 +3,8 @@
 // LVM tries three policies in turn, and what one of them found stays when the next one goes on:
 //
 //   contiguous  extending: the runs right behind the last segment, on all its stripes; new: the best run of each volume, once
-//   cling       the largest run of each physical volume that the last segment, or what was just found, is on; as often as it goes
+//   cling       the largest run of each physical volume that a stripe of the volume, or of what was just found, is on, in its
+//               place among the stripes; then such volumes in any place; as often as it goes
 //   normal      the best runs of any volumes, and then again those of the volumes just used
 //
 // "The best run" of a volume is its largest, or a smaller one that still holds all that is wanted, as long as it is smaller than
@@ -121,19 +122,20 @@ class Allocation {
     std::uint64_t free() const { return free_; }
     std::uint32_t wanted() const { return wanted_; }  // still, of each stripe
 
-    std::vector<Segment> run(const Striped* extends, std::uint32_t extends_count) {
-        if (extends) {
-            contiguous(*extends, extends_count);
-            while (cling(on_same_volumes(*extends))) {
+    std::vector<Segment> run(std::span<const Segment> extends) {
+        if (!extends.empty()) {
+            contiguous(extends.back());
+            while (cling(extends)) {
+            }
+            while (take(best_of(volumes_of(extends), false))) {
             }
         } else {
             take(best_of(volumes_pointers()));
-            if (!found_.empty())
-                while (cling(last_volumes())) {
-                }
+            while (cling(std::span(found_).first(std::min<std::size_t>(found_.size(), 1)))) {
+            }
         }
         for (bool on_used = true; wanted_ > 0;) {
-            if (take(best_of(on_used ? used_volumes() : volumes_pointers(), !on_used)))
+            if (take(best_of(on_used ? volumes_of(found_) : volumes_pointers(), !on_used)))
                 on_used = true;
             else if (on_used)
                 on_used = false;
@@ -156,33 +158,27 @@ class Allocation {
         return found == volumes_.end() ? nullptr : &*found;
     }
 
-    // Those that a segment found so far is on, in the group's order.
-    std::vector<FreeVolume*> used_volumes() {
+    static bool is_on(const Segment& segment, const FreeVolume& volume) {
+        const Striped* body = segment.as<Striped>();
+        return body && std::ranges::find(body->areas, volume.volume->name, &Area::name) != body->areas.end();
+    }
+
+    // Those that the segments are on, in the group's order.
+    std::vector<FreeVolume*> volumes_of(std::span<const Segment> segments) {
         std::vector<FreeVolume*> volumes;
         for (FreeVolume& volume : volumes_)
-            if (std::ranges::any_of(found_, [&](const Segment& segment) {
-                    return std::ranges::find(segment.as<Striped>()->areas, volume.volume->name, &Area::name) != segment.as<Striped>()->areas.end();
-                }))
+            if (std::ranges::any_of(segments, [&](const Segment& segment) { return is_on(segment, volume); }))
                 volumes.push_back(&volume);
         return volumes;
     }
 
-    // One for each stripe; null where a volume can't be used.
-    std::vector<FreeVolume*> on_same_volumes(const Striped& segment) {
-        std::vector<FreeVolume*> volumes;
-        for (const Area& area : segment.areas)
-            volumes.push_back(find(area.name));
-        return volumes;
-    }
-    std::vector<FreeVolume*> last_volumes() { return on_same_volumes(*found_.back().as<Striped>()); }
-
-    void contiguous(const Striped& segment, std::uint32_t extent_count) {
+    void contiguous(const Segment& segment) {
         std::vector<Choice> choices;
-        for (const Area& area : segment.areas) {
+        for (const Area& area : segment.as<Striped>()->areas) {
             FreeVolume* volume = find(area.name);
             if (volume == nullptr)
                 return;
-            const std::uint64_t behind = std::uint64_t(area.first_extent) + extent_count / segment.areas.size();
+            const std::uint64_t behind = std::uint64_t(area.first_extent) + segment.extent_count / stripes_;
             const auto run = std::ranges::find(volume->runs, behind, &ExtentRun::first);
             if (run == volume->runs.end())
                 return;
@@ -191,14 +187,24 @@ class Allocation {
         take(std::move(choices));
     }
 
-    bool cling(const std::vector<FreeVolume*>& volumes) {
-        std::vector<Choice> choices;
-        for (FreeVolume* volume : volumes) {
-            if (volume == nullptr || volume->runs.empty())
-                return false;
-            choices.push_back({volume, 0, std::min(volume->runs[0].count, wanted_)});
-        }
+    // Each volume serves as the first stripe that one of the segments has on it and that has no run yet.
+    bool cling(std::span<const Segment> segments) {
+        std::vector<Choice> choices(stripes_);
+        for (FreeVolume& volume : volumes_)
+            if (Choice* choice = volume.runs.empty() ? nullptr : open_stripe(segments, volume, choices))
+                *choice = {&volume, 0, std::min(volume.runs[0].count, wanted_)};
+        if (std::ranges::any_of(choices, [](const Choice& choice) { return choice.volume == nullptr; }))
+            return false;
         return take(std::move(choices));
+    }
+
+    static Choice* open_stripe(std::span<const Segment> segments, const FreeVolume& volume, std::vector<Choice>& choices) {
+        for (const Segment& segment : segments)
+            if (const Striped* body = segment.as<Striped>())
+                for (std::size_t stripe = 0; stripe < std::min(body->areas.size(), choices.size()); ++stripe)
+                    if (body->areas[stripe].name == volume.volume->name && choices[stripe].volume == nullptr)
+                        return &choices[stripe];
+        return nullptr;
     }
 
     // The best run of each volume, the volumes with most first. Empty: not enough of them. `tight`: a smaller run must hold
@@ -277,7 +283,7 @@ std::uint64_t free_extents(const VolumeGroup& group, std::span<const std::string
 }
 
 Result<std::vector<Segment>> allocate(const VolumeGroup& group, const Placement& placement, std::uint32_t start_extent,
-                                      std::uint32_t extents, const Segment* extends) {
+                                      std::uint32_t extents, std::span<const Segment> extends) {
     const std::uint32_t stripes = placement.stripes;
     if (stripes == 0 || stripes > max_stripes)
         return fail(ErrorKind::usage, "{} stripes; 1 to {} are possible", stripes, max_stripes);
@@ -292,15 +298,15 @@ Result<std::vector<Segment>> allocate(const VolumeGroup& group, const Placement&
     for (const std::string& name : placement.physical_volumes)
         if (!group.physical_volume(name))
             return fail(ErrorKind::not_found, "group {} has no physical volume {}", group.name, name);
-    const Striped* behind = extends ? extends->as<Striped>() : nullptr;
-    if (extends && (!behind || behind->areas.size() != stripes))
-        return fail(ErrorKind::usage, "a segment of type {} can't go on with {} stripes", extends->type, stripes);
+    const Striped* last = extends.empty() ? nullptr : extends.back().as<Striped>();
+    if (!extends.empty() && (!last || last->areas.size() != stripes))
+        return fail(ErrorKind::usage, "a segment of type {} can't go on with {} stripes", extends.back().type, stripes);
 
     Allocation allocation(group, placement, start_extent, extents);
     if (allocation.free() < extents)
         return fail(ErrorKind::no_space, "group {} has {} free extents{}; {} are needed, {} are missing", group.name, allocation.free(),
                     placement.physical_volumes.empty() ? "" : " on the volumes allowed", extents, extents - allocation.free());
-    std::vector<Segment> segments = allocation.run(behind, extends ? extends->extent_count : 0);
+    std::vector<Segment> segments = allocation.run(extends);
     if (allocation.wanted() > 0)
         return fail(ErrorKind::no_space, "group {}: no room for {} stripes on different physical volumes; {} of {} extents are missing",
                     group.name, stripes, std::uint64_t(allocation.wanted()) * stripes, extents);

@@ -27,15 +27,16 @@ std::vector<ExtentRun> free_runs(const VolumeGroup& group, std::string_view phys
 std::uint64_t free_extents(const VolumeGroup& group, std::span<const std::string> allowed = {});
 
 // Segments for `extents` more extents of a volume, numbered from `start_extent` on. `extents` is a multiple of the number of
-// stripes. `extends`: the volume's last segment, of so many stripes; where it can go on in place it does, and join_segments()
-// makes one of both.
+// stripes. `extends`: the volume's present segments; the last one has as many stripes. Where it can go on in place it does, and
+// join_segments() makes one of both.
 //
 // One run after the other is taken, on as many distinct physical volumes as there are stripes, never two stripes on one:
-// in place behind `extends`; on its physical volumes; else the first volumes that hold everything in one run, each in its tightest
-// run; else the largest runs there are, and on from there. What LVM 2.03.16 would choose, lvextend and lvcreate alike.
+// in place behind the last segment; on physical volumes of the others; else on the first volumes that hold everything in one run,
+// each in its tightest; else in the largest runs there are, and on from there. What LVM 2.03.16 chooses, but for a few extensions in badly
+// fragmented groups.
 // Errors: no_space, with the number of extents that are missing; usage.
 Result<std::vector<Segment>> allocate(const VolumeGroup& group, const Placement& placement, std::uint32_t start_extent,
-                                      std::uint32_t extents, const Segment* extends = nullptr);
+                                      std::uint32_t extents, std::span<const Segment> extends = {});
 
 // Joins neighbours that are one run on every stripe.
 void join_segments(std::vector<Segment>& segments);

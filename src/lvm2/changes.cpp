@@ -207,7 +207,8 @@ Result<void> extend_striped(VolumeGroup& group, LogicalVolume& volume, std::uint
     if (shape.stripes > 1)
         shape.stripe_sectors = striped->stripe_sectors;
     const std::uint64_t present = volume.extent_count();
-    std::vector<Segment> added = TRY(allocate(group, shape, static_cast<std::uint32_t>(present), TRY(round_up(extents, shape.stripes)), last));
+    std::vector<Segment> added = TRY(allocate(group, shape, static_cast<std::uint32_t>(present), TRY(round_up(extents, shape.stripes)),
+                                                volume.segments));
     std::ranges::move(added, std::back_inserter(volume.segments));
     join_segments(volume.segments);
     return {};
