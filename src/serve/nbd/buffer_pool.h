@@ -30,7 +30,7 @@ class BufferPool {
   private:
     // 4 KiB, 8 KiB, ... 16 MiB, and the largest.
     static constexpr std::size_t classes = 14;
-    static constexpr std::uint64_t kept_bytes = 32 << 20;
+    static constexpr std::uint64_t kept_bytes = 16 << 20;
 
     static std::size_t class_of(std::size_t bytes);
     static std::size_t class_bytes(std::size_t index) { return index + 1 == classes ? largest : std::size_t{4096} << index; }

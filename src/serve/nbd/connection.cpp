@@ -112,6 +112,8 @@ bool Connection::receive() {
         return false;
     }
     last_progress_ = worker_.now();
+    if (session_.in_transmission())
+        session_.set_export_size(export_->size());
     const auto received = static_cast<std::size_t>(result);
     const std::size_t to_payload = std::min(received, payload_room);
     if (receiving_ != nullptr) {

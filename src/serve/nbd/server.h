@@ -21,7 +21,7 @@ struct ServerLimits {
     unsigned connections = 2048;               // further ones are closed at once
     unsigned requests_per_connection = 256;    // requests taken and not yet answered
     std::uint64_t bytes_per_connection = 32 << 20;  // memory of those requests; one request alone may always reach 32 MiB
-    std::uint64_t bytes_per_reactor = 256 << 20;    // memory of all requests on one reactor; at least 64 MiB
+    std::uint64_t bytes_per_reactor = 128 << 20;    // memory of all requests on one reactor; at least 64 MiB
     Duration handshake = std::chrono::seconds(10);  // from accept to the transmission phase
     // A connection that holds memory and has neither taken nor sent a byte for this long is closed if others wait for memory.
     Duration stall = std::chrono::seconds(10);
