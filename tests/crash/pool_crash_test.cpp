@@ -173,7 +173,7 @@ class World {
 
         std::vector<std::unique_ptr<BlockDevice>> disks;
         crash_disks_.clear();
-        const CrashDevice::Delays delays{seed_ + life, static_cast<unsigned>(draw(4))};
+        const CompletionDelays delays{seed_ + life, static_cast<unsigned>(draw(4))};
         for (std::size_t number = 0; number < sizes_.size(); ++number) {
             auto disk = std::make_unique<CrashDevice>(sizes_[number], "disk", *power_, std::move(content_[number]), delays);
             crash_disks_.push_back(disk.get());

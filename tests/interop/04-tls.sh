@@ -10,18 +10,9 @@ quietly "$LAMELLA" create "$group:web" --size 100M
 head -c 3M /dev/urandom >random.raw
 truncate -s 100M random.raw
 
-# tls_server OPTION...: as serve, for a server that plain clients can't ask whether it answers.
-tls_server() {
-    socket=$SCRATCH/nbd$((++serves)).sock
-    "$LAMELLA" serve "$group" --socket "$socket" "$@" >"$SCRATCH/serve$serves.log" 2>&1 &
-    # shellcheck disable=SC2034  # for stop_serving
-    server=$!
-    wait_for 30 test -S "$socket"
-}
-
 psktool --username=alice --pskfile=keys.psk >/dev/null 2>&1
 psktool --username=alice --pskfile=wrong.psk >/dev/null 2>&1
-tls_server --tls-psk keys.psk
+serve "$group" --tls-psk keys.psk
 check "nbdcopy with the key" nbdcopy --flush random.raw "nbds+unix://alice@/web?socket=$socket&tls-psk-file=keys.psk"
 check "qemu-img with the key" qemu-img compare --object tls-creds-psk,id=psk,dir="$SCRATCH",endpoint=client,username=alice \
     --image-opts driver=file,filename=random.raw driver=nbd,export=web,server.type=unix,server.path="$socket",tls-creds=psk
@@ -50,7 +41,7 @@ for folder in ours theirs; do
 done
 # Over TCP: a name of a host is what a client checks a certificate against.
 port=$(free_port)
-tls_server --tls-certificates ours --listen "127.0.0.1:$port"
+serve "$group" --tls-certificates ours --listen "127.0.0.1:$port"
 check "nbdcopy with certificates" bash -c "nbdcopy 'nbds://127.0.0.1:$port/web?tls-certificates=ours' - | cmp - random.raw"
 check_status 1 "a client that trusts another authority goes away" nbdinfo --size "nbds://127.0.0.1:$port/web?tls-certificates=theirs"
 check_status 1 "no TLS is refused here too" nbdinfo --size "nbd://127.0.0.1:$port/web"

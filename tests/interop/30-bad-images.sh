@@ -63,13 +63,17 @@ refused 5 "cut off within the metadata area" "$SCRATCH/bad.img"
 
 check_status 3 "a path that isn't there" "$LAMELLA" list "$SCRATCH/nowhere.img"
 
-# The pool's superblock: the group itself is sound and can be listed, but the pool must not be used.
+# The pool's superblock: damage is contained. The group is sound and can be looked at; the pool and what is in it can't be used.
 lvm_alone good.img
 place=$(place_of pool_tmeta)
 cp --sparse=always good.img bad.img
 overwrite bad.img $((place + 40)) 64
 before=$(sum_of bad.img)
-check_status 5 "a pool whose superblock is broken isn't served" timeout 30 "$LAMELLA" serve "$SCRATCH/bad.img" --socket "$SCRATCH/bad.sock"
-check "and the message names it" grep -qi superblock <<<"$output"
-check_status 5 "nor changed" timeout 30 "$LAMELLA" create "$SCRATCH/bad.img:new" --size 10M
+check "a group with a broken pool can be listed" "$LAMELLA" list "$SCRATCH/bad.img"
+check_status 5 "its pool isn't changed" timeout 30 "$LAMELLA" create "$SCRATCH/bad.img:new" --size 10M
+check "and the message names the superblock" grep -qi superblock <<<"$output"
+serve "$SCRATCH/bad.img"
+check_status 1 "its volumes aren't served" qemu-io -f raw -r -c 'read 0 512' "$(uri web)"
+check "and the client is told why" grep -qi superblock <<<"$output"
+stop_serving
 check_equal "not a byte is changed" "$before" "$(sum_of bad.img)"
