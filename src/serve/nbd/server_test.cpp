@@ -263,8 +263,16 @@ class NbdServer : public testing::Test {
         std::thread thread_;
     };
 
+    // A device that lives as long as the server.
+    template <typename Device, typename... Arguments>
+    Device& make(Arguments&&... arguments) {
+        devices_.push_back(std::make_unique<Device>(std::forward<Arguments>(arguments)...));
+        return static_cast<Device&>(*devices_.back());
+    }
+
     TemporaryFolder folder_;
     MemoryDevice disk_{64 * mebibyte};
+    std::vector<std::unique_ptr<BlockDevice>> devices_;
     TestSource source_;
     std::optional<ReactorGroup> reactors_;
     std::unique_ptr<Server> server_;
@@ -273,7 +281,7 @@ class NbdServer : public testing::Test {
 // ---- libnbd ---------------------------------------------------------------------------------------------------------------------
 
 TEST_F(NbdServer, ShowsItsExports) {
-    MemoryDevice other(mebibyte);
+    auto& other = make<MemoryDevice>(mebibyte);
     source_.add("other", other, "a second one");
     start();
     const Outcome list = run({"nbdinfo", "--list", "--json", uri()});
@@ -296,7 +304,7 @@ TEST_F(NbdServer, TheDefaultExportIsTheOnlyOne) {
     const Outcome only = run({"nbdinfo", "--json", uri()});
     EXPECT_EQ(only.status, 0) << only.output;
     EXPECT_THAT(only.output, HasSubstr("\"export-name\": \"disk\""));
-    MemoryDevice other(mebibyte);
+    auto& other = make<MemoryDevice>(mebibyte);
     source_.add("other", other);
     EXPECT_NE(run({"nbdinfo", uri()}).status, 0);
     EXPECT_NE(run({"nbdinfo", uri("nothing")}).status, 0);
@@ -470,7 +478,7 @@ for piece in range(pieces):
 }
 
 TEST_F(NbdServer, AFlushOnOneConnectionCoversAll) {
-    FaultDevice watched(disk_);
+    auto& watched = make<FaultDevice>(disk_);
     source_.add("disk", watched);
     start();
     const Outcome outcome = python(R"(
@@ -516,9 +524,10 @@ TEST_F(NbdServer, FioVerifiesWhatItWrote) {
 }
 
 TEST_F(NbdServer, AFile) {
-    const auto file = FileDevice::open(folder_ / "image", {.create = 64 * mebibyte});
+    auto file = FileDevice::open(folder_ / "image", {.create = 64 * mebibyte});
     ASSERT_TRUE(file) << file.error().message();
-    source_.add("disk", **file);
+    devices_.push_back(std::move(*file));
+    source_.add("disk", *devices_.back());
     start();
     const std::string from = pattern_file(64 * mebibyte);
     EXPECT_RUNS("nbdcopy", "--flush", from, uri());
@@ -537,7 +546,7 @@ assert h.pread(1 << 20, 1 << 20) == bytes(1 << 20)
 // ---- Other clients --------------------------------------------------------------------------------------------------------------
 
 TEST_F(NbdServer, ExtendedHeaders) {
-    MemoryDevice large(std::uint64_t{8} << 30);
+    auto& large = make<MemoryDevice>(std::uint64_t{8} << 30);
     source_.add("disk", large);
     start();
     EXPECT_EQ(run({"python3", LAMELLA_SERVE_SOURCES "/nbd/testing/raw_client.py", "extended", socket()}).output, "ok\n");
@@ -578,7 +587,7 @@ TEST_F(NbdServer, KeepsToItsNumberOfConnections) {
 // ---- Life and death -------------------------------------------------------------------------------------------------------------
 
 TEST_F(NbdServer, ExportsComeAndGo) {
-    MemoryDevice other(mebibyte);
+    auto& other = make<MemoryDevice>(mebibyte);
     start();
     EXPECT_NE(run({"nbdinfo", uri("other")}).status, 0);
     source_.add("other", other);
@@ -625,7 +634,7 @@ assert handle().get_size() == 128 << 20
 }
 
 TEST_F(NbdServer, StopLetsRequestsFinish) {
-    FaultDevice slow(disk_);
+    auto& slow = make<FaultDevice>(disk_);
     slow.add({.operation = IoOperation::write, .hold = true});
     source_.add("disk", slow);
     start();
@@ -660,7 +669,7 @@ assert results == [0] * 5, results
 }
 
 TEST_F(NbdServer, StopTellsOfAFailedFlush) {
-    FaultDevice broken(disk_);
+    auto& broken = make<FaultDevice>(disk_);
     source_.add("disk", broken);
     start();
     const int client = connect_raw();
@@ -674,7 +683,7 @@ TEST_F(NbdServer, StopTellsOfAFailedFlush) {
 }
 
 TEST_F(NbdServer, PassesErrorsOn) {
-    FaultDevice broken(disk_);
+    auto& broken = make<FaultDevice>(disk_);
     broken.add({.operation = IoOperation::read, .offset = 0, .length = 4096});
     broken.add({.operation = IoOperation::write, .offset = 4096, .length = 4096, .error = ENOSPC});
     broken.add({.operation = IoOperation::flush});
