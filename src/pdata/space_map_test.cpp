@@ -61,6 +61,28 @@ TEST(BlockSet, HoldsWhatASetHolds) {
     EXPECT_TRUE(blocks.empty());
 }
 
+void expect_exact(const IndexEntry& entry, Store& store) {
+    BlockRef bitmap = value_of(store.cache.read(MetadataBlock(entry.location), BlockKind::bitmap));
+    EXPECT_EQ(entry.free, entries_per_bitmap - count_allocated_entries(bitmap.bytes()));
+    EXPECT_LE(entry.none_free_before, find_free_entry(bitmap.bytes(), nullptr, 0, entries_per_bitmap).value_or(entries_per_bitmap));
+}
+
+// What the index block of a committed metadata map says of its bitmaps.
+void expect_exact_index(Store& store) {
+    std::vector<IndexEntry> entries;
+    std::uint64_t allocated = 0;
+    {
+        BlockRef index = value_of(store.cache.read(MetadataBlock(store.root.bitmap_root), BlockKind::index));
+        for (std::uint64_t bitmap = 0; bitmap * entries_per_bitmap < store.root.blocks; ++bitmap)
+            entries.push_back(IndexEntry::unpack(index.bytes() + 16 + bitmap * IndexEntry::disk_bytes));
+    }
+    for (const IndexEntry& entry : entries) {
+        expect_exact(entry, store);
+        allocated += entries_per_bitmap - entry.free;
+    }
+    EXPECT_EQ(store.root.allocated, allocated);
+}
+
 TEST(MetadataSpaceMap, RandomCountsSurviveCommits) {
     const unsigned seed = std::random_device()();
     SCOPED_TRACE(testing::Message() << "seed " << seed);
@@ -113,7 +135,8 @@ TEST(MetadataSpaceMap, RandomCountsSurviveCommits) {
             store.commit();
             committed_model = model;
             freed.clear();
-            if (step % 2 == 0)
+            expect_exact_index(store);
+            if (step / 3000 % 2 == 0)
                 store.reopen();
             for (auto [block, count] : model)
                 ASSERT_EQ(value_of(store.map.count(MetadataBlock(block))), count);
@@ -207,6 +230,15 @@ TEST(DataSpaceMap, RandomCountsSurviveCommits) {
             store.commit();
             map.committed();
             EXPECT_EQ(root.allocated, model.size());
+            std::vector<IndexEntry> entries;
+            Btree index(store.cache, IndexEntry::disk_bytes, "index");
+            value_of(index.walk(MetadataBlock(root.bitmap_root), 0, [&](std::uint64_t, const std::byte* value) {
+                entries.push_back(IndexEntry::unpack(value));
+                return true;
+            }));
+            EXPECT_EQ(entries.size(), 4u);
+            for (const IndexEntry& entry : entries)
+                expect_exact(entry, store);
             if (step % 5000 == 4999) {
                 store.reopen();
                 value_of(map.load(root));
