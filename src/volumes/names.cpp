@@ -5,22 +5,14 @@
 
 #include <unistd.h>
 
+#include "lvm2/group.h"
+
 namespace lamella {
 
 namespace {
 
 constexpr std::size_t max_address = 64 * 1024;
 constexpr std::size_t max_physical_volumes = 1024;
-constexpr std::size_t max_name = 127;
-constexpr std::size_t max_tag = 1024;
-
-bool is_letter_or_digit(char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
-}
-
-bool holds_only(std::string_view text, std::string_view others) {
-    return std::ranges::all_of(text, [&](char c) { return is_letter_or_digit(c) || others.find(c) != std::string_view::npos; });
-}
 
 bool is_path(const std::string& text, PathExists exists) {
     return text.find('/') != std::string::npos || exists(text);
@@ -45,23 +37,14 @@ Result<void> check_address(std::string_view text) {
     return {};
 }
 
-Result<void> check_name(std::string_view name, std::string_view what) {
-    if (name.empty())
-        return fail(ErrorKind::usage, "the name of a {} is empty", what);
-    if (name.size() > max_name)
-        return fail(ErrorKind::usage, "{} name {} has {} characters; LVM allows {}", what, quoted(name), name.size(), max_name);
-    if (name.front() == '-')
-        return fail(ErrorKind::usage, "{} name {} begins with a hyphen, which LVM does not allow", what, quoted(name));
-    if (name == "." || name == "..")
-        return fail(ErrorKind::usage, "{} name {} is not allowed", what, quoted(name));
-    if (!holds_only(name, "+_.-"))
-        return fail(ErrorKind::usage, "{} name {} may hold letters, digits and + _ . - only", what, quoted(name));
-    return {};
+bool is_name(std::string_view text) {
+    // A volume that LVM hides can be named too, so that its own rules for new volumes don't apply.
+    return lvm2::check_group_name(text).has_value();
 }
 
 bool names_host_volume(std::string_view text) {
     std::size_t slash = text.find('/');
-    return slash != std::string_view::npos && check_group_name(text.substr(0, slash)) && check_volume_name(text.substr(slash + 1));
+    return slash != std::string_view::npos && is_name(text.substr(0, slash)) && is_name(text.substr(slash + 1));
 }
 
 }  // namespace
@@ -102,7 +85,7 @@ Result<GroupAddress> parse_group_address(std::string_view view, PathExists exist
     if (address.paths.size() > 1)
         return fail(ErrorKind::usage, "{} names several groups; paths of physical volumes hold a '/', such as ./{}", quoted(text),
                     address.paths[0]);
-    if (!check_group_name(text))
+    if (!is_name(text))
         return fail(ErrorKind::usage, "{} is neither a path nor the name of a volume group", quoted(text));
     return GroupAddress{.paths = {}, .name = text};
 }
@@ -116,7 +99,8 @@ Result<VolumeAddress> parse_volume_address(std::string_view text, PathExists exi
         std::string_view volume = text.substr(colon + 1);
         if (volume.empty())
             return fail(ErrorKind::usage, "{} ends in a colon: the name of a volume is missing after it", quoted(text));
-        TRY(check_volume_name(volume));
+        if (!is_name(volume))
+            return fail(ErrorKind::usage, "{} in {} can't be the name of a volume", quoted(volume), quoted(text));
         GroupAddress group = TRY(parse_group_address(text.substr(0, colon), exists));
         if (group.paths.empty())
             return fail(ErrorKind::usage, "there is no file {0}; a volume of the host's group {0} is named {0}/{1}", group.name, volume);
@@ -138,36 +122,6 @@ Result<Address> parse_address(std::string_view text, PathExists exists) {
     else if (text.rfind(':') != std::string_view::npos)
         return std::unexpected(volume.error());
     return Address(TRY(parse_group_address(text, exists)));
-}
-
-Result<void> check_group_name(std::string_view name) {
-    return check_name(name, "group");
-}
-
-Result<void> check_volume_name(std::string_view name) {
-    return check_name(name, "volume");
-}
-
-Result<void> check_new_volume_name(std::string_view name) {
-    TRY(check_volume_name(name));
-    for (std::string_view prefix : {"snapshot", "pvmove"})
-        if (name.starts_with(prefix))
-            return fail(ErrorKind::usage, "volume name \"{}\": names that begin with \"{}\" are kept for LVM itself", name, prefix);
-    for (std::string_view part : {"_cdata", "_cmeta", "_corig", "_cpool", "_cvol", "_wcorig", "_iorig", "_imeta", "_mimage", "_mlog",
-                                  "_pmspare", "_rimage", "_rmeta", "_tdata", "_tmeta", "_vdata", "_vorigin"})
-        if (name.find(part) != std::string_view::npos)
-            return fail(ErrorKind::usage, "volume name \"{}\": names that hold \"{}\" are kept for LVM's hidden volumes", name, part);
-    return {};
-}
-
-Result<void> check_tag(std::string_view tag) {
-    if (tag.empty())
-        return fail(ErrorKind::usage, "a tag is empty");
-    if (tag.size() > max_tag)
-        return fail(ErrorKind::usage, "a tag of {} characters is too long; LVM allows {}", tag.size(), max_tag);
-    if (tag.front() == '-' || !holds_only(tag, "+_.-/=!:&#"))
-        return fail(ErrorKind::usage, "tag {} may hold letters, digits and + _ . - / = ! : & # only, and no hyphen first", quoted(tag));
-    return {};
 }
 
 }  // namespace lamella

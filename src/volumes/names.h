@@ -7,7 +7,8 @@
 //   VOLUME   a logical volume of such a group:                                       ./vms.img:web   vg0/web
 //
 // A word is a path when it holds a '/', or when something of that name exists in the current folder; a path that holds commas or
-// colons itself is recognised by existing. Of several colons the last one separates the volume's name.
+// colons itself is recognised by existing. Of several colons the last one separates the volume's name. Names are made of what LVM
+// allows in names; whether a name may be given to something new is for the group to say.
 #pragma once
 
 #include <string>
@@ -47,13 +48,5 @@ Result<GroupAddress> parse_group_address(std::string_view text, PathExists exist
 Result<VolumeAddress> parse_volume_address(std::string_view text, PathExists exists = path_exists);
 // What commands take that show either. A word that is a path to something is a group.
 Result<Address> parse_address(std::string_view text, PathExists exists = path_exists);
-
-// LVM's rules (lvm(8), "VALID NAMES"): letters, digits, + _ . -; not empty, not "." or "..", no hyphen first, at most 127 characters.
-Result<void> check_group_name(std::string_view name);
-Result<void> check_volume_name(std::string_view name);
-// As check_volume_name, and not one of the names that LVM keeps for its hidden volumes: for volumes that are to be made.
-Result<void> check_new_volume_name(std::string_view name);
-// A tag: letters, digits, + _ . - / = ! : & #; no hyphen first; at most 1024 characters. A leading '@', as LVM shows it, isn't part of it.
-Result<void> check_tag(std::string_view tag);
 
 }  // namespace lamella

@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// attach and detach: a volume as a block device or a file of this host.
+//
+//   kernel                    lamella process that serves the group
+//   /dev/loopN  ------------> RUNTIME/mnt/GROUP/VOLUME/VOLUME (FUSE) -> volume
+//
+// A group that nobody serves yet is served by a background process, which ends with the last volume that is detached from it.
+#include <fcntl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <nlohmann/json.hpp>
+
+#include "cli/attachment.h"
+#include "cli/command_line.h"
+#include "cli/context.h"
+#include "cli/serving.h"
+#include "volumes/control.h"
+
+namespace lamella::cli {
+
+namespace {
+
+// The background process: serves until it isn't needed. Never returns.
+[[noreturn]] void serve_in_background(const ServingOptions& options, int ready) {
+    auto say = [](const std::string& text) { (void)!::write(STDERR_FILENO, (text + "\n").data(), text.size() + 1); };
+    auto tell = [&](const Json& answer) {
+        std::string line = print_json(answer).value_or("{}");
+        (void)!::write(ready, line.data(), line.size());
+        ::close(ready);
+    };
+    Result<std::unique_ptr<Serving>> serving = Serving::start(options);
+    if (!serving) {
+        tell(error_to_json(serving.error()));
+        ::_exit(1);
+    }
+    for (const std::string& recovered : (*serving)->opened().recovered)
+        say("lamella: group " + (*serving)->group_name() + ": " + recovered);
+    tell(Json::object());
+    (*serving)->wait();
+    Result<void> stopped = (*serving)->stop();
+    if (!stopped)
+        say("lamella: group " + (*serving)->group_name() + ": " + stopped.error().message());
+    ::_exit(stopped ? 0 : 1);
+}
+
+// Returns when the group is served.
+Result<void> start_background(const std::vector<std::string>& paths, bool read_only) {
+    std::string directory = TRY(make_runtime_directory());
+    std::string name = TRY(control_socket_name(paths.front()));
+    std::string log_path = fmt::format("{}/{}.log", directory, name.substr(0, name.rfind('.')));
+    int log = ::open(log_path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (log < 0)
+        return fail_errno(log_path);
+    int pipe[2];
+    if (::pipe2(pipe, O_CLOEXEC) != 0) {
+        ::close(log);
+        return fail_errno("pipe");
+    }
+    // Forked twice: the process that serves has a session of its own and no parent that it could become a zombie of. This
+    // process has one thread, so that all of the library works in the child.
+    pid_t child = ::fork();
+    if (child == 0) {
+        ::setsid();
+        if (::fork() != 0)
+            ::_exit(0);
+        (void)!::chdir("/");
+        int null = ::open("/dev/null", O_RDWR | O_CLOEXEC);
+        ::dup2(null, STDIN_FILENO);
+        ::dup2(log, STDOUT_FILENO);
+        ::dup2(log, STDERR_FILENO);
+        ::dup2(pipe[1], 3);
+        ::close_range(4, ~0u, 0);
+        ::fcntl(3, F_SETFD, FD_CLOEXEC);
+        ServingOptions options;
+        options.paths = paths;
+        options.engine.read_only = read_only;
+        options.automatic = true;
+        serve_in_background(options, 3);
+    }
+    int error = errno;
+    ::close(log);
+    ::close(pipe[1]);
+    std::string answer;
+    char buffer[4096];
+    for (ssize_t count; child > 0 && ((count = ::read(pipe[0], buffer, sizeof buffer)) > 0 || (count < 0 && errno == EINTR));)
+        answer.append(buffer, static_cast<std::size_t>(std::max<ssize_t>(count, 0)));
+    ::close(pipe[0]);
+    if (child < 0)
+        return fail_errno("starting a process", error);
+    while (::waitpid(child, nullptr, 0) < 0 && errno == EINTR) {
+    }
+    Result<Json> json = parse_json(answer);
+    if (!json)
+        return fail(ErrorKind::failed, "the background process ended unexpectedly; {} may say why", log_path);
+    if (json->contains("kind"))
+        return std::unexpected(error_from_json(*json));
+    return {};
+}
+
+// Paths that stay right in another folder.
+Result<std::vector<std::string>> absolute(const std::vector<std::string>& paths) {
+    std::vector<std::string> result;
+    for (const std::string& path : paths) {
+        std::unique_ptr<char, decltype(&::free)> real(::realpath(path.c_str(), nullptr), ::free);
+        if (!real)
+            return fail_errno(path);
+        result.emplace_back(real.get());
+    }
+    return result;
+}
+
+Result<void> needs_paths(const VolumeAddress& volume) {
+    if (volume.group.paths.empty())
+        return fail(ErrorKind::unsupported, "group {}: only groups on paths are attached; LVM activates its own", volume.group.name);
+    return {};
+}
+
+// Ends a background process that attach started for nothing.
+void let_go(ControlClient& client, const std::string& volume) {
+    (void)client.call("detach", {{"volume", volume}});
+}
+
+Result<void> attach(Context& context, const VolumeAddress& volume, bool read_only, bool only_file) {
+    TRY(needs_paths(volume));
+    std::vector<std::string> paths = TRY(absolute(volume.group.paths));
+    std::unique_ptr<ControlClient> client = TRY(ControlClient::connect(paths));
+    if (!client) {
+        TRY(start_background(paths, read_only));
+        client = TRY(ControlClient::connect(paths));
+        if (!client)
+            return fail(ErrorKind::failed, "the background process for {} ended at once", volume.group.text());
+    }
+    Result<Json> attached = client->call("attach", {{"volume", volume.volume}, {"read_only", read_only}});
+    if (!attached) {
+        let_go(*client, volume.volume);
+        return std::unexpected(attached.error());
+    }
+    std::string file = TRY(member<std::string>(*attached, "path", "answer"));
+    read_only = TRY(member<bool>(*attached, "read_only", "answer"));
+
+    std::string device;
+    if (!only_file && ::geteuid() == 0) {
+        if (std::vector<std::string> devices = loop_devices_of(file); !devices.empty()) {
+            device = devices.front();
+        } else if (Result<std::string> made = make_loop_device(file, read_only)) {
+            device = *made;
+        } else if (made.error().kind() == ErrorKind::unsupported) {
+            context.note(fmt::format("{}; the volume is attached as a file", made.error().message()));
+        } else {
+            let_go(*client, volume.volume);
+            return std::unexpected(made.error());
+        }
+    }
+    return context.answer((device.empty() ? file : device) + "\n",
+                          {{"volume", volume.volume},
+                           {"device", device.empty() ? Json() : Json(device)},
+                           {"file", file},
+                           {"read_only", read_only},
+                           {"process", client->server_process()}});
+}
+
+Result<void> refuse_if_used(const std::string& path, const std::string& what) {
+    std::vector<std::string> users = users_of(path);
+    if (!users.empty())
+        return fail(ErrorKind::refused, "volume {}: {} is in use: {}", what, path, fmt::join(users, ", "));
+    return {};
+}
+
+Result<void> detach(Context& context, const VolumeAddress& volume) {
+    TRY(needs_paths(volume));
+    std::unique_ptr<ControlClient> client = TRY(ControlClient::connect(volume.group.paths));
+    std::string group;
+    if (client) {
+        Json serving = TRY(client->call("serving", Json::object()));
+        group = TRY(member<std::string>(serving, "group", "answer"));
+    } else {
+        group = TRY(TRY(context.open(volume.group, Access::read))->info()).name;
+    }
+    std::string mount_point = mount_point_of(group, volume.volume);
+    if (!is_mount_point(mount_point))
+        return fail(ErrorKind::not_found, "volume {}: not attached", volume.text());
+    std::string file = mount_point + "/" + volume.volume;
+
+    context.suggest("unmount it and close what uses it, then the same command again");
+    for (const std::string& device : loop_devices_of(file)) {
+        TRY(refuse_if_used(device, volume.text()));
+        if (!context.dry_run)
+            TRY(remove_loop_device(device));
+    }
+    if (context.dry_run && client)
+        TRY(refuse_if_used(file, volume.text()));
+    bool ending = false;
+    if (!context.dry_run && client) {
+        Result<Json> detached = client->call("detach", {{"volume", volume.volume}});
+        if (!detached && detached.error().kind() == ErrorKind::refused)
+            TRY(refuse_if_used(file, volume.text()));
+        ending = TRY(member<bool>(TRY(std::move(detached)), "ending", "answer"));
+        if (ending)
+            wait_for_end_of(client->server_process());
+    } else if (!context.dry_run) {
+        context.note(fmt::format("the process that served {} is gone; cleaning up after it", group));
+        TRY(unmount_dead(mount_point));
+        remove_mount_point(mount_point);
+    }
+    return context.answer(fmt::format("volume {}: {}\n", volume.text(), context.done("detached")),
+                          {{"dry_run", context.dry_run}, {"volume", volume.volume}, {"stopped_serving", ending}});
+}
+
+}  // namespace
+
+void define_attach(CommandLine& line) {
+    struct Arguments {
+        VolumeAddress volume;
+        bool read_only = false;
+        bool file = false;
+    };
+    auto arguments = std::make_shared<Arguments>();
+    line.describe("Make a volume a block device or a file of this host",
+                  "Prints the path of the block device, for root, or of the file. A group that nobody serves is served by a process in the "
+                  "background, which ends with the last volume that is detached.");
+    line.example("attach ./vms.img:web", "prints /dev/loop0, to be formatted and mounted");
+    line.argument("VOLUME", arguments->volume, "the volume");
+    line.flag("--read-only", arguments->read_only, "for reading only");
+    line.flag("--file", arguments->file, "a file, no block device");
+    line.runs([arguments](Context& context) { return attach(context, arguments->volume, arguments->read_only, arguments->file); });
+}
+
+void define_detach(CommandLine& line) {
+    auto volume = std::make_shared<VolumeAddress>();
+    line.describe("Undo attach", "Refused while the device or file is in use; the answer says by whom.");
+    line.argument("VOLUME", *volume, "the volume");
+    line.changes();
+    line.runs([volume](Context& context) { return detach(context, *volume); });
+}
+
+}  // namespace lamella::cli

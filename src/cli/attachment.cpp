@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/attachment.h"
+
+#include <algorithm>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+#include <fcntl.h>
+#include <linux/loop.h>
+#include <poll.h>
+#include <spawn.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "cli/files.h"
+#include "volumes/control.h"
+
+extern char** environ;
+
+namespace lamella::cli {
+
+namespace {
+
+constexpr int loop_attempts = 64;
+constexpr std::size_t max_users_named = 8;
+
+struct Mount {
+    std::string device;  // "7:3"
+    std::string point;
+};
+
+// /proc/self/mountinfo writes spaces and the like as \040.
+std::string unescaped(const std::string& text) {
+    std::string result;
+    for (std::size_t i = 0; i < text.size(); ++i) {
+        if (text[i] == '\\' && i + 3 < text.size()) {
+            result += static_cast<char>(std::stoi(text.substr(i + 1, 3), nullptr, 8));
+            i += 3;
+        } else {
+            result += text[i];
+        }
+    }
+    return result;
+}
+
+std::vector<Mount> mounts() {
+    std::vector<Mount> result;
+    std::ifstream file("/proc/self/mountinfo");
+    for (std::string line; std::getline(file, line);) {
+        std::istringstream words(line);
+        std::string id, parent, device, root, point;
+        if (words >> id >> parent >> device >> root >> point)
+            result.push_back({device, unescaped(point)});
+    }
+    return result;
+}
+
+std::string first_line(const std::filesystem::path& path) {
+    std::ifstream file(path);
+    std::string line;
+    std::getline(file, line);
+    return line;
+}
+
+bool is_number(const std::string& text) {
+    return !text.empty() && text.find_first_not_of("0123456789") == std::string::npos;
+}
+
+class OpenFile {
+  public:
+    OpenFile(const std::string& path, int flags) : fd_(::open(path.c_str(), flags | O_CLOEXEC)) {}
+    ~OpenFile() {
+        if (fd_ >= 0)
+            ::close(fd_);
+    }
+    OpenFile(const OpenFile&) = delete;
+    OpenFile& operator=(const OpenFile&) = delete;
+    int fd() const { return fd_; }
+
+  private:
+    int fd_;
+};
+
+// Processes other than this one that have the file or device open.
+std::vector<std::string> processes_with(const struct stat& wanted) {
+    std::vector<std::string> users;
+    std::error_code error;
+    for (const auto& process : std::filesystem::directory_iterator("/proc", error)) {
+        std::string id = process.path().filename();
+        if (!is_number(id) || id == std::to_string(::getpid()))
+            continue;
+        for (const auto& file : std::filesystem::directory_iterator(process.path() / "fd", error)) {
+            struct stat status;
+            if (::stat(file.path().c_str(), &status) != 0 || (status.st_mode & S_IFMT) != (wanted.st_mode & S_IFMT))
+                continue;
+            bool same = S_ISBLK(wanted.st_mode) ? status.st_rdev == wanted.st_rdev
+                                                : status.st_dev == wanted.st_dev && status.st_ino == wanted.st_ino;
+            if (same) {
+                users.push_back(fmt::format("process {} ({})", id, first_line(process.path() / "comm")));
+                break;
+            }
+        }
+        if (users.size() >= max_users_named)
+            break;
+    }
+    return users;
+}
+
+}  // namespace
+
+std::string mount_point_of(const std::string& group, const std::string& volume) {
+    return fmt::format("{}/mnt/{}/{}", runtime_directory(), group, volume);
+}
+
+Result<std::string> make_mount_point(const std::string& group, const std::string& volume) {
+    TRY(make_runtime_directory());
+    std::string path = mount_point_of(group, volume);
+    if (is_mount_point(path)) {
+        struct stat status;
+        if (::stat(path.c_str(), &status) == 0 || errno != ENOTCONN)
+            return fail(ErrorKind::refused, "{}: something is mounted there", path);
+        for (const std::string& device : loop_devices_of(path + "/" + volume))
+            TRY(remove_loop_device(device));
+        TRY(unmount_dead(path));
+    }
+    TRY(make_directories(path));
+    return path;
+}
+
+void remove_mount_point(const std::string& mount_point) {
+    if (::rmdir(mount_point.c_str()) == 0)
+        ::rmdir(mount_point.substr(0, mount_point.rfind('/')).c_str());
+}
+
+bool is_mount_point(const std::string& path) {
+    return std::ranges::any_of(mounts(), [&](const Mount& mount) { return mount.point == path; });
+}
+
+Result<void> unmount_dead(const std::string& mount_point) {
+    if (::geteuid() == 0) {
+        if (::umount2(mount_point.c_str(), MNT_DETACH | UMOUNT_NOFOLLOW) != 0)
+            return fail_errno(mount_point);
+        return {};
+    }
+    std::vector<std::string> words{"fusermount3", "-u", "-z", "--", mount_point};
+    std::vector<char*> arguments;
+    for (std::string& word : words)
+        arguments.push_back(word.data());
+    arguments.push_back(nullptr);
+    pid_t child;
+    if (int error = ::posix_spawnp(&child, arguments[0], nullptr, nullptr, arguments.data(), environ); error != 0)
+        return fail_errno("fusermount3", error);
+    int status = 0;
+    while (::waitpid(child, &status, 0) < 0)
+        if (errno != EINTR)
+            return fail_errno("fusermount3");
+    if (status != 0)
+        return fail(ErrorKind::failed, "{}: fusermount3 could not unmount it", mount_point);
+    return {};
+}
+
+std::vector<std::string> loop_devices_of(const std::string& file) {
+    std::vector<std::string> devices;
+    std::error_code error;
+    for (const auto& device : std::filesystem::directory_iterator("/sys/block", error)) {
+        std::string name = device.path().filename();
+        if (name.starts_with("loop") && first_line(device.path() / "loop/backing_file") == file)
+            devices.push_back("/dev/" + name);
+    }
+    std::ranges::sort(devices);
+    return devices;
+}
+
+Result<std::string> make_loop_device(const std::string& file, bool read_only) {
+    OpenFile control("/dev/loop-control", O_RDWR);
+    if (control.fd() < 0)
+        return fail(ErrorKind::unsupported, "no loop devices here: /dev/loop-control: {}", std::strerror(errno));
+    OpenFile backing(file, read_only ? O_RDONLY : O_RDWR);
+    if (backing.fd() < 0)
+        return fail_errno(file);
+    loop_config config{};
+    config.fd = static_cast<__u32>(backing.fd());
+    config.block_size = 512;
+    std::snprintf(reinterpret_cast<char*>(config.info.lo_file_name), sizeof config.info.lo_file_name, "%s", file.c_str());
+    // Others take free devices at the same time: the number is only a proposal.
+    for (int attempt = 0; attempt < loop_attempts; ++attempt) {
+        int number = ::ioctl(control.fd(), LOOP_CTL_GET_FREE);
+        if (number < 0)
+            return fail(ErrorKind::unsupported, "no loop device is free: {}", std::strerror(errno));
+        std::string path = fmt::format("/dev/loop{}", number);
+        struct stat status;
+        // In a container nobody may be there to make the node.
+        if (::stat(path.c_str(), &status) != 0 && ::mknod(path.c_str(), S_IFBLK | 0600, makedev(7, static_cast<unsigned>(number))) != 0 &&
+            errno != EEXIST)
+            return fail(ErrorKind::unsupported, "{}: {}", path, std::strerror(errno));
+        OpenFile device(path, O_RDWR);
+        if (device.fd() < 0)
+            return fail(ErrorKind::unsupported, "{}: {}", path, std::strerror(errno));
+        // Direct I/O, so that the volume isn't cached a second time; where the file can't, without.
+        for (unsigned direct : {static_cast<unsigned>(LO_FLAGS_DIRECT_IO), 0u}) {
+            config.info.lo_flags = (read_only ? static_cast<unsigned>(LO_FLAGS_READ_ONLY) : 0u) | direct;
+            if (::ioctl(device.fd(), LOOP_CONFIGURE, &config) == 0)
+                return path;
+            if (errno != EINVAL)
+                break;
+        }
+        if (errno != EBUSY)
+            return fail(ErrorKind::unsupported, "{}: {}", path, std::strerror(errno));
+    }
+    return fail(ErrorKind::refused, "loop devices are taken faster than one can be had");
+}
+
+Result<void> remove_loop_device(const std::string& path) {
+    OpenFile device(path, O_RDWR);
+    int fd = device.fd();
+    OpenFile reader(path, O_RDONLY);
+    if (fd < 0)
+        fd = reader.fd();
+    if (fd < 0)
+        return fail_errno(path);
+    // A device whose file's process is gone can't be flushed any more; it has to go all the same.
+    if (::fsync(fd) != 0 && errno != EIO)
+        return fail_errno(path);
+    if (::ioctl(fd, LOOP_CLR_FD, 0) != 0 && errno != ENXIO)
+        return fail_errno(path);
+    return {};
+}
+
+std::vector<std::string> users_of(const std::string& path) {
+    std::vector<std::string> users;
+    struct stat status;
+    if (::stat(path.c_str(), &status) != 0)
+        return users;
+    if (S_ISBLK(status.st_mode)) {
+        std::string number = fmt::format("{}:{}", major(status.st_rdev), minor(status.st_rdev));
+        for (const Mount& mount : mounts())
+            if (mount.device == number)
+                users.push_back("mounted at " + mount.point);
+        std::error_code error;
+        for (const auto& holder : std::filesystem::directory_iterator("/sys/dev/block/" + number + "/holders", error))
+            users.push_back("device " + holder.path().filename().string());
+        std::ifstream swaps("/proc/swaps");
+        for (std::string line; std::getline(swaps, line);)
+            if (line.starts_with(path + " ") || line.starts_with(path + "\t"))
+                users.push_back("swap");
+    }
+    if (users.empty())
+        users = processes_with(status);
+    return users;
+}
+
+void wait_for_end_of(int process) {
+    int fd = static_cast<int>(::syscall(SYS_pidfd_open, process, 0));
+    if (fd < 0)
+        return;  // gone already
+    pollfd polled{fd, POLLIN, 0};
+    while (::poll(&polled, 1, -1) < 0 && errno == EINTR) {
+    }
+    ::close(fd);
+}
+
+}  // namespace lamella::cli

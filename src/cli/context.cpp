@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/context.h"
+
+#include <nlohmann/json.hpp>
+
+namespace lamella::cli {
+
+Result<VolumeGroup*> Context::open(const GroupAddress& address, Access access) {
+    group_ = TRY(environment_.open_group(address, access));
+    address_ = address;
+    return group_.get();
+}
+
+Result<void> Context::answer(std::string_view text, const Json& value) {
+    answered_ = true;
+    if (json)
+        environment_.out(TRY(print_json_indented(value)));
+    else
+        environment_.out(text);
+    return {};
+}
+
+void Context::note(std::string_view text) {
+    environment_.err(fmt::format("lamella: {}\n", text));
+}
+
+std::string Context::done(std::string_view participle) const {
+    return fmt::format("{}{}", dry_run ? "would be " : "", participle);
+}
+
+Result<void> Context::confirm(std::string_view question) {
+    if (yes || dry_run)
+        return {};
+    if (!environment_.ask) {
+        suggestion_ = "the same command with --yes, or with --dry-run to see what it would do";
+        return fail(ErrorKind::refused, "this can't be undone, and there is no terminal to ask at: {}", question);
+    }
+    std::string answer = environment_.ask(fmt::format("{} [y/n] ", question));
+    if (answer == "y" || answer == "Y" || answer == "yes")
+        return {};
+    suggestion_ = "the same command with --dry-run, to see what it would do";
+    return fail(ErrorKind::refused, "not confirmed: nothing was changed");
+}
+
+std::string Context::suggestion(const Error& error) const {
+    if (!suggestion_.empty())
+        return suggestion_;
+    std::string group = address_.text();
+    if (group.empty())  // it could not be opened
+        return error.kind() == ErrorKind::not_found ? "lamella init, to make a new group" : "";
+    switch (error.kind()) {
+    case ErrorKind::not_found: return fmt::format("lamella list {} --all", group);
+    case ErrorKind::exists: return fmt::format("another name; lamella list {} --all shows those in use", group);
+    case ErrorKind::no_space: return fmt::format("lamella show {} for what is free, lamella extend to make a pool larger", group);
+    case ErrorKind::damaged: return fmt::format("lamella group check {}", group);
+    case ErrorKind::refused: return fmt::format("lamella show {}", group);
+    case ErrorKind::usage:
+    case ErrorKind::unsupported:
+    case ErrorKind::failed: break;
+    }
+    return {};
+}
+
+}  // namespace lamella::cli

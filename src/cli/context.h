@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "base/result.h"
+#include "cli/environment.h"
+#include "volumes/json.h"
+
+namespace lamella::cli {
+
+// What a running command knows of how it was called, and how it speaks. One command, one context.
+class Context {
+  public:
+    explicit Context(Environment& environment) : environment_(environment) {}
+
+    bool json = false;
+    bool dry_run = false;
+    bool yes = false;
+
+    ChangeOptions change() const { return {.dry_run = dry_run}; }
+
+    // The group stays open until the command ends.
+    Result<VolumeGroup*> open(const GroupAddress& address, Access access);
+
+    // The command's whole answer: `text` for people or `json` for programs. Called once.
+    Result<void> answer(std::string_view text, const Json& json);
+    // Lets what was printed reach its reader now: before a wait.
+    void flush() { environment_.flush(); }
+    // For people, on standard error, with --json too: warnings, and what takes long.
+    void note(std::string_view text);
+
+    // done("created") is "created", or "would be created" in a dry run.
+    std::string done(std::string_view participle) const;
+
+    // Before something that can't be undone: goes on with --yes or in a dry run, asks at a terminal, else refuses.
+    Result<void> confirm(std::string_view question);
+
+    // What to do next if the command fails from here on; without it the kind of error decides.
+    void suggest(std::string text) { suggestion_ = std::move(text); }
+    std::string suggestion(const Error& error) const;
+
+    // An answer went out: with --json, what fails after it is told on standard error alone.
+    bool answered() const { return answered_; }
+
+  private:
+    Environment& environment_;
+    std::unique_ptr<VolumeGroup> group_;
+    GroupAddress address_;
+    std::string suggestion_;
+    bool answered_ = false;
+};
+
+}  // namespace lamella::cli

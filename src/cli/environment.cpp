@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/environment.h"
+
+#include <cstdio>
+
+#include <unistd.h>
+
+#include "volumes/engine_group.h"
+#include "volumes/remote_group.h"
+
+namespace lamella::cli {
+
+Environment system_environment() {
+    Environment environment;
+    environment.out = [](std::string_view text) { std::fwrite(text.data(), 1, text.size(), stdout); };
+    environment.err = [](std::string_view text) {
+        std::fflush(stdout);
+        std::fwrite(text.data(), 1, text.size(), stderr);
+    };
+    environment.flush = [] { std::fflush(stdout); };
+    if (::isatty(STDIN_FILENO) && ::isatty(STDERR_FILENO))
+        environment.ask = [](std::string_view question) {
+            std::fflush(stdout);
+            std::fwrite(question.data(), 1, question.size(), stderr);
+            char answer[16] = {};
+            if (!std::fgets(answer, sizeof answer, stdin))
+                return std::string();
+            std::string_view line(answer);
+            return std::string(line.substr(0, line.find('\n')));
+        };
+    environment.open_group = open_group;
+    return environment;
+}
+
+Result<std::unique_ptr<VolumeGroup>> open_group(const GroupAddress& address, Access access) {
+    if (address.paths.empty())
+        return fail(ErrorKind::unsupported, "group {0}: a group that this host's LVM runs is not for lamella yet; use LVM's commands, or name "
+                    "the physical volumes of one that isn't active, such as ./{0} or /dev/sdb1", address.name);
+    if (std::unique_ptr<ControlClient> client = TRY(ControlClient::connect(address.paths)))
+        return std::make_unique<RemoteGroup>(std::move(client));
+    return TRY(EngineGroup::open(address.paths, {.read_only = access == Access::read}));
+}
+
+}  // namespace lamella::cli

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "base/result.h"
+#include "volumes/names.h"
+#include "volumes/volume_group.h"
+
+namespace lamella::cli {
+
+enum class Access {
+    read,   // looks only: a damaged or foreign group is opened as far as it is sound
+    write,
+};
+
+// All that a command sees of the world outside, so that tests can stand in for it.
+struct Environment {
+    std::function<void(std::string_view)> out;  // standard output
+    std::function<void(std::string_view)> err;  // standard error
+    std::function<void()> flush;                // of standard output
+    // Asks the user at the terminal and returns the answer. Empty when there is no terminal to ask at.
+    std::function<std::string(std::string_view question)> ask;
+    std::function<Result<std::unique_ptr<VolumeGroup>>(const GroupAddress&, Access)> open_group;
+};
+
+// The process's own standard streams, and groups as they are.
+Environment system_environment();
+
+// Opens a group by whatever runs it: a process that serves it, else the engine in this process.
+Result<std::unique_ptr<VolumeGroup>> open_group(const GroupAddress& address, Access access);
+
+}  // namespace lamella::cli

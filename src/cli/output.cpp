@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/output.h"
+
+#include <algorithm>
+#include <ctime>
+
+#include <nlohmann/json.hpp>
+
+#include "cli/sizes.h"
+
+namespace lamella::cli {
+
+namespace {
+
+std::size_t width_of(std::string_view text) {
+    return static_cast<std::size_t>(std::ranges::count_if(text, [](char c) { return (static_cast<unsigned char>(c) & 0xc0) != 0x80; }));
+}
+
+std::string or_dash(std::string text) {
+    return text.empty() ? "-" : text;
+}
+
+std::string yes_no(bool value) {
+    return value ? "yes" : "no";
+}
+
+// Lines of "heading  value"; what isn't known or has no meaning is left out.
+class Description {
+  public:
+    void line(std::string heading, std::string value) {
+        if (!value.empty())
+            table_.row({std::move(heading), std::move(value)});
+    }
+    void size(std::string heading, std::optional<std::uint64_t> bytes) {
+        if (bytes)
+            line(std::move(heading), fmt::format("{} ({} bytes)", print_size(*bytes), *bytes));
+    }
+    void share(std::string heading, std::optional<std::uint64_t> part, std::optional<std::uint64_t> whole) {
+        line(std::move(heading), part ? fmt::format("{}, {} %", print_size(*part), shown_percent(part, whole)) : "unknown");
+    }
+    void number(std::string heading, std::optional<std::uint64_t> value) {
+        if (value)
+            line(std::move(heading), fmt::format("{}", *value));
+    }
+    std::string text() const { return table_.text(); }
+
+    Description() {
+        table_.column("");
+        table_.column("");
+    }
+
+  private:
+    Table table_;
+};
+
+}  // namespace
+
+void Table::column(std::string heading, Align align) {
+    columns_.push_back({std::move(heading), align});
+}
+
+void Table::row(std::vector<std::string> cells) {
+    cells.resize(columns_.size());
+    rows_.push_back(std::move(cells));
+}
+
+std::string Table::text() const {
+    std::vector<std::size_t> widths;
+    for (const Column& column : columns_)
+        widths.push_back(width_of(column.heading));
+    for (const auto& row : rows_)
+        for (std::size_t i = 0; i < row.size(); ++i)
+            widths[i] = std::max(widths[i], width_of(row[i]));
+
+    std::string text;
+    auto add_line = [&](auto&& cell_of) {
+        std::size_t begin = text.size();
+        for (std::size_t i = 0; i < columns_.size(); ++i) {
+            const std::string& cell = cell_of(i);
+            std::string padding(widths[i] - width_of(cell), ' ');
+            text += i > 0 ? "  " : "";
+            text += columns_[i].align == Align::right ? padding + cell : cell + padding;
+        }
+        text.erase(std::max(begin, text.find_last_not_of(' ') + 1));
+        text += '\n';
+    };
+    if (std::ranges::any_of(columns_, [](const Column& column) { return !column.heading.empty(); }))
+        add_line([&](std::size_t i) -> const std::string& { return columns_[i].heading; });
+    for (const auto& row : rows_)
+        add_line([&](std::size_t i) -> const std::string& { return row[i]; });
+    return text;
+}
+
+std::string kind_word(const VolumeInfo& volume) {
+    switch (volume.kind) {
+    case VolumeKind::linear: return "linear";
+    case VolumeKind::striped: return "striped";
+    case VolumeKind::thin_pool: return "thin-pool";
+    case VolumeKind::thin: return "thin";
+    case VolumeKind::pool_data: return "pool data";
+    case VolumeKind::pool_metadata: return "pool metadata";
+    case VolumeKind::spare: return "pool spare";
+    case VolumeKind::other: break;
+    }
+    return or_dash(volume.segment_type);
+}
+
+std::string local_time(std::optional<std::int64_t> seconds) {
+    std::time_t time = static_cast<std::time_t>(seconds.value_or(0));
+    std::tm broken_down{};
+    char text[64];
+    if (!seconds || !::localtime_r(&time, &broken_down) || std::strftime(text, sizeof text, "%Y-%m-%d %H:%M:%S", &broken_down) == 0)
+        return "-";
+    return text;
+}
+
+std::string joined(const std::vector<std::string>& words) {
+    return or_dash(fmt::format("{}", fmt::join(words, ",")));
+}
+
+std::string volume_table(const std::vector<VolumeInfo>& volumes) {
+    Table table;
+    table.column("LV");
+    table.column("Kind");
+    table.column("Size", Table::Align::right);
+    table.column("Data%", Table::Align::right);
+    table.column("Meta%", Table::Align::right);
+    table.column("Pool");
+    table.column("Origin");
+    table.column("Access");
+    table.column("Created");
+    table.column("Tags");
+    for (const VolumeInfo& volume : volumes) {
+        bool is_pool = volume.kind == VolumeKind::thin_pool;
+        table.row({
+            volume.visible ? volume.name : "[" + volume.name + "]",
+            kind_word(volume),
+            print_size(volume.size),
+            shown_percent(is_pool ? volume.data_used : volume.mapped, volume.size),
+            shown_percent(volume.metadata_used, volume.metadata_size),
+            or_dash(volume.pool),
+            or_dash(volume.origin.empty() ? volume.external_origin : volume.origin),
+            !volume.refused.empty() ? "refused" : volume.read_only ? "read-only" : "read-write",
+            local_time(volume.creation_time),
+            joined(volume.tags),
+        });
+    }
+    return table.text();
+}
+
+std::string describe_volume(const VolumeInfo& volume) {
+    Description text;
+    text.line("LV", volume.name);
+    text.line("UUID", volume.id);
+    text.line("Kind", kind_word(volume));
+    text.size("Size", volume.size);
+    text.line("Access", volume.read_only ? "read-only" : "read-write");
+    text.line("Refused", volume.refused);
+    text.line("Hidden", volume.visible ? "" : "yes");
+    text.line("Skipped at activation", volume.skip_activation ? "yes" : "");
+    text.line("Tags", fmt::format("{}", fmt::join(volume.tags, ",")));
+    if (volume.creation_time)
+        text.line("Created", local_time(volume.creation_time) + (volume.creation_host.empty() ? "" : " on " + volume.creation_host));
+    if (volume.kind == VolumeKind::thin) {
+        text.line("Pool", volume.pool);
+        text.line("Origin", volume.origin);
+        text.line("External origin", volume.external_origin);
+        text.number("Device id", volume.device_id);
+        text.share("Mapped", volume.mapped, volume.size);
+    }
+    if (volume.kind == VolumeKind::thin_pool) {
+        text.size("Chunk size", volume.chunk_size);
+        text.share("Data used", volume.data_used, volume.size);
+        text.size("Metadata size", volume.metadata_size);
+        text.share("Metadata used", volume.metadata_used, volume.metadata_size);
+        text.number("Metadata snapshot at block", volume.metadata_snapshot);
+        text.number("Transaction id", volume.transaction_id);
+        text.line("Discards", volume.discards);
+        text.line("Zeroes new chunks", yes_no(volume.zero_new_blocks));
+        text.line("When full", volume.error_when_full ? "error" : "queue");
+        text.line("Mode", volume.pool_mode.empty() ? "unknown" : volume.pool_mode);
+        text.line("Needs check", volume.needs_check ? "yes" : "");
+    }
+    if (volume.stripes > 1) {
+        text.number("Stripes", volume.stripes);
+        text.size("Stripe size", volume.stripe_size);
+    }
+    text.line("PV", fmt::format("{}", fmt::join(volume.physical_volumes, ",")));
+    if (volume.open_count > 0)
+        text.number("Open connections", volume.open_count);
+    return text.text();
+}
+
+std::string describe_group(const GroupInfo& group) {
+    Description text;
+    text.line("VG", group.name);
+    text.line("UUID", group.id);
+    text.size("Size", group.size);
+    text.size("Free", group.free);
+    text.size("Extent size", group.extent_size);
+    text.number("Sequence number", group.sequence_number);
+    text.line("System id", group.system_id);
+    text.line("Lock type", group.lock_type);
+    text.line("Tags", fmt::format("{}", fmt::join(group.tags, ",")));
+    text.line("Served", group.served ? group.writable ? "yes" : "yes, read-only" : "no");
+    Table volumes;
+    volumes.column("PV");
+    volumes.column("Device");
+    volumes.column("Size", Table::Align::right);
+    volumes.column("Free", Table::Align::right);
+    volumes.column("Tags");
+    for (const PhysicalVolumeInfo& volume : group.physical_volumes) {
+        std::uint64_t usable = volume.extents * group.extent_size;
+        volumes.row({volume.name, volume.missing ? or_dash(volume.device) + " (missing)" : or_dash(volume.device), print_size(volume.size),
+                     print_size(usable - std::min(usable, volume.allocated)), joined(volume.tags)});
+    }
+    return text.text() + "\n" + volumes.text();
+}
+
+Result<void> answer_volume(Context& context, std::string_view sentence, const VolumeInfo& volume) {
+    return context.answer(fmt::format("{}\n", sentence), {{"dry_run", context.dry_run}, {"volume", to_json(volume)}});
+}
+
+Result<void> answer_volumes(Context& context, std::string_view sentences, const std::vector<VolumeInfo>& volumes) {
+    return context.answer(sentences, {{"dry_run", context.dry_run}, {"volumes", to_json(volumes)}});
+}
+
+void note_findings(Context& context, const GroupInfo& group) {
+    for (const std::string& recovered : group.recovered)
+        context.note(fmt::format("group {}: {}", group.name, recovered));
+    for (const std::string& finding : group.findings)
+        context.note(fmt::format("warning: group {}: {}", group.name, finding));
+}
+
+}  // namespace lamella::cli

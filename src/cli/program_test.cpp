@@ -1,0 +1,413 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Every command on a group that exists in memory only: what is parsed, asked of the group, printed, and returned.
+#include "cli/program.h"
+
+#include <chrono>
+#include <filesystem>
+#include <fstream>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include "cli/pages.h"
+#include "volumes/fake_group.h"
+#include "volumes/json.h"
+
+namespace lamella::cli {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::Not;
+
+// Passes calls on to a group that outlives the command.
+class Commands : public testing::Test {
+  protected:
+    struct Borrowed final : VolumeGroup {
+        explicit Borrowed(FakeGroup& group) : group_(group) {}
+        Result<GroupInfo> info() override { return group_.info(); }
+        Result<std::vector<VolumeInfo>> volumes() override { return group_.volumes(); }
+        Result<VolumeInfo> volume(const std::string& name) override { return group_.volume(name); }
+        Result<VolumeInfo> create_pool(const CreatePool& r, ChangeOptions o) override { return group_.create_pool(r, o); }
+        Result<VolumeInfo> create_volume(const CreateVolume& r, ChangeOptions o) override { return group_.create_volume(r, o); }
+        Result<std::vector<VolumeInfo>> create_snapshots(const std::vector<CreateSnapshot>& r, ChangeOptions o) override {
+            return group_.create_snapshots(r, o);
+        }
+        Result<VolumeInfo> resize(const ResizeVolume& r, ChangeOptions o) override { return group_.resize(r, o); }
+        Result<VolumeInfo> rename(const std::string& a, const std::string& b, ChangeOptions o) override { return group_.rename(a, b, o); }
+        Result<VolumeInfo> change_tags(const std::string& n, const std::vector<std::string>& a, const std::vector<std::string>& r,
+                                       ChangeOptions o) override {
+            return group_.change_tags(n, a, r, o);
+        }
+        Result<void> remove(const std::vector<std::string>& n, bool c, ChangeOptions o) override { return group_.remove(n, c, o); }
+        Result<VolumeInfo> rollback(const std::string& n, const std::string& s, ChangeOptions o) override { return group_.rollback(n, s, o); }
+        Result<std::uint64_t> reserve_metadata_snapshot(const std::string& p, ChangeOptions o) override {
+            return group_.reserve_metadata_snapshot(p, o);
+        }
+        Result<void> release_metadata_snapshot(const std::string& p, ChangeOptions o) override {
+            return group_.release_metadata_snapshot(p, o);
+        }
+        Result<std::string> status_line(const std::string& n) override { return group_.status_line(n); }
+        Result<std::string> table_line(const std::string& n) override { return group_.table_line(n); }
+        Result<void> send_message(const std::string& p, const std::string& m) override { return group_.send_message(p, m); }
+        Result<std::string> backup_text() override { return group_.backup_text(); }
+        Result<void> restore_text(const std::string& t, bool f, ChangeOptions o) override { return group_.restore_text(t, f, o); }
+
+      private:
+        FakeGroup& group_;
+    };
+
+    Commands() {
+        environment.out = [this](std::string_view text) { out += text; };
+        environment.err = [this](std::string_view text) { err += text; };
+        environment.flush = [] {};
+        environment.open_group = [this](const GroupAddress& address, Access how) -> Result<std::unique_ptr<VolumeGroup>> {
+            opened = address.text();
+            access = how;
+            return std::make_unique<Borrowed>(group);
+        };
+    }
+
+    int run(const std::vector<std::string>& words) {
+        out.clear();
+        err.clear();
+        return static_cast<int>(run_program(words, environment));
+    }
+    Json json() { return parse_json(out).value_or(Json()); }
+
+    FakeGroup group;
+    Environment environment;
+    std::string out, err, opened;
+    std::optional<Access> access;
+};
+
+TEST_F(Commands, WrongUsageIsTwo) {
+    const std::vector<std::vector<std::string>> wrong{
+        {},
+        {"explode"},
+        {"--explode"},
+        {"init"},
+        {"init", "./a.img", "--size", "large"},
+        {"init", "./a.img", "--size", "1G", "--discards", "maybe"},
+        {"init", "./a.img", "--size", "1G", "--no-pool", "--chunk-size", "64K"},
+        {"create"},
+        {"create", "./a.img:v"},
+        {"create", "./a.img", "--size", "1G"},
+        {"create", "./a.img:v", "--size", "1X"},
+        {"create", "./a.img:v", "--size", "+1G"},
+        {"create", "./a.img:v", "--size", "10%LV"},
+        {"create", "./a.img:v", "--size", "1G", "--linear", "--pool", "p"},
+        {"create", "./a.img:v", "--size", "1G", "--linear", "--thin-pool"},
+        {"create", "./a.img:v", "--size", "1G", "--chunk-size", "128K"},
+        {"create", "./a.img:v", "--size", "1G", "--stripes", "2"},
+        {"create", "./a.img:v", "--size", "1G", "--stripes", "two", "--linear"},
+        {"create", "./a.img:v", "./a.img:w", "--size", "1G"},
+        {"snapshot"},
+        {"snapshot", "./a.img"},
+        {"snapshot", "./a.img:v", "./b.img:v"},
+        {"snapshot", "./a.img:v", "./a.img:w", "--name", "one"},
+        {"list"},
+        {"list", ""},
+        {"show"},
+        {"resize", "./a.img:v"},
+        {"extend", "./a.img:v"},
+        {"extend", "./a.img:v", "--size", "-1G"},
+        {"rename", "./a.img:v"},
+        {"tag", "./a.img:v"},
+        {"remove"},
+        {"rollback", "./a.img:v"},
+        {"serve"},
+        {"serve", "./a.img", "--tls-psk", "f", "--tls-certificates", "d"},
+        {"serve", "./a.img", "--tls", "perhaps"},
+        {"serve", "./a.img", "--threads", "-1"},
+        {"attach"},
+        {"attach", "./a.img"},
+        {"detach"},
+        {"metadata-snapshot", "./a.img:pool"},
+        {"metadata-snapshot", "./a.img:pool", "hold"},
+        {"group"},
+        {"group", "explode", "./a.img"},
+        {"group", "backup"},
+        {"group", "restore", "./a.img"},
+        {"status"},
+        {"message", "./a.img:pool"},
+        {"completion"},
+        {"completion", "tcsh"},
+        {"version", "now"},
+        {"man"},
+    };
+    for (const auto& words : wrong) {
+        EXPECT_EQ(run(words), 2) << fmt::format("{}", fmt::join(words, " ")) << "\n" << err;
+        EXPECT_THAT(err, HasSubstr("try: ")) << fmt::format("{}", fmt::join(words, " "));
+        EXPECT_EQ(out, "");
+    }
+    EXPECT_TRUE(group.changes.empty());
+}
+
+TEST_F(Commands, EveryCommandHasHelpAndJson) {
+    std::vector<std::string> names;
+    for (const CommandPage& page : command_pages()) {
+        std::vector<std::string> words = page.words;
+        words.push_back("--help");
+        EXPECT_EQ(run(words), 0);
+        EXPECT_THAT(out, HasSubstr("Usage: lamella" + (page.words.empty() ? "" : " " + page.joined(' '))));
+        EXPECT_FALSE(page.summary.empty()) << page.joined(' ');
+        bool has_json = std::ranges::any_of(page.options, [](const OptionPage& option) { return option.names.back() == "--json"; });
+        EXPECT_EQ(has_json, page.subcommands.empty()) << page.joined(' ');
+        names.push_back(page.joined(' '));
+    }
+    for (const char* name : {"init", "create", "snapshot", "list", "show", "resize", "extend", "rename", "tag", "remove", "rollback", "serve",
+                             "attach", "detach", "metadata-snapshot", "group backup", "group restore", "group check", "status", "message",
+                             "version", "completion"})
+        EXPECT_THAT(names, testing::Contains(name));
+}
+
+TEST_F(Commands, ErrorsSayWhatAndWhatNext) {
+    EXPECT_EQ(run({"show", "./vms.img:nothing"}), 3);
+    EXPECT_EQ(err, "lamella show: volume nothing: group vms has none of that name\ntry: lamella list ./vms.img --all\n");
+    EXPECT_EQ(run({"show", "./vms.img:nothing", "--json"}), 3);
+    EXPECT_EQ(json()["error"]["kind"], "not_found");
+    EXPECT_EQ(json()["error"]["try"], "lamella list ./vms.img --all");
+    EXPECT_EQ(run({"resize", "./vms.img:web", "--json"}), 2);
+    EXPECT_EQ(json()["error"]["kind"], "usage");
+}
+
+TEST_F(Commands, ExitCodesByKind) {
+    const std::pair<ErrorKind, int> codes[] = {{ErrorKind::failed, 1},  {ErrorKind::usage, 2},   {ErrorKind::not_found, 3},
+                                               {ErrorKind::exists, 4},  {ErrorKind::refused, 4}, {ErrorKind::unsupported, 4},
+                                               {ErrorKind::damaged, 5}, {ErrorKind::no_space, 6}};
+    for (auto [kind, code] : codes) {
+        group.refuse = Error(kind, "why");
+        EXPECT_EQ(run({"create", "./vms.img:new", "--size", "1G"}), code);
+        EXPECT_THAT(err, HasSubstr("lamella create: why\n"));
+    }
+}
+
+TEST_F(Commands, Create) {
+    EXPECT_EQ(run({"create", "./vms.img:db", "--size", "10G", "--tag", "a", "--tag", "b", "--read-only"}), 0);
+    EXPECT_EQ(out, "thin volume db, 10.00 GiB: created\n");
+    EXPECT_EQ(opened, "./vms.img");
+    EXPECT_EQ(access, Access::write);
+    VolumeInfo made = *group.volume("db");
+    EXPECT_EQ(made.size, 10ull << 30);
+    EXPECT_THAT(made.tags, ElementsAre("a", "b"));
+    EXPECT_TRUE(made.read_only);
+
+    EXPECT_EQ(run({"create", "./vms.img:log", "--size", "1G", "--linear"}), 0);
+    EXPECT_EQ(group.volume("log")->kind, VolumeKind::linear);
+    EXPECT_EQ(run({"create", "./vms.img:p2", "--size", "1G", "--thin-pool", "--chunk-size", "192K"}), 0);
+    EXPECT_EQ(group.volume("p2")->kind, VolumeKind::thin_pool);
+    EXPECT_EQ(run({"create", "./vms.img:db", "--size", "1G"}), 4);
+
+    group.changes.clear();
+    EXPECT_EQ(run({"create", "./vms.img:dry", "--size", "1G", "--dry-run", "--json"}), 0);
+    EXPECT_EQ(json()["dry_run"], true);
+    EXPECT_EQ(json()["volume"]["size"], 1 << 30);
+    EXPECT_THAT(group.changes, ElementsAre("dry run: add dry"));
+    EXPECT_FALSE(group.volume("dry"));
+}
+
+TEST_F(Commands, Snapshot) {
+    EXPECT_EQ(run({"snapshot", "./vms.img:web"}), 0);
+    EXPECT_EQ(out, "snapshot web-s1 of web: created\n");
+    ASSERT_EQ(run({"create", "./vms.img:db", "--size", "1G"}), 0);
+    EXPECT_EQ(run({"snapshot", "./vms.img:web", "./vms.img:db", "--name", "w", "--name", "d", "--tag", "t", "--json"}), 0);
+    ASSERT_EQ(json()["volumes"].size(), 2u);
+    EXPECT_EQ(json()["volumes"][0]["name"], "w");
+    EXPECT_EQ(json()["volumes"][1]["origin"], "db");
+    EXPECT_EQ(run({"snapshot", "./vms.img:nothing"}), 3);
+}
+
+TEST_F(Commands, List) {
+    ASSERT_EQ(run({"list", "./vms.img"}), 0);
+    EXPECT_EQ(access, Access::read);
+    EXPECT_EQ(out, "LV    Kind            Size  Data%  Meta%  Pool  Origin  Access      Created  Tags\n"
+                   "pool  thin-pool  16.00 GiB  25.00   1.56  -     -       read-write  -        -\n"
+                   "web   thin       10.00 GiB  50.00      -  pool  -       read-write  -        prod\n");
+    ASSERT_EQ(run({"list", "./vms.img", "--all"}), 0);
+    EXPECT_THAT(out, HasSubstr("[pool_tdata]"));
+    ASSERT_EQ(run({"list", "./vms.img", "--json"}), 0);
+    EXPECT_EQ(json()["group"]["name"], "vms");
+    EXPECT_EQ(json()["volumes"].size(), 2u);
+    EXPECT_EQ(json()["volumes"][1]["mapped"], 5ull << 30);
+    group.group.findings = {"metadata area of pv0: checksum wrong"};
+    ASSERT_EQ(run({"list", "./vms.img", "--json"}), 0);
+    EXPECT_THAT(err, HasSubstr("checksum wrong"));
+    EXPECT_EQ(json()["volumes"].size(), 2u);
+}
+
+TEST_F(Commands, ListOfTenThousand) {
+    for (int i = 0; i < 10'000; ++i)
+        group.list.push_back(FakeGroup::made(fmt::format("volume-{}", i), VolumeKind::thin, "thin", 1 << 30));
+    ASSERT_EQ(run({"list", "./vms.img"}), 0);
+    EXPECT_EQ(std::ranges::count(out, '\n'), 10'003);
+    ASSERT_EQ(run({"list", "./vms.img", "--json"}), 0);
+    EXPECT_EQ(json()["volumes"].size(), 10'002u);
+}
+
+TEST_F(Commands, Show) {
+    ASSERT_EQ(run({"show", "./vms.img:web"}), 0);
+    EXPECT_THAT(out, HasSubstr("Mapped     5.00 GiB, 50.00 %"));
+    EXPECT_THAT(out, Not(HasSubstr("Chunk size")));
+    ASSERT_EQ(run({"show", "./vms.img:pool"}), 0);
+    EXPECT_THAT(out, HasSubstr("Data used          4.00 GiB, 25.00 %"));
+    EXPECT_THAT(out, HasSubstr("Mode               unknown"));
+    group.list[0].data_used.reset();
+    ASSERT_EQ(run({"show", "./vms.img:pool"}), 0);
+    EXPECT_THAT(out, HasSubstr("Data used          unknown"));
+    group.group.physical_volumes.push_back({.name = "pv0", .device = "./vms.img", .size = 20ull << 30, .allocated = 4 << 20, .extents = 5});
+    ASSERT_EQ(run({"show", "./vms.img"}), 0);
+    EXPECT_THAT(out, HasSubstr("VG"));
+    EXPECT_THAT(out, HasSubstr("pv0  ./vms.img  20.00 GiB  16.00 MiB"));
+    ASSERT_EQ(run({"show", "./vms.img", "--json"}), 0);
+    EXPECT_EQ(json()["group"]["physical_volumes"][0]["device"], "./vms.img");
+}
+
+TEST_F(Commands, ResizeAndExtend) {
+    EXPECT_EQ(run({"resize", "./vms.img:web", "--size", "+5G"}), 0);
+    EXPECT_EQ(out, "volume web: resized to 15.00 GiB\n");
+    EXPECT_EQ(run({"resize", "./vms.img:web", "--size", "-5G"}), 4);
+    EXPECT_THAT(err, HasSubstr("--shrink"));
+    EXPECT_EQ(run({"resize", "./vms.img:web", "--size", "5G"}), 4);
+    EXPECT_EQ(run({"resize", "./vms.img:web", "--size", "-5G", "--shrink"}), 4);  // no terminal to ask at
+    EXPECT_EQ(group.volume("web")->size, 15ull << 30);
+    EXPECT_EQ(run({"resize", "./vms.img:web", "--size", "-5G", "--shrink", "--yes"}), 0);
+    EXPECT_EQ(group.volume("web")->size, 10ull << 30);
+    EXPECT_EQ(run({"resize", "./vms.img:web", "--size", "+50%LV"}), 0);
+    EXPECT_EQ(group.volume("web")->size, 15ull << 30);
+    EXPECT_EQ(run({"extend", "./vms.img:pool", "--size", "+1G"}), 0);
+    EXPECT_EQ(group.volume("pool")->size, 17ull << 30);
+    EXPECT_EQ(run({"extend", "./vms.img:pool", "--metadata", "--size", "+64M"}), 0);
+    EXPECT_EQ(out, "volume pool: extended to metadata 128.00 MiB\n");
+    EXPECT_EQ(run({"extend", "./vms.img:pool", "--size", "1G"}), 4);  // would be smaller
+}
+
+TEST_F(Commands, RenameAndTag) {
+    EXPECT_EQ(run({"rename", "./vms.img:web", "www"}), 0);
+    EXPECT_EQ(out, "volume web: renamed to www\n");
+    EXPECT_EQ(run({"rename", "./vms.img:www", "pool"}), 4);
+    EXPECT_EQ(run({"tag", "./vms.img:www", "--add", "new", "--remove", "prod"}), 0);
+    EXPECT_EQ(out, "volume www: tags changed to new\n");
+}
+
+TEST_F(Commands, RemoveAsks) {
+    EXPECT_EQ(run({"remove", "./vms.img:web"}), 4);
+    EXPECT_THAT(err, HasSubstr("--yes"));
+    EXPECT_TRUE(group.volume("web"));
+
+    std::string question, reply = "n";
+    environment.ask = [&](std::string_view text) {
+        question = text;
+        return reply;
+    };
+    EXPECT_EQ(run({"remove", "./vms.img:web"}), 4);
+    EXPECT_EQ(question, "Remove web of ./vms.img, and lose what is on it? [y/n] ");
+    EXPECT_TRUE(group.volume("web"));
+    EXPECT_EQ(run({"remove", "./vms.img:web", "--dry-run"}), 0);
+    EXPECT_EQ(out, "volume web: would be removed\n");
+    EXPECT_TRUE(group.volume("web"));
+    reply = "y";
+    EXPECT_EQ(run({"remove", "./vms.img:web"}), 0);
+    EXPECT_FALSE(group.volume("web"));
+
+    question.clear();
+    EXPECT_EQ(run({"remove", "./vms.img:nothing"}), 3);  // not asked about what isn't there
+    EXPECT_EQ(run({"remove", "./vms.img:pool"}), 4);
+    EXPECT_EQ(question, "");
+    EXPECT_EQ(run({"remove", "./vms.img:pool", "--with-contents", "--yes", "--json"}), 0);
+    EXPECT_EQ(json()["removed"][0], "pool");
+}
+
+TEST_F(Commands, Rollback) {
+    ASSERT_EQ(run({"snapshot", "./vms.img:web"}), 0);
+    EXPECT_EQ(run({"rollback", "./vms.img:web", "--to", "web-s1"}), 4);
+    EXPECT_TRUE(group.volume("web-s1"));
+    EXPECT_EQ(run({"rollback", "./vms.img:web", "--to", "web-s1", "--yes"}), 0);
+    EXPECT_EQ(out, "volume web: rolled back to web-s1\n");
+    EXPECT_FALSE(group.volume("web-s1"));
+}
+
+TEST_F(Commands, PoolsAndLines) {
+    EXPECT_EQ(run({"metadata-snapshot", "./vms.img:pool", "reserve"}), 0);
+    EXPECT_EQ(out, "pool pool: metadata snapshot reserved at block 77\n");
+    EXPECT_EQ(run({"metadata-snapshot", "./vms.img:pool", "release", "--json"}), 0);
+    EXPECT_TRUE(json()["metadata_snapshot"].is_null());
+    EXPECT_EQ(run({"status", "./vms.img:pool"}), 0);
+    EXPECT_EQ(out, *group.status_line("pool") + "\n");
+    EXPECT_EQ(run({"status", "./vms.img:pool", "--table", "--json"}), 0);
+    EXPECT_EQ(json()["table"], *group.table_line("pool"));
+    group.changes.clear();
+    EXPECT_EQ(run({"message", "./vms.img:pool", "create_snap", "2", "1"}), 0);
+    EXPECT_THAT(group.changes, ElementsAre("message create_snap 2 1"));
+}
+
+TEST_F(Commands, GroupText) {
+    char name[] = "/tmp/lamella-cli-XXXXXX";
+    std::string folder = ::mkdtemp(name);
+    std::string file = folder + "/backup";
+    EXPECT_EQ(run({"group", "backup", "./vms.img"}), 0);
+    EXPECT_EQ(out, "# a group\n");
+    EXPECT_EQ(run({"group", "backup", "./vms.img", "--file", file}), 0);
+    std::string text(std::istreambuf_iterator<char>(std::ifstream(file).rdbuf()), {});
+    EXPECT_EQ(text, "# a group\n");
+    EXPECT_EQ(run({"group", "backup", "./vms.img", "--file", folder + "/missing/backup"}), 3);
+    std::ofstream(file) << "# another\n";
+    EXPECT_EQ(run({"group", "restore", "./vms.img", "--file", file}), 4);
+    EXPECT_EQ(run({"group", "restore", "./vms.img", "--file", file, "--dry-run"}), 0);
+    EXPECT_EQ(group.text, "# a group\n");
+    EXPECT_EQ(run({"group", "restore", "./vms.img", "--file", file, "--yes", "--force"}), 0);
+    EXPECT_EQ(group.text, "# another\n");
+    EXPECT_EQ(run({"group", "restore", "./vms.img", "--file", folder + "/missing", "--yes"}), 3);
+    std::filesystem::remove_all(folder);
+
+    EXPECT_EQ(run({"group", "check", "./vms.img"}), 0);
+    EXPECT_EQ(out, "group vms: sound\n");
+    group.group.findings = {"one", "two"};
+    EXPECT_EQ(run({"group", "check", "./vms.img"}), 5);
+    EXPECT_EQ(out, "one\ntwo\n");
+    EXPECT_EQ(run({"group", "check", "./vms.img", "--json"}), 5);
+    EXPECT_EQ(json()["findings"].size(), 2u);  // one document, the error beside it
+}
+
+TEST_F(Commands, Version) {
+    EXPECT_EQ(run({"version"}), 0);
+    EXPECT_EQ(out, fmt::format("lamella {}\n", program_version));
+    EXPECT_EQ(run({"--version"}), 0);
+    EXPECT_EQ(run({"version", "--json"}), 0);
+    EXPECT_EQ(json()["version"], program_version);
+}
+
+TEST_F(Commands, ManualPages) {
+    char name[] = "/tmp/lamella-cli-XXXXXX";
+    std::string folder = ::mkdtemp(name);
+    ASSERT_EQ(run({"man", "--output", folder}), 0) << err;
+    EXPECT_TRUE(std::filesystem::exists(folder + "/lamella.1"));
+    EXPECT_TRUE(std::filesystem::exists(folder + "/lamella-group-backup.1"));
+    EXPECT_FALSE(std::filesystem::exists(folder + "/lamella-man.1"));
+    std::string page(std::istreambuf_iterator<char>(std::ifstream(folder + "/lamella-create.1").rdbuf()), {});
+    EXPECT_THAT(page, HasSubstr(".TH LAMELLA-CREATE 1"));
+    EXPECT_THAT(page, HasSubstr("\\fB\\-\\-chunk\\-size\\fR \\fISIZE\\fR"));
+    std::filesystem::remove_all(folder);
+}
+
+TEST_F(Commands, Completion) {
+    for (const char* shell : {"bash", "zsh", "fish"}) {
+        ASSERT_EQ(run({"completion", shell}), 0);
+        EXPECT_THAT(out, HasSubstr("metadata-snapshot"));
+        EXPECT_THAT(out, HasSubstr("chunk-size"));
+        EXPECT_THAT(out, Not(HasSubstr("'man'")));
+    }
+}
+
+TEST_F(Commands, HostGroupsAreRefusedByName) {
+    environment.open_group = open_group;
+    EXPECT_EQ(run({"list", "vg0"}), 4);
+    EXPECT_THAT(err, HasSubstr("group vg0"));
+    EXPECT_EQ(run({"attach", "vg0/web"}), 4);
+    EXPECT_EQ(run({"serve", "vg0"}), 4);
+}
+
+}  // namespace
+}  // namespace lamella::cli

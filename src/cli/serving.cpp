@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/serving.h"
+
+#include <csignal>
+#include <cstdlib>
+#include <map>
+
+#include <nlohmann/json.hpp>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/mount.h>
+#include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "cli/attachment.h"
+#include "cli/files.h"
+#include "serve/fuse/fuse_export.h"
+#include "volumes/control.h"
+
+namespace lamella::cli {
+
+class Serving::Implementation {
+  public:
+    explicit Implementation(ServingOptions options) : options_(std::move(options)) {}
+    ~Implementation();
+
+    Result<void> start();
+    void wait();
+    Result<void> stop();
+
+    GroupInfo opened;
+    std::vector<std::string> uris;
+
+  private:
+    struct Attached {
+        std::unique_ptr<Export> volume;
+        std::unique_ptr<fuse::FuseExport> file;  // gone before the volume
+        bool read_only = false;
+    };
+
+    Result<void> start_nbd();
+    // Control methods, on the control server's thread.
+    Result<Json> describe();
+    Result<Json> attach(const std::string& volume, bool read_only);
+    Result<Json> detach(const std::string& volume);
+    void forget_unmounted();
+
+    ServingOptions options_;
+    int signals_ = -1;
+    int end_ = -1;  // eventfd: an automatic one has nothing left to do
+    std::unique_ptr<EngineGroup> group_;
+    std::unique_ptr<ExportSource> nbd_source_;
+    std::unique_ptr<ExportSource> attach_source_;
+    std::optional<ReactorGroup> reactors_;
+    std::unique_ptr<nbd::Server> server_;
+    std::map<std::string, Attached> attached_;  // the control thread's, while that runs
+    std::unique_ptr<ControlServer> control_;
+};
+
+Serving::Implementation::~Implementation() {
+    (void)stop();
+    for (int fd : {signals_, end_})
+        if (fd >= 0)
+            ::close(fd);
+}
+
+Result<void> Serving::Implementation::start() {
+    sigset_t signals;
+    ::sigemptyset(&signals);
+    ::sigaddset(&signals, SIGTERM);
+    ::sigaddset(&signals, SIGINT);
+    ::pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+    signals_ = ::signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
+    end_ = ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (signals_ < 0 || end_ < 0)
+        return fail_errno("signals");
+
+    group_ = TRY(EngineGroup::open(options_.paths, options_.engine));
+    opened = TRY(group_->info());
+    for (const std::string& name : options_.exports)
+        TRY_WITHIN("--export", group_->volume(name));
+    TRY(start_nbd());
+    attach_source_ = group_->exports();
+
+    ControlHandlers handlers = group_handlers(*group_);
+    handlers["serving"] = [this](const Json&) { return describe(); };
+    handlers["attach"] = [this](const Json& params) -> Result<Json> {
+        return attach(TRY(member<std::string>(params, "volume", "params")), TRY(member<bool>(params, "read_only", "params")));
+    };
+    handlers["detach"] = [this](const Json& params) -> Result<Json> {
+        return detach(TRY(member<std::string>(params, "volume", "params")));
+    };
+    control_ = TRY(ControlServer::start(options_.paths, std::move(handlers)));
+    return {};
+}
+
+Result<void> Serving::Implementation::start_nbd() {
+    nbd::ServerOptions& options = options_.nbd;
+    options.read_only = options.read_only || options_.engine.read_only;
+    if (options.unix_sockets.empty() && options.tcp_addresses.empty() && !options.socket_activation)
+        options.unix_sockets.push_back(fmt::format("{}/{}.nbd.sock", TRY(make_runtime_directory()), opened.name));
+    reactors_.emplace(TRY(ReactorGroup::start(options_.threads)));
+    nbd_source_ = group_->exports(options_.exports);
+    server_ = TRY(nbd::Server::start(*reactors_, *nbd_source_, options));
+    uris = server_->uris();
+    return {};
+}
+
+void Serving::Implementation::wait() {
+    pollfd polled[] = {{signals_, POLLIN, 0}, {end_, POLLIN, 0}};
+    while (::poll(polled, std::size(polled), -1) < 0 && errno == EINTR) {
+    }
+}
+
+Result<void> Serving::Implementation::stop() {
+    // In this order nobody can ask for anything that is gone already. The first error is the one that tells why.
+    Result<void> outcome;
+    auto keep = [&](Result<void> result) {
+        if (!result && outcome)
+            outcome = std::move(result);
+    };
+    std::unique_ptr<ControlServer> control = std::move(control_);
+    control.reset();
+    for (auto& [name, attached] : attached_) {
+        std::string mount_point = mount_point_of(opened.name, name);
+        if (!attached.file->unmount() && !attached.read_only)
+            keep(flush_now(attached.volume->device()));
+        attached.file.reset();
+        remove_mount_point(mount_point);
+    }
+    attached_.clear();
+    if (server_)
+        keep(server_->stop());
+    server_.reset();
+    reactors_.reset();
+    nbd_source_.reset();
+    attach_source_.reset();
+    if (group_)
+        keep(group_->close());
+    group_.reset();
+    return outcome;
+}
+
+Result<Json> Serving::Implementation::describe() {
+    forget_unmounted();
+    Json files = Json::array();
+    for (const auto& [name, attached] : attached_)
+        files.push_back({{"volume", name}, {"path", attached.file->path()}, {"read_only", attached.read_only}});
+    return Json{{"group", opened.name}, {"process", ::getpid()}, {"automatic", options_.automatic}, {"uris", uris}, {"attached", files}};
+}
+
+Result<Json> Serving::Implementation::attach(const std::string& volume, bool read_only) {
+    forget_unmounted();
+    read_only = read_only || options_.engine.read_only;
+    auto found = attached_.find(volume);
+    if (found != attached_.end() && found->second.read_only != read_only)
+        return fail(ErrorKind::refused, "volume {}: attached already, {}", volume, read_only ? "for writing" : "read-only");
+    if (found == attached_.end()) {
+        Attached attached;
+        attached.volume = TRY(attach_source_->open(volume, read_only));
+        attached.read_only = read_only || attached.volume->read_only();
+        std::string mount_point = TRY(make_mount_point(opened.name, volume));
+        Result<std::unique_ptr<fuse::FuseExport>> file =
+            fuse::FuseExport::mount(attached.volume->device(), {mount_point, volume, attached.read_only});
+        if (!file) {
+            remove_mount_point(mount_point);
+            return std::unexpected(file.error());
+        }
+        attached.file = std::move(*file);
+        found = attached_.emplace(volume, std::move(attached)).first;
+    }
+    return Json{{"volume", volume}, {"path", found->second.file->path()}, {"read_only", found->second.read_only}};
+}
+
+Result<Json> Serving::Implementation::detach(const std::string& volume) {
+    forget_unmounted();
+    auto found = attached_.find(volume);
+    if (found != attached_.end()) {
+        TRY(found->second.file->unmount());
+        remove_mount_point(mount_point_of(opened.name, volume));
+        attached_.erase(found);
+    }
+    bool ending = options_.automatic && attached_.empty() && server_->connections() == 0;
+    if (ending)
+        ::eventfd_write(end_, 1);
+    return Json{{"ending", ending}};
+}
+
+void Serving::Implementation::forget_unmounted() {
+    for (auto entry = attached_.begin(); entry != attached_.end();)
+        entry = entry->second.file->mounted() ? std::next(entry) : attached_.erase(entry);
+}
+
+Serving::Serving(std::unique_ptr<Implementation> implementation) : implementation_(std::move(implementation)) {}
+Serving::~Serving() = default;
+
+Result<std::unique_ptr<Serving>> Serving::start(ServingOptions options) {
+    auto implementation = std::make_unique<Implementation>(std::move(options));
+    TRY(implementation->start());
+    return std::unique_ptr<Serving>(new Serving(std::move(implementation)));
+}
+
+const std::string& Serving::group_name() const {
+    return implementation_->opened.name;
+}
+
+const std::vector<std::string>& Serving::uris() const {
+    return implementation_->uris;
+}
+
+const GroupInfo& Serving::opened() const {
+    return implementation_->opened;
+}
+
+void Serving::wait() {
+    implementation_->wait();
+}
+
+Result<void> Serving::stop() {
+    return implementation_->stop();
+}
+
+}  // namespace lamella::cli

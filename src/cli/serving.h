@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A process that serves a group: the group itself, its control socket, an NBD server, and files of volumes that are attached.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "serve/nbd/server.h"
+#include "volumes/engine_group.h"
+
+namespace lamella::cli {
+
+struct ServingOptions {
+    std::vector<std::string> paths;  // physical volumes
+    EngineOptions engine;
+    std::vector<std::string> exports;  // volumes for NBD; empty: all
+    unsigned threads = 0;              // reactors; 0: one a core, up to 4
+    // Without any socket, address or passed socket: RUNTIME/GROUP.nbd.sock.
+    nbd::ServerOptions nbd;
+    // Started by `attach`: ends when the last attached volume is detached and no client is left.
+    bool automatic = false;
+};
+
+// Beside VolumeGroup's methods (volumes/control.h) the control socket answers
+//   serving  {}                        {"group", "process", "automatic", "uris": [...], "attached": [{"volume","path","read_only"}]}
+//   attach   {"volume", "read_only"}   {"volume", "path", "read_only"}; the same again for a volume that is attached already
+//   detach   {"volume"}                {"ending": true if the process ends now}
+class Serving {
+  public:
+    // Everything is up when it returns. Blocks SIGTERM and SIGINT for this thread and those that it starts: call it before other
+    // threads exist.
+    static Result<std::unique_ptr<Serving>> start(ServingOptions options);
+    // As stop(), errors unseen.
+    ~Serving();
+
+    const std::string& group_name() const;
+    const std::vector<std::string>& uris() const;
+    // What opening the group put right, and what is wrong with it.
+    const GroupInfo& opened() const;
+
+    // Until SIGTERM, SIGINT, or the end of an automatic one.
+    void wait();
+    // Lets requests in flight finish, commits and closes everything, removes sockets and mounts.
+    Result<void> stop();
+
+  private:
+    class Implementation;
+    explicit Serving(std::unique_ptr<Implementation> implementation);
+    std::unique_ptr<Implementation> implementation_;
+};
+
+}  // namespace lamella::cli

@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <nlohmann/json.hpp>
+
+#include "cli/command_line.h"
+#include "cli/context.h"
+#include "cli/output.h"
+
+namespace lamella::cli {
+
+void define_show(CommandLine& line) {
+    auto address = std::make_shared<Address>();
+    line.describe("Show all that is known of a group or a volume");
+    line.example("show ./vms.img", "the group and its physical volumes");
+    line.example("show ./vms.img:pool", "one volume");
+    line.argument("GROUP|VOLUME", *address, "GROUP, or GROUP:NAME");
+    line.runs([address](Context& context) -> Result<void> {
+        if (const auto* volume_address = std::get_if<VolumeAddress>(address.get())) {
+            VolumeGroup& group = *TRY(context.open(volume_address->group, Access::read));
+            VolumeInfo volume = TRY(group.volume(volume_address->volume));
+            note_findings(context, TRY(group.info()));
+            return context.answer(describe_volume(volume), {{"volume", to_json(volume)}});
+        }
+        VolumeGroup& group = *TRY(context.open(std::get<GroupAddress>(*address), Access::read));
+        GroupInfo info = TRY(group.info());
+        note_findings(context, info);
+        return context.answer(describe_group(info), {{"group", to_json(info)}});
+    });
+}
+
+}  // namespace lamella::cli
