@@ -94,6 +94,7 @@ class MappingReferences final : public pdata::ValueReferences {
         blocks_.resize(count);
         for (std::size_t index = 0; index < count; ++index)
             blocks_[index] = unpack_mapping(values + index * mapping_bytes).block.value();
+        std::ranges::sort(blocks_);  // so that each bitmap is looked up once
         return blocks_;
     }
 
