@@ -169,7 +169,7 @@ class Bench:
 
     def fio(self, target, rw, *, bs="4k", depth=32, seconds=None, jobs=1, servers=(), extra=()):
         """One run of fio. `target`: the options that name the engine and the place. A Sample of operations a second."""
-        timed = [] if seconds == 0 else ["--time_based", f"--runtime={seconds or self.seconds}"]
+        timed = [] if seconds == 0 else ["--time_based", f"--runtime={round(1000 * (seconds or self.seconds))}ms"]
         arguments = [self.programs.need("fio"), "--name=bench", *target, f"--rw={rw}", f"--bs={bs}", f"--iodepth={depth}",
                      f"--numjobs={jobs}", "--group_reporting", "--randrepeat=1", "--output-format=json", *timed,
                      *extra]

@@ -60,7 +60,7 @@ class Lamella:
         self.image = image or bench.path(".group.img")
         self.server = None
         if image is None:
-            self.command("init", self.image, "--size", size, "--vg", "bench", *options)
+            self.command("init", self.image, "--size", f"{size}b", "--vg", "bench", *options)
 
     def command(self, *words, timeout=600):
         return self.bench.processes.run([self.bench.programs.need("lamella"), *words], timeout=timeout)
@@ -69,7 +69,7 @@ class Lamella:
         return f"{self.image}:{name}"
 
     def create(self, name, size):
-        self.command("create", self.volume(name), "--size", size)
+        self.command("create", self.volume(name), "--size", f"{size}b")
 
     def snapshot(self, name, snapshot):
         self.command("snapshot", self.volume(name), "--name", snapshot)

@@ -8,7 +8,7 @@ import re
 import statistics
 import time
 
-from fixtures import PoolPlace, restore_mappings, section, write_group
+from fixtures import SECTOR, PoolPlace, restore_mappings, section, write_group
 from harness import GiB, MiB
 from servers import Lamella
 
@@ -17,29 +17,31 @@ DATA_START = 64 * MiB
 
 def run(bench):
     count = bench.size(10000, 50)
-    model = Lamella(bench, GiB, "--metadata-size", 128 * MiB)
+    model = Lamella(bench, GiB, "--metadata-size", "128m")
     model.create("web", GiB)
-    model.snapshot("web", "snapshot-0")
+    model.snapshot("web", "copy-0")
     text = model.command("group", "backup", model.image)
-    extent_bytes = int(re.search(r"extent_size = (\d+)", text).group(1)) * 512
+    extent_bytes = int(re.search(r"extent_size = (\d+)", text).group(1)) * SECTOR
     extents = int(re.search(r"pe_count = (\d+)", text).group(1))
 
-    begin, end = section(text, "snapshot-0")
+    begin, end = section(text, "copy-0")
     pattern = text[begin:end]
     transaction = PoolPlace(text).transaction
     identity = re.search(r'id = "([^"]+)"', pattern).group(1)
     copies = []
     for number in range(1, count):
-        copy = pattern.replace("snapshot-0", f"snapshot-{number}").replace(identity, identity[:-6] + f"{number:06}")
+        copy = pattern.replace("copy-0", f"copy-{number}").replace(identity, identity[:-6] + f"{number:06}")
         copy = re.sub(r"device_id = \d+", f"device_id = {number + 2}", copy)
         copies.append(re.sub(r"transaction_id = \d+", f"transaction_id = {transaction - 1 + number}", copy))
     text = text[:end] + "\n\n" + "\n\n".join(copies) + text[end:]
     begin, end = section(text, "pool")
     text = text[:begin] + re.sub(r"transaction_id = \d+", f"transaction_id = {transaction - 1 + count}", text[begin:end]) + text[end:]
-    text = re.sub(r"pe_start = \d+", f"pe_start = {DATA_START // 512}", text)
+    size = DATA_START + extents * extent_bytes
+    text = re.sub(r"pe_start = \d+", f"pe_start = {DATA_START // SECTOR}", text)
+    text = re.sub(r"dev_size = \d+", f"dev_size = {size // SECTOR}", text)
 
     image = bench.path(".group.img")
-    write_group(image, text, DATA_START, DATA_START + extents * extent_bytes)
+    write_group(image, text, DATA_START, size)
     place = PoolPlace(text)
     restore_mappings(bench, image, place, [(1, 0, 16, [(0, 0, 16)])] +
                      [(number + 2, transaction - 1 + number, 16, [(0, 0, 16)]) for number in range(count)])

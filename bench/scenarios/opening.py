@@ -15,7 +15,7 @@ def run(bench):
     size = bench.size(2 * TiB, 64 * GiB)
     metadata = bench.size(GiB, 16 * MiB)
     bench.need_room(3 * metadata)
-    group = Lamella(bench, size, "--metadata-size", metadata)
+    group = Lamella(bench, size, "--metadata-size", f"{metadata}b")
     group.create("web", size)
     place = PoolPlace(group.command("group", "backup", group.image))
     mapped = min(place.blocks, int(metadata // 4096 * 114.5))  # thin_restore leaves leaves half full
