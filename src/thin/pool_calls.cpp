@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The pool's thread answering other threads: volumes, devices, snapshots, growth.
+#include <algorithm>
+
 #include "thin/pool_thread.h"
 
 namespace lamella::thin {
@@ -197,7 +199,8 @@ Result<PoolStatus> PoolThread::status() {
     status.transaction_id = metadata_->transaction_id();
     const BlockCounts metadata = metadata_->metadata_counts();
     const BlockCounts data = metadata_->data_counts();
-    status.used_metadata_blocks = metadata.used();
+    // What is kept back counts as used: a pool without more is out of metadata space. (dm-thin-metadata.c, __get_free_metadata_blocks)
+    status.used_metadata_blocks = std::min(metadata.total, metadata.used() + metadata_->metadata_reserve());
     status.metadata_blocks = metadata.total;
     status.used_data_blocks = data.used();
     status.data_blocks = data.total;
