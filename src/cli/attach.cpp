@@ -49,7 +49,8 @@ namespace {
 Result<void> start_background(const std::vector<std::string>& paths, bool read_only) {
     std::string directory = TRY(make_runtime_directory());
     std::string name = TRY(control_socket_name(paths.front()));
-    std::string log_path = fmt::format("{}/{}.log", directory, name.substr(0, name.rfind('.')));
+    std::string stem = fmt::format("{}/{}", directory, name.substr(0, name.rfind('.')));
+    std::string log_path = stem + ".log";
     int log = ::open(log_path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (log < 0)
         return fail_errno(log_path);
@@ -77,6 +78,8 @@ Result<void> start_background(const std::vector<std::string>& paths, bool read_o
         options.paths = paths;
         options.engine.read_only = read_only;
         options.automatic = true;
+        // Not by the group's name: another group of that name may be attached too.
+        options.nbd.unix_sockets = {stem + ".nbd.sock"};
         serve_in_background(options, 3);
     }
     int error = errno;
@@ -172,15 +175,19 @@ Result<void> detach(Context& context, const VolumeAddress& volume) {
     TRY(needs_paths(volume));
     std::unique_ptr<ControlClient> client = TRY(ControlClient::connect(volume.group.paths));
     std::string group;
+    bool attached = false;
     if (client) {
         Json serving = TRY(client->call("serving", Json::object()));
         group = TRY(member<std::string>(serving, "group", "answer"));
+        for (const std::string& name : TRY(member<std::vector<std::string>>(serving, "attached", "answer")))
+            attached = attached || name == volume.volume;
     } else {
         group = TRY(TRY(context.open(volume.group, Access::read))->info()).name;
+        attached = mount_state(mount_point_of(group, volume.volume)) == MountState::dead;
     }
-    std::string mount_point = mount_point_of(group, volume.volume);
-    if (!is_mount_point(mount_point))
+    if (!attached)
         return fail(ErrorKind::not_found, "volume {}: not attached", volume.text());
+    std::string mount_point = mount_point_of(group, volume.volume);
     std::string file = mount_point + "/" + volume.volume;
 
     context.suggest("unmount it and close what uses it, then the same command again");

@@ -15,6 +15,7 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/statfs.h>
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -122,10 +123,10 @@ std::string mount_point_of(const std::string& group, const std::string& volume) 
 Result<std::string> make_mount_point(const std::string& group, const std::string& volume) {
     TRY(make_runtime_directory());
     std::string path = mount_point_of(group, volume);
-    if (is_mount_point(path)) {
-        struct stat status;
-        if (::stat(path.c_str(), &status) == 0 || errno != ENOTCONN)
-            return fail(ErrorKind::refused, "{}: something is mounted there", path);
+    MountState state = mount_state(path);
+    if (state == MountState::live)
+        return fail(ErrorKind::refused, "{}: a volume of that name is attached there, of another group named {}", path, group);
+    if (state == MountState::dead) {
         for (const std::string& device : loop_devices_of(path + "/" + volume))
             TRY(remove_loop_device(device));
         TRY(unmount_dead(path));
@@ -139,8 +140,12 @@ void remove_mount_point(const std::string& mount_point) {
         ::rmdir(mount_point.substr(0, mount_point.rfind('/')).c_str());
 }
 
-bool is_mount_point(const std::string& path) {
-    return std::ranges::any_of(mounts(), [&](const Mount& mount) { return mount.point == path; });
+MountState mount_state(const std::string& mount_point) {
+    if (std::ranges::none_of(mounts(), [&](const Mount& mount) { return mount.point == mount_point; }))
+        return MountState::none;
+    // Asks the file system's process, where stat() may be answered from what the kernel remembers.
+    struct statfs status;
+    return ::statfs(mount_point.c_str(), &status) != 0 && errno == ENOTCONN ? MountState::dead : MountState::live;
 }
 
 Result<void> unmount_dead(const std::string& mount_point) {

@@ -14,11 +14,17 @@ namespace lamella::cli {
 
 // RUNTIME/mnt/GROUP/VOLUME
 std::string mount_point_of(const std::string& group, const std::string& volume);
-// Makes the folder; what a dead process left mounted there is unmounted.
+// Makes the folder; what a dead process left mounted there is unmounted. Refused when a living one has mounted something there:
+// another group of the same name.
 Result<std::string> make_mount_point(const std::string& group, const std::string& volume);
 // The folder, and the group's if it is the last; nothing happens where something is in it.
 void remove_mount_point(const std::string& mount_point);
-bool is_mount_point(const std::string& path);
+enum class MountState {
+    none,
+    live,
+    dead,  // its process is gone
+};
+MountState mount_state(const std::string& mount_point);
 // Even when in use: for mounts whose process is gone.
 Result<void> unmount_dead(const std::string& mount_point);
 

@@ -122,8 +122,10 @@ void define_serve(CommandLine& line) {
     line.need("--tls-any-client", "--tls-certificates");
     line.runs([arguments](Context& context) -> Result<void> {
         Result<void> served = serve(context, *arguments);
-        if (!served && served.error().kind() == ErrorKind::refused)
-            context.suggest(fmt::format("lamella show {}, to see whether it is served already", arguments->group.text()));
+        if (!served && served.error().kind() == ErrorKind::not_found && !arguments->options.exports.empty())
+            context.suggest(fmt::format("lamella list {}", arguments->group.text()));
+        if (!served && served.error().kind() == ErrorKind::refused && !arguments->options.nbd.tcp_addresses.empty())
+            context.suggest("--tls-certificates DIR or --tls-psk FILE; or --insecure, where nobody else can reach the address");
         return served;
     });
 }

@@ -144,10 +144,10 @@ Result<void> Serving::Implementation::stop() {
 
 Result<Json> Serving::Implementation::describe() {
     forget_unmounted();
-    Json files = Json::array();
-    for (const auto& [name, attached] : attached_)
-        files.push_back({{"volume", name}, {"path", attached.file->path()}, {"read_only", attached.read_only}});
-    return Json{{"group", opened.name}, {"process", ::getpid()}, {"automatic", options_.automatic}, {"uris", uris}, {"attached", files}};
+    std::vector<std::string> volumes;
+    for (const auto& entry : attached_)
+        volumes.push_back(entry.first);
+    return Json{{"group", opened.name}, {"process", ::getpid()}, {"automatic", options_.automatic}, {"uris", uris}, {"attached", volumes}};
 }
 
 Result<Json> Serving::Implementation::attach(const std::string& volume, bool read_only) {

@@ -26,7 +26,7 @@ struct ServingOptions {
 };
 
 // Beside VolumeGroup's methods (volumes/control.h) the control socket answers
-//   serving  {}                        {"group", "process", "automatic", "uris": [...], "attached": [{"volume","path","read_only"}]}
+//   serving  {}                        {"group", "process", "automatic", "uris": [...], "attached": [volumes]}
 //   attach   {"volume", "read_only"}   {"volume", "path", "read_only"}; the same again for a volume that is attached already
 //   detach   {"volume"}                {"ending": true if the process ends now}
 class Serving {
