@@ -197,7 +197,11 @@ struct ThinMetadata::Core {
 
     std::unordered_map<ThinId, Device> known;
     std::vector<ThinId> owned;  // in this transaction; some twice, some removed since
-    std::uint64_t epoch = 1;    // steps when paths stop being our own
+    // What this transaction has unmapped, a crash would bring back. Devices share a data block under one virtual block only, so it is
+    // enough to know of which virtual blocks mappings were replaced, and whether any were removed.
+    pdata::BlockSet replaced;
+    bool removed = false;
+    std::uint64_t epoch = 1;  // steps when paths stop being our own
     bool changed = false;
     bool must_abort = false;
     bool superblock_in_doubt = false;  // a write of it failed: the device may hold either
@@ -322,9 +326,8 @@ Result<void> ThinMetadata::Core::write_devices() {
             continue;  // removed
         Device& entry = found->second;
         if (std::exchange(entry.root_changed, false))
-            TRY(devices.update(manager, current.data_mapping_root, id.value(), [&](std::byte* value) {
-                store_little<std::uint64_t>(value, entry.root.value());
-            }));
+            TRY(devices.update(manager, current.data_mapping_root, id.value(),
+                               [&](std::byte* value) { store_little<std::uint64_t>(value, entry.root.value()); }));
         if (std::exchange(entry.details_changed, false))
             TRY(details.update(manager, current.device_details_root, id.value(), [&](std::byte* value) {
                 DetailsValue packed = pack(*entry.details);
@@ -357,8 +360,8 @@ Result<void> ThinMetadata::Core::may_change() const {
 // Whether a change that takes `cost` blocks can be committed afterwards.
 Result<void> ThinMetadata::Core::has_room(std::uint64_t cost) const {
     if (std::uint64_t needed = cost + metadata_map.fold_cost(); metadata_map.allocatable() < needed)
-        return fail(ErrorKind::no_space, "{}: {} metadata blocks are free, {} may be needed", device.name(),
-                    metadata_map.allocatable(), needed);
+        return fail(ErrorKind::no_space, "{}: {} metadata blocks are free, {} may be needed", device.name(), metadata_map.allocatable(),
+                    needed);
     return {};
 }
 
@@ -448,7 +451,8 @@ Result<void> ThinMetadata::Core::commit(IoQueue& queue, std::span<BlockDevice* c
     committed = current;
     metadata_map.committed();
     data_map.committed();
-    changed = false;
+    replaced.clear();
+    changed = removed = false;
     if (known.size() > most_devices_kept)
         known.clear();
     return {};
@@ -462,8 +466,8 @@ ThinMetadata::~ThinMetadata() = default;
 Result<std::unique_ptr<ThinMetadata>> ThinMetadata::create(BlockDevice& device, const Format& format) {
     if (format.data_block_sectors < min_data_block_sectors || format.data_block_sectors > max_data_block_sectors ||
         format.data_block_sectors % min_data_block_sectors != 0)
-        return fail(ErrorKind::usage, "a data block of {} sectors: it must be a multiple of {} from {} to {}",
-                    format.data_block_sectors, min_data_block_sectors, min_data_block_sectors, max_data_block_sectors);
+        return fail(ErrorKind::usage, "a data block of {} sectors: it must be a multiple of {} from {} to {}", format.data_block_sectors,
+                    min_data_block_sectors, min_data_block_sectors, max_data_block_sectors);
     if (format.data_blocks > max_data_blocks)
         return fail(ErrorKind::usage, "{} data blocks: at most {} are possible", format.data_blocks, max_data_blocks);
     // Bitmaps, their index tree, the roots of five trees, the metadata map, and what the first commits need beside all that.
@@ -556,6 +560,7 @@ Result<RemoveProgress> ThinMetadata::remove_device(ThinId id, std::uint64_t budg
     }
     return core_->change(core_->removal_cost(nodes), [&]() -> Result<RemoveProgress> {
         // Mapped blocks aren't counted one by one here: shared parts of the tree are let go unseen.
+        core_->removed = true;
         RemoveProgress progress{.unmapped = details->mapped_blocks, .next = {}, .done = true};
         MetadataBlock root = device->root;
         TRY(core_->devices.update(core_->manager, core_->current.data_mapping_root, id.value(),
@@ -567,9 +572,7 @@ Result<RemoveProgress> ThinMetadata::remove_device(ThinId id, std::uint64_t budg
     });
 }
 
-Result<DeviceDetails> ThinMetadata::details(ThinId id) {
-    return *TRY(core_->details_of(id, *TRY(core_->find(id))));
-}
+Result<DeviceDetails> ThinMetadata::details(ThinId id) { return *TRY(core_->details_of(id, *TRY(core_->find(id)))); }
 
 Result<std::vector<DeviceEntry>> ThinMetadata::devices(ThinId first, std::size_t max) {
     std::vector<DeviceEntry> entries;
@@ -658,6 +661,8 @@ Result<BlockTime> ThinMetadata::insert(ThinId id, VirtualBlock block, DataBlock 
                                        [&](std::byte* place) { std::memcpy(place, value.data(), value.size()); }));
             return mapping;
         }
+        if (old)
+            core_->replaced.insert(block.value());
         TRY(core_->data_map.take(core_->manager, data_block));
         if (TRY(core_->mappings.insert(core_->manager, device->root, block.value(), value.data()))) {
             ++details->mapped_blocks;
@@ -672,6 +677,8 @@ Result<bool> ThinMetadata::data_block_is_exclusive(ThinId id, VirtualBlock block
     std::optional<BlockTime> mapping = TRY(lookup(id, block));
     if (!mapping)
         return fail(ErrorKind::not_found, "{}: block {} isn't mapped", describe(id), block);
+    if (core_->removed || core_->replaced.contains(block.value()))
+        return false;
     // While a node of the path has another referrer, the data block's count doesn't know of that one yet.
     if (auto [shared, cost] = TRY_WITHIN(describe(id), core_->sharing(id, *device, block)); shared)
         TRY(core_->change(cost, [&]() -> Result<void> {
@@ -704,10 +711,11 @@ Result<RemoveProgress> ThinMetadata::remove_range(ThinId id, VirtualBlock first,
         if (auto room = core_->has_room(cost); !room && leaves > 0)
             return progress;  // the next call says why
         progress.unmapped += TRY(core_->change(cost, [&]() -> Result<std::uint64_t> {
+            core_->removed = true;
             TRY(core_->own(id, *device));
             device->root_changed = device->details_changed = true;
-            auto removal = TRY_WITHIN(describe(id), core_->mappings.remove_range(core_->manager, device->root,
-                                                                                 progress.next.value(), end.value(), 1));
+            auto removal =
+                TRY_WITHIN(describe(id), core_->mappings.remove_range(core_->manager, device->root, progress.next.value(), end.value(), 1));
             if (removal.removed > details->mapped_blocks)
                 return fail(ErrorKind::damaged, "{}: more blocks are mapped than its details say", describe(id));
             details->mapped_blocks -= removal.removed;
@@ -766,13 +774,9 @@ std::uint64_t ThinMetadata::allocatable() const { return core_->data_map.allocat
 std::uint64_t ThinMetadata::pending_free() const { return core_->data_map.freed_in_transaction(); }
 std::uint64_t ThinMetadata::quarantined() const { return core_->data_map.quarantined(); }
 
-std::uint64_t ThinMetadata::metadata_reserve() const {
-    return std::min<std::uint64_t>(4096, core_->metadata_map.blocks() / 10);
-}
+std::uint64_t ThinMetadata::metadata_reserve() const { return std::min<std::uint64_t>(4096, core_->metadata_map.blocks() / 10); }
 
-std::uint64_t ThinMetadata::metadata_low_watermark() const {
-    return std::min<std::uint64_t>(1024, core_->metadata_map.blocks() / 4);
-}
+std::uint64_t ThinMetadata::metadata_low_watermark() const { return std::min<std::uint64_t>(1024, core_->metadata_map.blocks() / 4); }
 
 Result<void> ThinMetadata::grow_data(std::uint64_t data_blocks) {
     std::uint64_t now = core_->data_map.blocks();
@@ -781,8 +785,7 @@ Result<void> ThinMetadata::grow_data(std::uint64_t data_blocks) {
     if (data_blocks == now)
         return {};
     std::uint64_t bitmaps = (data_blocks + pdata::entries_per_bitmap - 1) / pdata::entries_per_bitmap - core_->data_map.bitmaps();
-    return core_->change(bitmaps + bitmaps / 64 + path_cost,
-                         [&] { return core_->data_map.extend(core_->manager, data_blocks); });
+    return core_->change(bitmaps + bitmaps / 64 + path_cost, [&] { return core_->data_map.extend(core_->manager, data_blocks); });
 }
 
 Result<std::uint64_t> ThinMetadata::grow_metadata() {
@@ -800,9 +803,7 @@ Result<std::uint64_t> ThinMetadata::grow_metadata() {
 bool ThinMetadata::changed() const { return core_->changed; }
 bool ThinMetadata::must_abort() const { return core_->must_abort; }
 
-Result<void> ThinMetadata::commit(IoQueue& queue, std::span<BlockDevice* const> data_leaves) {
-    return core_->commit(queue, data_leaves);
-}
+Result<void> ThinMetadata::commit(IoQueue& queue, std::span<BlockDevice* const> data_leaves) { return core_->commit(queue, data_leaves); }
 
 Result<void> ThinMetadata::commit(std::span<BlockDevice* const> data_leaves) {
     return core_->commit(*TRY(make_plain_queue()), data_leaves);
@@ -816,7 +817,8 @@ Result<void> ThinMetadata::abort() {
     if (core_->superblock_in_doubt)
         TRY(core_->write_superblock(*TRY(make_plain_queue()), core_->committed));
     TRY(core_->load_maps());
-    core_->changed = core_->must_abort = false;
+    core_->replaced.clear();
+    core_->changed = core_->removed = core_->must_abort = false;
     return {};
 }
 

@@ -26,9 +26,7 @@ struct BlockTime {
 
     // The value on disk: block << 24 | time.
     std::uint64_t packed() const { return block.value() << 24 | time; }
-    static BlockTime unpack(std::uint64_t packed) {
-        return {DataBlock(packed >> 24), static_cast<std::uint32_t>(packed & 0xffffff)};
-    }
+    static BlockTime unpack(std::uint64_t packed) { return {DataBlock(packed >> 24), static_cast<std::uint32_t>(packed & 0xffffff)}; }
     bool operator==(const BlockTime&) const = default;
 };
 
@@ -41,9 +39,9 @@ struct Mapping {
 // A mapping of a device is to be treated as shared if the device's snapshotted_time is later than the mapping's time.
 struct DeviceDetails {
     std::uint64_t mapped_blocks = 0;
-    std::uint64_t transaction_id = 0;     // of the pool, when the device was made
-    std::uint32_t creation_time = 0;      // the pool's
-    std::uint32_t snapshotted_time = 0;   // when it last was origin or snapshot in a create_snapshot(); the pool's
+    std::uint64_t transaction_id = 0;    // of the pool, when the device was made
+    std::uint32_t creation_time = 0;     // the pool's
+    std::uint32_t snapshotted_time = 0;  // when it last was origin or snapshot in a create_snapshot(); the pool's
     bool operator==(const DeviceDetails&) const = default;
 };
 
@@ -127,8 +125,7 @@ class ThinMetadata {
     // up to which the answer is complete: `end`, or earlier when `max` was reached or a bad node follows; then the next
     // call goes on from there (and fails if it is the bad node). Never returns `first` without an error unless max is 0 or
     // first >= end.
-    Result<VirtualBlock> lookup_range(ThinId id, VirtualBlock first, VirtualBlock end, std::size_t max,
-                                      std::vector<Mapping>& mappings);
+    Result<VirtualBlock> lookup_range(ThinId id, VirtualBlock first, VirtualBlock end, std::size_t max, std::vector<Mapping>& mappings);
     // The first mapping at or after `block`.
     Result<std::optional<Mapping>> next_mapped(ThinId id, VirtualBlock block);
     Result<std::optional<VirtualBlock>> highest_mapped(ThinId id);
@@ -143,8 +140,10 @@ class ThinMetadata {
     // `data_block` comes from allocate_data_block(), or is what the block is mapped to already (which keeps its count and gets
     // the new stamp); anything else is a usage error.
     Result<BlockTime> insert(ThinId id, VirtualBlock block, DataBlock data_block);
-    // Whether nothing but this mapping refers to its data block. Exact: copies the shared part of the path to it first.
-    // Then a write may go to the block in place, after insert() of the same block for its stamp. not_found: not mapped.
+    // Whether nothing but this mapping refers to its data block, neither now nor in the last commit: what others have unmapped since
+    // is theirs again after a crash. When true it is exact (the shared part of the path is copied first), and a write may go to the
+    // block in place, after insert() of the same block for its stamp. While mappings have been removed since the last commit the
+    // answer is false for every block. not_found: not mapped.
     Result<bool> data_block_is_exclusive(ThinId id, VirtualBlock block);
     // Unmaps what is mapped in [first, end). Cost follows the mapped leaves. `budget`: how many leaves at most; 0: no limit.
     Result<RemoveProgress> remove_range(ThinId id, VirtualBlock first, VirtualBlock end, std::uint64_t budget = 0);

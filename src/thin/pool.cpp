@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "thin/pool.h"
 
+#include <algorithm>
 #include <array>
 #include <charconv>
 
@@ -58,6 +59,26 @@ std::string_view discard_word(DiscardPolicy policy) {
 
 }  // namespace
 
+PoolStatus status_of(const ThinMetadata& metadata) {
+    PoolStatus status;
+    if (metadata.needs_check())
+        status.mode = PoolMode::read_only;
+    status.transaction_id = metadata.transaction_id();
+    // What is kept back counts as used: a pool without more is out of metadata space. (dm-thin-metadata.c, __get_free_metadata_blocks)
+    const BlockCounts blocks = metadata.metadata_counts();
+    status.metadata_blocks = blocks.total;
+    status.used_metadata_blocks = std::min(blocks.total, blocks.used() + metadata.metadata_reserve());
+    const BlockCounts data = metadata.data_counts();
+    status.used_data_blocks = data.used();
+    status.data_blocks = data.total;
+    if (metadata.held_root().value() != 0)
+        status.held_root = metadata.held_root();
+    status.needs_check = metadata.needs_check();
+    status.metadata_low_watermark = metadata.metadata_low_watermark();
+    status.data_block_sectors = metadata.data_block_sectors();
+    return status;
+}
+
 ThinPool::ThinPool(std::unique_ptr<PoolThread> thread) : thread_(std::move(thread)) {}
 
 ThinPool::~ThinPool() {
@@ -74,7 +95,8 @@ Result<void> ThinPool::format(BlockDevice& metadata, std::uint64_t data_bytes, s
     return {};
 }
 
-Result<std::unique_ptr<ThinPool>> ThinPool::open(BlockDevice& metadata_device, BlockDevice& data, const ThinPoolOptions& options, IoQueue* queue) {
+Result<std::unique_ptr<ThinPool>> ThinPool::open(BlockDevice& metadata_device, BlockDevice& data, const ThinPoolOptions& options,
+                                                 IoQueue* queue) {
     TRY(check_block_size(options.data_block_sectors));
     ThinMetadata::Options metadata_options;
     metadata_options.read_only = options.read_only;
@@ -85,7 +107,8 @@ Result<std::unique_ptr<ThinPool>> ThinPool::open(BlockDevice& metadata_device, B
                     options.data_block_sectors);
     const std::uint64_t blocks = data.size() / (options.data_block_sectors * sector_bytes);
     if (blocks < metadata->data_counts().total)
-        return fail(ErrorKind::damaged, "the data device has {} chunks, the pool's metadata needs {}", blocks, metadata->data_counts().total);
+        return fail(ErrorKind::damaged, "the data device has {} chunks, the pool's metadata needs {}", blocks,
+                    metadata->data_counts().total);
 
     const bool needs_check = metadata->needs_check();
 
@@ -98,8 +121,7 @@ Result<std::unique_ptr<ThinPool>> ThinPool::open(BlockDevice& metadata_device, B
     } else {
         commit_queue = TRY(make_plain_queue(queue->clock()));
     }
-    auto thread = std::make_unique<PoolThread>(data, options, std::move(metadata), std::move(own_queue),
-                                               std::move(commit_queue), *queue);
+    auto thread = std::make_unique<PoolThread>(data, options, std::move(metadata), std::move(own_queue), std::move(commit_queue), *queue);
     thread->start();
     std::unique_ptr<ThinPool> pool(new ThinPool(std::move(thread)));
     if (!options.read_only && !needs_check) {
@@ -172,9 +194,10 @@ Result<std::string> ThinPool::status_line() {
     else if (status.mode != PoolMode::write)
         mode = "ro";
     return fmt::format("{} {}/{} {}/{} {} {} {} {} {} {}", status.transaction_id, status.used_metadata_blocks, status.metadata_blocks,
-                       status.used_data_blocks, status.data_blocks, status.held_root ? fmt::to_string(status.held_root->value()) : "-", mode,
-                       discard_word(thread_->options().discards), status.error_if_no_space ? "error_if_no_space" : "queue_if_no_space",
-                       status.needs_check ? "needs_check" : "-", status.metadata_low_watermark);
+                       status.used_data_blocks, status.data_blocks, status.held_root ? fmt::to_string(status.held_root->value()) : "-",
+                       mode, discard_word(thread_->options().discards),
+                       status.error_if_no_space ? "error_if_no_space" : "queue_if_no_space", status.needs_check ? "needs_check" : "-",
+                       status.metadata_low_watermark);
 }
 
 // dm-thin.c: pool_status(), STATUSTYPE_TABLE, and emit_flags().
@@ -194,7 +217,8 @@ std::string ThinPool::table_line(std::string_view metadata_device, std::string_v
     add(options.discards == DiscardPolicy::no_passdown, "no_discard_passdown");
     add(options.read_only, "read_only");
     add(options.error_if_no_space, "error_if_no_space");
-    return fmt::format("{} {} {} {} {}{}", metadata_device, data_device, options.data_block_sectors, options.low_water_blocks, count, features);
+    return fmt::format("{} {} {} {} {}{}", metadata_device, data_device, options.data_block_sectors, options.low_water_blocks, count,
+                       features);
 }
 
 Result<void> ThinPool::message(std::string_view text) {

@@ -48,7 +48,7 @@ struct PoolChange {
 struct PoolStatus {
     PoolMode mode = PoolMode::write;
     std::uint64_t transaction_id = 0;
-    std::uint64_t used_metadata_blocks = 0;
+    std::uint64_t used_metadata_blocks = 0;  // the reserve counts as used
     std::uint64_t metadata_blocks = 0;
     std::uint64_t used_data_blocks = 0;
     std::uint64_t data_blocks = 0;
@@ -58,6 +58,9 @@ struct PoolStatus {
     std::uint64_t metadata_low_watermark = 0;
     std::uint32_t data_block_sectors = 0;
 };
+
+// What the metadata of a pool says of it, be it in use or not.
+PoolStatus status_of(const ThinMetadata& metadata);
 
 // A thin pool in use: dm-thin's thin-pool target. One thread, the pool's, owns the metadata: it provisions, breaks sharing,
 // discards and commits. Volumes read mappings without it (see ThinVolume).
@@ -80,7 +83,8 @@ class ThinPool {
     Result<void> close();
 
     // `size` in bytes. Volumes of one id share one object while it is open. The external origin is borrowed.
-    Result<std::shared_ptr<ThinVolume>> open_volume(ThinId id, std::uint64_t size, std::string name, BlockDevice* external_origin = nullptr);
+    Result<std::shared_ptr<ThinVolume>> open_volume(ThinId id, std::uint64_t size, std::string name,
+                                                    BlockDevice* external_origin = nullptr);
 
     // Performs the changes and moves the transaction id from `old_transaction` to `new_transaction`; durable on return, all or
     // nothing (but for a removal, which after a crash is begun again). Snapshots are one moment of all their origins:

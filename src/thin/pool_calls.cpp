@@ -66,16 +66,21 @@ struct PoolThread::Change : GracePeriod::Waiter {
     } step_task;
 };
 
-void PoolThread::transact(std::vector<PoolChange> changes, std::uint64_t old_transaction, std::uint64_t new_transaction, Answer<void>& answer) {
+void PoolThread::transact(std::vector<PoolChange> changes, std::uint64_t old_transaction, std::uint64_t new_transaction,
+                          Answer<void>& answer) {
     const auto check = [&]() -> Result<void> {
         TRY(writable());
         if (change_ != nullptr)
             return fail(ErrorKind::refused, "another change of the pool is under way");
         if (metadata_->transaction_id() != old_transaction)
             return fail(ErrorKind::refused, "the pool's transaction id is {}, not {}", metadata_->transaction_id(), old_transaction);
-        for (const PoolChange& change : changes)
-            if (change.kind == PoolChange::Kind::remove && volumes_.contains(change.id))
+        for (const PoolChange& change : changes) {
+            if (change.kind != PoolChange::Kind::remove)
+                continue;
+            if (volumes_.contains(change.id))
                 return fail(ErrorKind::refused, "thin device {} is in use", change.id);
+            TRY(metadata_->details(change.id));  // removals come last, when it is too late to find that one isn't there
+        }
         return {};
     };
     if (auto sound = check(); !sound)
@@ -194,22 +199,9 @@ void PoolThread::advance_change(Change& change) {
 }
 
 Result<PoolStatus> PoolThread::status() {
-    PoolStatus status;
+    PoolStatus status = status_of(*metadata_);
     status.mode = mode_.load();
-    status.transaction_id = metadata_->transaction_id();
-    const BlockCounts metadata = metadata_->metadata_counts();
-    const BlockCounts data = metadata_->data_counts();
-    // What is kept back counts as used: a pool without more is out of metadata space. (dm-thin-metadata.c, __get_free_metadata_blocks)
-    status.used_metadata_blocks = std::min(metadata.total, metadata.used() + metadata_->metadata_reserve());
-    status.metadata_blocks = metadata.total;
-    status.used_data_blocks = data.used();
-    status.data_blocks = data.total;
-    if (metadata_->held_root().value() != 0)
-        status.held_root = metadata_->held_root();
-    status.needs_check = metadata_->needs_check();
     status.error_if_no_space = error_if_no_space_;
-    status.metadata_low_watermark = metadata_->metadata_low_watermark();
-    status.data_block_sectors = options_.data_block_sectors;
     return status;
 }
 

@@ -13,12 +13,18 @@ constexpr unsigned most_passdowns_in_flight = 8;
 
 // --- The thread -----------------------------------------------------------------------------------------------------------
 
-PoolThread::PoolThread(BlockDevice& data, const ThinPoolOptions& options,
-                       std::unique_ptr<ThinMetadata> metadata, std::unique_ptr<IoQueue> own_queue, std::unique_ptr<IoQueue> commit_queue,
-                       IoQueue& queue)
-    : options_(options), block_bytes_(std::uint64_t{options.data_block_sectors} * sector_bytes), data_(data), own_queue_(std::move(own_queue)),
-      commit_queue_(std::move(commit_queue)), queue_(queue), error_if_no_space_(options.error_if_no_space), grace_(queue),
-      budget_(grace_, options.mapping_cache_bytes), metadata_(std::move(metadata)) {
+PoolThread::PoolThread(BlockDevice& data, const ThinPoolOptions& options, std::unique_ptr<ThinMetadata> metadata,
+                       std::unique_ptr<IoQueue> own_queue, std::unique_ptr<IoQueue> commit_queue, IoQueue& queue)
+    : options_(options),
+      block_bytes_(std::uint64_t{options.data_block_sectors} * sector_bytes),
+      data_(data),
+      own_queue_(std::move(own_queue)),
+      commit_queue_(std::move(commit_queue)),
+      queue_(queue),
+      error_if_no_space_(options.error_if_no_space),
+      grace_(queue),
+      budget_(grace_, options.mapping_cache_bytes),
+      metadata_(std::move(metadata)) {
     data_.add_leaves(data_leaves_);
     commit_task_.pool = this;
     commit_task_.run = [](Task& task) {
@@ -34,9 +40,7 @@ PoolThread::PoolThread(BlockDevice& data, const ThinPoolOptions& options,
         mode_ = PoolMode::read_only;
 }
 
-PoolThread::~PoolThread() {
-    assert(!thread_.joinable());
-}
+PoolThread::~PoolThread() { assert(!thread_.joinable()); }
 
 void PoolThread::start() {
     if (own_queue_ != nullptr)
@@ -344,6 +348,11 @@ void PoolThread::run_commit() {
     }
 }
 
+// Whoever looked a mapping up before it was replaced may still be reading its block.
+struct PoolThread::Settling : GracePeriod::Waiter {
+    PoolThread* pool;
+};
+
 Result<void> PoolThread::commit() {
     if (mode_.load() == PoolMode::fail)
         return fail(ErrorKind::failed, "the pool has failed");
@@ -352,6 +361,7 @@ Result<void> PoolThread::commit() {
             TRY(flush_now(*leaf));
         return {};
     }
+    const bool changed = metadata_->changed();
     auto committed = metadata_->commit(*commit_queue_, data_leaves_);
     if (!committed) {
         metadata_error(committed.error());
@@ -359,6 +369,17 @@ Result<void> PoolThread::commit() {
     }
     queue_.disarm(commit_timer_);
     dirty_.store(false);
+    if (changed) {
+        auto* settling = new Settling{};
+        settling->pool = this;
+        settling->done = [](GracePeriod::Waiter& waiter) {
+            auto* over = static_cast<Settling*>(&waiter);
+            --over->pool->settling_;
+            delete over;
+        };
+        ++settling_;
+        grace_.wait(*settling);
+    }
     after_commit();
     return {};
 }

@@ -164,6 +164,7 @@ class PoolThread {
     struct Change;
     struct StatusTask;
     struct Passdown;
+    struct Settling;
 
     void run_thread();
 
@@ -255,6 +256,7 @@ class PoolThread {
     PoolTimer space_timer_;
     std::vector<ThinIo*> commit_joiners_;
     std::uint64_t passdowns_ = 0;
+    std::uint64_t settling_ = 0;  // commits after which somebody may still use mappings that they replaced
     bool low_water_triggered_ = false;
 };
 

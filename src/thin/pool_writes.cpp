@@ -197,14 +197,15 @@ void PoolThread::start_write(Work& work, VolumeState& state) {
 
     if (mapping->mapped()) {
         // Older than the last snapshot; but that snapshot, or its copy of the block, may be gone. Then the block is written in
-        // place, with a new stamp: whoever asks what has changed since that time must find it.
+        // place, with a new stamp: whoever asks what has changed since that time must find it. Not, though, while the other's
+        // mapping would come back in a crash (the metadata knows that), or while somebody may still be reading by it.
         auto exclusive = metadata_->data_block_is_exclusive(volume.id(), work.first);
         if (!exclusive) {
             metadata_error(exclusive.error());
             return finish(work, exclusive.error().error_number());
         }
         mark_dirty();
-        if (*exclusive) {
+        if (*exclusive && settling_ == 0) {
             if (auto restamped = insert(volume, work.first, mapping->block()); !restamped)
                 return finish(work, restamped.error().error_number());
             return write_in_place(mapping->block());
@@ -212,8 +213,9 @@ void PoolThread::start_write(Work& work, VolumeState& state) {
     }
 
     const bool covers_block = work.length == block_bytes_;
-    const bool copies = !covers_block && (mapping->mapped() ||
-        (volume.external_origin_ != nullptr && work.first.value() * block_bytes_ < volume.external_origin_->size()));
+    const bool copies =
+        !covers_block &&
+        (mapping->mapped() || (volume.external_origin_ != nullptr && work.first.value() * block_bytes_ < volume.external_origin_->size()));
     if (copies && copy_buffers_.empty()) {
         const std::uint64_t size = std::min(block_bytes_, copy_segment_bytes);
         if (copy_buffers_made_ > 0 && (copy_buffers_made_ + 1) * size > options_.copy_buffer_bytes)

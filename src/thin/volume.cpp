@@ -8,7 +8,12 @@ namespace lamella::thin {
 
 ThinVolume::ThinVolume(PoolThread& pool, ThinId id, std::uint64_t size, std::string name, std::uint32_t snapshot_time,
                        BlockDevice* external_origin, MappingBudget& budget)
-    : pool_(pool), id_(id), size_(size), name_(std::move(name)), external_origin_(external_origin), snapshot_time_(snapshot_time),
+    : pool_(pool),
+      id_(id),
+      size_(size),
+      name_(std::move(name)),
+      external_origin_(external_origin),
+      snapshot_time_(snapshot_time),
       mappings_(budget, (size + pool.block_bytes() - 1) / pool.block_bytes()) {}
 
 ThinVolume::~ThinVolume() { pool_.forget(*this); }
@@ -25,15 +30,13 @@ DeviceTraits ThinVolume::traits() const {
     return traits;
 }
 
-void ThinVolume::add_leaves(std::vector<BlockDevice*>& leaves) {
-    pool_.data().add_leaves(leaves);
-}
+void ThinVolume::add_leaves(std::vector<BlockDevice*>& leaves) { pool_.data().add_leaves(leaves); }
 
 void ThinVolume::resize(std::uint64_t size) { pool_.resize(*this, size); }
 
 void ThinVolume::submit(IoQueue& queue, IoRequest& request) {
     if (request.operation == IoOperation::flush) {
-        if (pool_.dirty())
+        if (pool_.dirty() || pool_.failed())
             pool_.join_commit(*new ThinIo(*this, queue, request));
         else
             pool_.data().submit(queue, request);

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "volumes/engine_group.h"
 
+#include <unistd.h>
 #include <algorithm>
 #include <cstdlib>
-#include <unistd.h>
 
+#include "device/file_device.h"
 #include "lvm2/allocation.h"
 #include "volumes/engine_state.h"
 
@@ -70,7 +71,8 @@ lvm2::Placement placement_of(std::uint32_t stripes, std::uint64_t stripe_size) {
 
 // Puts a new pool into the group's model.
 Result<void> add_pool(lvm2::VolumeGroup& group, const CreatePool& request, const lvm2::Stamp& stamp) {
-    if (request.chunk_size < lvm2::min_chunk_bytes || request.chunk_size > lvm2::max_chunk_bytes || request.chunk_size % lvm2::min_chunk_bytes != 0)
+    if (request.chunk_size < lvm2::min_chunk_bytes || request.chunk_size > lvm2::max_chunk_bytes ||
+        request.chunk_size % lvm2::min_chunk_bytes != 0)
         return fail(ErrorKind::usage, "chunk size {} is not a multiple of 64 KiB between 64 KiB and 1 GiB", request.chunk_size);
     lvm2::NewThinPool pool;
     pool.volume = {request.name, request.tags, false, stamp};
@@ -85,8 +87,9 @@ Result<void> add_pool(lvm2::VolumeGroup& group, const CreatePool& request, const
         if (volume.name.ends_with("_pmspare"))
             spare = volume.extent_count();
     const auto metadata_extents = [&](std::uint64_t data_extents) {
-        return group.extents_for(request.metadata_size ? *request.metadata_size
-                                                       : lvm2::default_metadata_bytes(data_extents * group.extent_bytes(), pool.chunk_sectors));
+        return group.extents_for(request.metadata_size
+                                     ? *request.metadata_size
+                                     : lvm2::default_metadata_bytes(data_extents * group.extent_bytes(), pool.chunk_sectors));
     };
     std::uint64_t data = TRY(resolve(group, request.size, 0, false));
     if (request.size.base != SizeRequest::Base::bytes) {
@@ -102,7 +105,8 @@ Result<void> add_pool(lvm2::VolumeGroup& group, const CreatePool& request, const
         }
         data -= data % std::max<std::uint32_t>(1, request.stripes);
         if (data == 0)
-            return fail(ErrorKind::no_space, "group {} has {} extents for the pool, too few for data, metadata and its spare", group.name, total);
+            return fail(ErrorKind::no_space, "group {} has {} extents for the pool, too few for data, metadata and its spare", group.name,
+                        total);
     }
     pool.data_extents = TRY(checked_extents(data));
     pool.metadata_extents = TRY(checked_extents(metadata_extents(data)));
@@ -152,11 +156,11 @@ lvm2::StoreOptions store_options(bool writable, const std::filesystem::path& arc
     return options;
 }
 
-std::vector<BlockDevice*> pointers(const std::vector<std::unique_ptr<FileDevice>>& files) {
-    std::vector<BlockDevice*> devices;
-    for (const auto& file : files)
-        devices.push_back(file.get());
-    return devices;
+std::vector<BlockDevice*> pointers(const std::vector<std::unique_ptr<BlockDevice>>& devices) {
+    std::vector<BlockDevice*> borrowed;
+    for (const auto& device : devices)
+        borrowed.push_back(device.get());
+    return borrowed;
 }
 
 }  // namespace
@@ -176,7 +180,7 @@ Result<GroupInfo> EngineGroup::create(const CreateGroup& request, ChangeOptions 
             std::filesystem::remove(path);
     };
     const auto make = [&]() -> Result<GroupInfo> {
-        std::vector<std::unique_ptr<FileDevice>> files;
+        std::vector<std::unique_ptr<BlockDevice>> devices;
         for (const std::string& path : request.paths) {
             FileOptions file_options;
             std::string opened = path;
@@ -192,7 +196,8 @@ Result<GroupInfo> EngineGroup::create(const CreateGroup& request, ChangeOptions 
                     return fail(ErrorKind::usage, "{} isn't there, and no size is given to make it", path);
                 }
                 if (options.dry_run)
-                    opened = (std::filesystem::temp_directory_path() / fmt::format("lamella-trial-{}-{}", ::getpid(), made.size())).string();
+                    opened =
+                        (std::filesystem::temp_directory_path() / fmt::format("lamella-trial-{}-{}", ::getpid(), made.size())).string();
                 file_options.create = size;
             }
             auto file = FileDevice::open(opened, file_options);
@@ -200,18 +205,18 @@ Result<GroupInfo> EngineGroup::create(const CreateGroup& request, ChangeOptions 
                 return std::unexpected(file.error());
             if (file_options.create)
                 made.push_back(opened);
-            files.push_back(std::move(*file));
+            devices.push_back(std::move(*file));
         }
         lvm2::NewGroup group;
         group.name = name;
         group.tags = request.tags;
         group.extent_sectors = static_cast<std::uint32_t>(request.extent_size / sector_bytes);
         group.overwrite = request.overwrite;
-        for (const auto& file : files)
-            group.physical_volumes.push_back({file.get(), request.metadata_areas});
+        for (const auto& device : devices)
+            group.physical_volumes.push_back({device.get(), request.metadata_areas});
         lvm2::GroupStore store = TRY(lvm2::GroupStore::create(group, store_options(true, {})));
         EngineOptions engine_options;
-        EngineGroup opened(std::make_unique<State>(engine_options, std::move(files), std::move(store)));
+        EngineGroup opened(std::make_unique<State>(engine_options, std::move(devices), std::move(store)));
         if (request.pool)
             TRY(opened.create_pool(*request.pool, {}));
         GroupInfo info = TRY(opened.info());
@@ -225,13 +230,17 @@ Result<GroupInfo> EngineGroup::create(const CreateGroup& request, ChangeOptions 
 }
 
 Result<std::unique_ptr<EngineGroup>> EngineGroup::open(const std::vector<std::string>& paths, const EngineOptions& options) {
-    std::vector<std::unique_ptr<FileDevice>> files;
+    std::vector<std::unique_ptr<BlockDevice>> devices;
     FileOptions file_options;
     file_options.read_only = options.read_only;
     for (const std::string& path : paths)
-        files.push_back(TRY(FileDevice::open(path, file_options)));
-    lvm2::GroupStore store = TRY(lvm2::GroupStore::open(pointers(files), store_options(!options.read_only, options.archive_directory)));
-    std::unique_ptr<EngineGroup> group(new EngineGroup(std::make_unique<State>(options, std::move(files), std::move(store))));
+        devices.push_back(TRY(FileDevice::open(path, file_options)));
+    return open(std::move(devices), options);
+}
+
+Result<std::unique_ptr<EngineGroup>> EngineGroup::open(std::vector<std::unique_ptr<BlockDevice>> devices, const EngineOptions& options) {
+    lvm2::GroupStore store = TRY(lvm2::GroupStore::open(pointers(devices), store_options(!options.read_only, options.archive_directory)));
+    std::unique_ptr<EngineGroup> group(new EngineGroup(std::make_unique<State>(options, std::move(devices), std::move(store))));
     if (!options.read_only)
         // A pool that can't be brought in line is a finding: the others, and thick volumes, are none the worse for it.
         if (auto recovery = group->state_->recover_pools(); !recovery)
@@ -256,8 +265,8 @@ Result<void> EngineGroup::commit() {
     for (const lvm2::LogicalVolume& volume : state_->group().logical_volumes)
         if (volume.sole<lvm2::ThinPool>() != nullptr && state_->pool_is_open(volume))
             TRY(TRY(state_->pool(volume.name))->commit());
-    for (const auto& file : state_->files)
-        TRY(flush_now(*file));
+    for (const auto& device : state_->devices)
+        TRY(flush_now(*device));
     return {};
 }
 
@@ -376,7 +385,8 @@ Result<VolumeInfo> EngineGroup::create_volume(const CreateVolume& request, Chang
     if (!request.external_origin.empty()) {
         const lvm2::LogicalVolume* origin = TRY(state_->find(request.external_origin));
         if (origin->writable())
-            return fail(ErrorKind::refused, "external origin {} is writable: it must not change under {}", request.external_origin, request.name);
+            return fail(ErrorKind::refused, "external origin {} is writable: it must not change under {}", request.external_origin,
+                        request.name);
         if (const auto* of_same_pool = origin->sole<lvm2::Thin>(); of_same_pool != nullptr && of_same_pool->pool == pool)
             return fail(ErrorKind::usage, "{} is in pool {} itself: take a snapshot of it", request.external_origin, pool);
         if (const std::string reason = state_->why_refused(*origin); !reason.empty())
@@ -403,8 +413,8 @@ Result<std::vector<VolumeInfo>> EngineGroup::create_snapshots(const std::vector<
         if (thin == nullptr)
             return fail(ErrorKind::unsupported, "{} is not a thin volume: only those have snapshots here", request.origin);
         if (!pool.empty() && thin->pool != pool)
-            return fail(ErrorKind::unsupported, "{} is in pool {}, {} in pool {}: one moment is possible within one pool only", requests[0].origin,
-                        pool, request.origin, thin->pool);
+            return fail(ErrorKind::unsupported, "{} is in pool {}, {} in pool {}: one moment is possible within one pool only",
+                        requests[0].origin, pool, request.origin, thin->pool);
         pool = thin->pool;
         std::string name = request.name;
         for (unsigned number = 1; name.empty(); ++number) {
@@ -490,8 +500,8 @@ Result<VolumeInfo> EngineGroup::rename(const std::string& name, const std::strin
     return state_->describe(new_name);
 }
 
-Result<VolumeInfo> EngineGroup::change_tags(const std::string& name, const std::vector<std::string>& add, const std::vector<std::string>& remove,
-                                            ChangeOptions options) {
+Result<VolumeInfo> EngineGroup::change_tags(const std::string& name, const std::vector<std::string>& add,
+                                            const std::vector<std::string>& remove, ChangeOptions options) {
     std::lock_guard lock(state_->mutex);
     TRY(state_->writable());
     TRY(state_->find(name));
@@ -644,9 +654,10 @@ Result<std::string> EngineGroup::table_line(const std::string& name) {
     const lvm2::LogicalVolume* volume = TRY(state_->find(name));
     const std::uint64_t sectors = group.size_bytes(*volume) / sector_bytes;
     if (const auto* pool = volume->sole<lvm2::ThinPool>())
-        return fmt::format("0 {} thin-pool {}", sectors,
-                           TRY(state_->pool(name))->table_line(lvm2::dm_name(group.name, pool->metadata_volume),
-                                                               lvm2::dm_name(group.name, pool->data_volume)));
+        return fmt::format(
+            "0 {} thin-pool {}", sectors,
+            TRY(state_->pool(name))
+                ->table_line(lvm2::dm_name(group.name, pool->metadata_volume), lvm2::dm_name(group.name, pool->data_volume)));
     if (const auto* thin = volume->sole<lvm2::Thin>()) {
         std::string line = fmt::format("0 {} thin {} {}", sectors, lvm2::dm_name(group.name, thin->pool, "tpool"), thin->device_id);
         if (!thin->external_origin.empty())
@@ -688,18 +699,19 @@ Result<void> EngineGroup::restore_text(const std::string& text, bool force, Chan
         return fail(ErrorKind::damaged, "the backup is not sound: {}", lvm2::to_string(parsed.findings[0]));
     const lvm2::VolumeGroup& group = state_->group();
     if (parsed.group.id != group.id)
-        return fail(ErrorKind::refused, "the backup is of group {} ({}), this is {} ({})", parsed.group.name, parsed.group.id.dashed(), group.name,
-                    group.id.dashed());
+        return fail(ErrorKind::refused, "the backup is of group {} ({}), this is {} ({})", parsed.group.name, parsed.group.id.dashed(),
+                    group.name, group.id.dashed());
     for (const lvm2::LogicalVolume& volume : group.logical_volumes)
         TRY(state_->refuse_in_use(volume));
     // As vgcfgrestore: a pool's own metadata isn't in the backup, and may have gone on since.
     for (const lvm2::LogicalVolume& volume : parsed.group.logical_volumes)
         if (volume.sole<lvm2::ThinPool>() != nullptr && !force)
-            return fail(ErrorKind::refused, "the backup has thin pool {}, whose own metadata it doesn't hold: restore with force", volume.name);
+            return fail(ErrorKind::refused, "the backup has thin pool {}, whose own metadata it doesn't hold: restore with force",
+                        volume.name);
     if (options.dry_run)
         return {};
     TRY(state_->close_all());
-    state_->store = TRY(lvm2::GroupStore::restore(text, pointers(state_->files), lvm2::GroupStore::RestoreTo::labelled,
+    state_->store = TRY(lvm2::GroupStore::restore(text, pointers(state_->devices), lvm2::GroupStore::RestoreTo::labelled,
                                                   store_options(true, state_->options.archive_directory)));
     return {};
 }
@@ -710,7 +722,8 @@ namespace {
 
 class GroupExport final : public Export {
   public:
-    GroupExport(EngineGroup::State& state, LvmId id, std::shared_ptr<EngineGroup::State::OpenVolume> volume, bool read_only, std::string description)
+    GroupExport(EngineGroup::State& state, LvmId id, std::shared_ptr<EngineGroup::State::OpenVolume> volume, bool read_only,
+                std::string description)
         : state_(state), id_(id), volume_(std::move(volume)), read_only_(read_only), description_(std::move(description)) {}
     ~GroupExport() override {
         std::lock_guard lock(state_.mutex);
@@ -768,7 +781,8 @@ class GroupExports final : public ExportSource {
     std::string describe(const lvm2::LogicalVolume& volume) const {
         const auto* thin = volume.sole<lvm2::Thin>();
         if (thin == nullptr)
-            return fmt::format("{} volume of group {}", volume.segments.empty() || volume.segments[0].as<lvm2::Striped>()->areas.size() < 2 ? "linear" : "striped",
+            return fmt::format("{} volume of group {}",
+                               volume.segments.empty() || volume.segments[0].as<lvm2::Striped>()->areas.size() < 2 ? "linear" : "striped",
                                state_.group().name);
         if (!thin->origin.empty())
             return fmt::format("thin snapshot of {} in pool {} of group {}", thin->origin, thin->pool, state_.group().name);

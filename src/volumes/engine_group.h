@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "device/block_device.h"
 #include "serve/export_source.h"
 #include "volumes/volume_group.h"
 
@@ -23,18 +24,20 @@ struct EngineOptions {
     std::filesystem::path archive_directory;
     // How long writes wait for room in a full pool before they fail; 0: without limit. Seconds.
     unsigned no_space_timeout = 60;
+    // Where pools run instead of on threads of their own: a queue that the caller steps (simulations).
+    IoQueue* queue = nullptr;
 };
 
 // What `lamella init` makes: physical volumes, a group on them, and a thin pool in it.
 struct CreateGroup {
-    std::vector<std::string> paths;           // image files or block devices
-    std::optional<std::uint64_t> size;        // bytes of each image file that isn't there yet
-    std::string name;                         // of the group; empty: the first path's file name up to its first dot
-    std::uint64_t extent_size = 4 << 20;      // bytes, a power of two, at least 4 KiB
-    unsigned metadata_areas = 1;              // on each physical volume: 0, 1 or 2
+    std::vector<std::string> paths;       // image files or block devices
+    std::optional<std::uint64_t> size;    // bytes of each image file that isn't there yet
+    std::string name;                     // of the group; empty: the first path's file name up to its first dot
+    std::uint64_t extent_size = 4 << 20;  // bytes, a power of two, at least 4 KiB
+    unsigned metadata_areas = 1;          // on each physical volume: 0, 1 or 2
     std::vector<std::string> tags;
-    bool overwrite = false;                   // physical volumes that hold something already
-    std::optional<CreatePool> pool;           // none: only the group
+    bool overwrite = false;          // physical volumes that hold something already
+    std::optional<CreatePool> pool;  // none: only the group
 };
 
 // A group on image files or block devices that this process opens by itself: LVM2's metadata, thin pools and volumes run in this
@@ -48,6 +51,8 @@ class EngineGroup final : public VolumeGroup {
 
     // Locks and opens the physical volumes. Unless read-only, what a crash left half done is finished: see GroupInfo::recovered.
     static Result<std::unique_ptr<EngineGroup>> open(const std::vector<std::string>& paths, const EngineOptions& options);
+    // The same on devices that are open, and locked where others could open them.
+    static Result<std::unique_ptr<EngineGroup>> open(std::vector<std::unique_ptr<BlockDevice>> devices, const EngineOptions& options);
     // As close(), errors unseen.
     ~EngineGroup() override;
 

@@ -5,13 +5,15 @@
 
 namespace lamella {
 
-EngineGroup::State::State(const EngineOptions& its_options, std::vector<std::unique_ptr<FileDevice>> its_files, lvm2::GroupStore its_store)
-    : options(its_options), files(std::move(its_files)), store(std::move(its_store)) {
+EngineGroup::State::State(const EngineOptions& its_options, std::vector<std::unique_ptr<BlockDevice>> its_devices,
+                          lvm2::GroupStore its_store)
+    : options(its_options), devices(std::move(its_devices)), store(std::move(its_store)) {
     recovered = store.notes();
     for (const lvm2::Finding& finding : store.findings())
         findings.push_back(lvm2::to_string(finding));
     for (const lvm2::MissingPhysicalVolume& missing : store.missing())
-        findings.push_back(fmt::format("physical volume {} ({}, last seen at {}) is missing", missing.name, missing.id.dashed(), missing.device_hint));
+        findings.push_back(
+            fmt::format("physical volume {} ({}, last seen at {}) is missing", missing.name, missing.id.dashed(), missing.device_hint));
 }
 
 Result<const lvm2::LogicalVolume*> EngineGroup::State::find(std::string_view name) const {
@@ -68,7 +70,7 @@ Result<void> EngineGroup::State::open_pool(const lvm2::LogicalVolume& volume) {
     Pool opened;
     opened.metadata = TRY_WITHIN(volume.name, map(segment->metadata_volume));
     opened.data = TRY_WITHIN(volume.name, map(segment->data_volume));
-    auto pool = thin::ThinPool::open(*opened.metadata, *opened.data, pool_options(volume));
+    auto pool = thin::ThinPool::open(*opened.metadata, *opened.data, pool_options(volume), options.queue);
     if (!pool)
         return std::unexpected(pool.error().within(fmt::format("thin pool {}", volume.name)));
     opened.pool = std::move(*pool);
@@ -139,9 +141,11 @@ Result<void> EngineGroup::State::recover_pool(const lvm2::LogicalVolume& volume)
     const lvm2::ThinPool segment = *volume.sole<lvm2::ThinPool>();
     thin::ThinPool& pool = *pools_.at(volume.id).pool;
     const thin::PoolStatus status = TRY(pool.status());
-    if (status.transaction_id != segment.transaction_id && (segment.messages.empty() || status.transaction_id + 1 != segment.transaction_id))
-        return fail(ErrorKind::damaged, "thin pool {}: transaction id {} in the pool, {} in the group; nothing is changed until that is settled",
-                    name, status.transaction_id, segment.transaction_id);
+    if (status.transaction_id != segment.transaction_id &&
+        (segment.messages.empty() || status.transaction_id + 1 != segment.transaction_id))
+        return fail(ErrorKind::damaged,
+                    "thin pool {}: transaction id {} in the pool, {} in the group; nothing is changed until that is settled", name,
+                    status.transaction_id, segment.transaction_id);
     if (segment.messages.empty() || options.read_only)
         return {};
     if (status.transaction_id != segment.transaction_id) {
@@ -225,17 +229,7 @@ Result<EngineGroup::State::PoolView> EngineGroup::State::view_pool(const lvm2::L
         return fail(ErrorKind::usage, "{} is not a thin pool", volume.name);
     auto device = TRY(map(segment->metadata_volume));
     auto metadata = TRY(thin::ThinMetadata::open(*device, {.read_only = true, .cache_bytes = 8 << 20}));
-    view.status.mode = metadata->needs_check() ? thin::PoolMode::read_only : thin::PoolMode::write;
-    view.status.transaction_id = metadata->transaction_id();
-    view.status.used_metadata_blocks = metadata->metadata_counts().used();
-    view.status.metadata_blocks = metadata->metadata_counts().total;
-    view.status.used_data_blocks = metadata->data_counts().used();
-    view.status.data_blocks = metadata->data_counts().total;
-    if (metadata->held_root().value() != 0)
-        view.status.held_root = metadata->held_root();
-    view.status.needs_check = metadata->needs_check();
-    view.status.data_block_sectors = metadata->data_block_sectors();
-    view.status.metadata_low_watermark = metadata->metadata_low_watermark();
+    view.status = thin::status_of(*metadata);
     if (with_devices) {
         constexpr std::size_t at_once = 1024;
         for (ThinId first{};;) {

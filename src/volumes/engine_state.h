@@ -13,7 +13,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include "device/file_device.h"
+#include "device/block_device.h"
 #include "lvm2/store.h"
 #include "mapper/volume_device.h"
 #include "thin/pool.h"
@@ -24,12 +24,12 @@ namespace lamella {
 
 class EngineGroup::State {
   public:
-    State(const EngineOptions& options, std::vector<std::unique_ptr<FileDevice>> files, lvm2::GroupStore store);
+    State(const EngineOptions& options, std::vector<std::unique_ptr<BlockDevice>> devices, lvm2::GroupStore store);
 
     std::mutex mutex;
 
     const EngineOptions options;
-    std::vector<std::unique_ptr<FileDevice>> files;
+    std::vector<std::unique_ptr<BlockDevice>> devices;
     lvm2::GroupStore store;
     std::vector<std::string> recovered;
     std::vector<std::string> findings;
