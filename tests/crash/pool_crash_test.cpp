@@ -30,6 +30,11 @@ constexpr unsigned lives = 4;
 constexpr std::uint64_t thin_check_every = 50;
 constexpr std::uint64_t metadata_start = 1 << 20;
 
+const char* to_string(IoOperation operation) {
+    constexpr const char* names[] = {"read", "write", "flush", "discard", "write_zeroes"};
+    return names[static_cast<unsigned>(operation)];
+}
+
 std::atomic<std::uint64_t> cuts{0};
 
 class World {
@@ -90,6 +95,15 @@ class World {
     };
 
     std::uint64_t draw(std::uint64_t count) { return random_() % count; }
+
+    // With LAMELLA_CRASH_TRACE set a replay tells what happens.
+    template <typename... Arguments>
+    void trace(fmt::format_string<Arguments...> format, Arguments&&... arguments) {
+        static const bool wanted = std::getenv("LAMELLA_CRASH_TRACE") != nullptr;
+        if (wanted)
+            fmt::print(stderr, "{:6} disk {:5}: {}\n", now_, power_->operations(),
+                       fmt::format(format, std::forward<Arguments>(arguments)...));
+    }
     std::uint64_t chunk_bytes() const { return chunk_sectors_ * sector_bytes; }
 
     // --- Disks ---
@@ -348,6 +362,8 @@ class World {
             slot.vector = {slot.memory.data(), slot.memory.size()};
             slot.vectors = {&slot.vector, 1};
         }
+        trace("volume {} {} {}..{} write {}{}", id, to_string(slot.operation), slot.first, slot.end, slot.value,
+              slot.durable ? " durable" : "");
         volume->device->submit(*slot.home, slot);
     }
 
@@ -355,6 +371,7 @@ class World {
         Volume& volume = *slot.volume;
         Content& content = volume.content;
         ++now_;
+        trace("volume {} {} {}..{} done: {}", slot.id, to_string(slot.operation), slot.first, slot.end, error);
         if (error == 0) {
             switch (slot.operation) {
             case IoOperation::write:
@@ -377,7 +394,7 @@ class World {
                 error == EOPNOTSUPP && slot.operation == IoOperation::discard && options_.discards == thin::DiscardPolicy::ignore;
             const bool full = error == ENOSPC && (slot.operation == IoOperation::write || slot.operation == IoOperation::write_zeroes);
             if (!refused_discard && !full)
-                ADD_FAILURE() << "volume " << slot.id << ": operation " << static_cast<int>(slot.operation) << " failed: " << error;
+                ADD_FAILURE() << "volume " << slot.id << ": " << to_string(slot.operation) << " failed: " << error;
         }
         if (slot.operation != IoOperation::flush)
             volume.busy.erase({slot.first, slot.end});
@@ -428,7 +445,10 @@ class World {
     void perform(Planned planned) {
         planned.begun = ++now_;
         planned_ = std::move(planned);
+        for (const thin::PoolChange& change : planned_->changes())
+            trace("change: {} {} {}", static_cast<int>(change.kind), change.id, change.origin);
         auto done = pool_->transact(planned_->changes(), transaction_, transaction_ + 1);
+        trace("change: {}", done ? "done" : done.error().message());
         if (done)
             return settle_change(true);
         if (power_->off())
@@ -516,6 +536,7 @@ class World {
     void commit() {
         const std::uint64_t then = ++now_;
         auto done = pool_->commit();
+        trace("commit since {}: {}", then, done ? "done" : done.error().message());
         if (done)
             for (auto& [id, volume] : volumes_)
                 volume->content.flushed(then);

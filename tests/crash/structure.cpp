@@ -60,7 +60,8 @@ Result<void> check_structure(BlockDevice& device) {
         if (use.mappings > 1 && !use.all_shared)
             return fail(ErrorKind::damaged, "data block {} has {} mappings, not all of which are treated as shared", block, use.mappings);
         const std::uint32_t references = TRY(metadata->data_block_references(block));
-        if (references == 0 || references > use.mappings + (metadata->held_root().value() != 0 ? 1 : 0))
+        // A metadata snapshot holds leaves of its own, as many as there were devices.
+        if (references == 0 || (metadata->held_root().value() == 0 && references > use.mappings))
             return fail(ErrorKind::damaged, "data block {} has {} mappings and a reference count of {}", block, use.mappings, references);
     }
     // Blocks that only a metadata snapshot still maps are in use, too.
