@@ -92,8 +92,7 @@ Result<void> start_background(const std::vector<std::string>& paths, bool read_o
     ::close(pipe[0]);
     if (child < 0)
         return fail_errno("starting a process", error);
-    while (::waitpid(child, nullptr, 0) < 0 && errno == EINTR) {
-    }
+    while (::waitpid(child, nullptr, 0) < 0 && errno == EINTR) {}
     Result<Json> json = parse_json(answer);
     if (!json)
         return fail(ErrorKind::failed, "the background process ended unexpectedly; {} may say why", log_path);
@@ -121,9 +120,7 @@ Result<void> needs_paths(const VolumeAddress& volume) {
 }
 
 // Ends a background process that attach started for nothing.
-void let_go(ControlClient& client, const std::string& volume) {
-    (void)client.call("detach", {{"volume", volume}});
-}
+void let_go(ControlClient& client, const std::string& volume) { (void)client.call("detach", {{"volume", volume}}); }
 
 Result<void> attach(Context& context, const VolumeAddress& volume, bool read_only, bool only_file) {
     TRY(needs_paths(volume));
@@ -156,12 +153,11 @@ Result<void> attach(Context& context, const VolumeAddress& volume, bool read_onl
             return std::unexpected(made.error());
         }
     }
-    return context.answer((device.empty() ? file : device) + "\n",
-                          {{"volume", volume.volume},
-                           {"device", device.empty() ? Json() : Json(device)},
-                           {"file", file},
-                           {"read_only", read_only},
-                           {"process", client->server_process()}});
+    return context.answer((device.empty() ? file : device) + "\n", {{"volume", volume.volume},
+                                                                    {"device", device.empty() ? Json() : Json(device)},
+                                                                    {"file", file},
+                                                                    {"read_only", read_only},
+                                                                    {"process", client->server_process()}});
 }
 
 Result<void> refuse_if_used(const std::string& path, const std::string& what) {

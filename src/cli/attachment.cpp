@@ -14,8 +14,8 @@
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/statfs.h>
+#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -70,9 +70,7 @@ std::string first_line(const std::filesystem::path& path) {
     return line;
 }
 
-bool is_number(const std::string& text) {
-    return !text.empty() && text.find_first_not_of("0123456789") == std::string::npos;
-}
+bool is_number(const std::string& text) { return !text.empty() && text.find_first_not_of("0123456789") == std::string::npos; }
 
 class OpenFile {
   public:
@@ -266,8 +264,7 @@ void wait_for_end_of(int process) {
     if (fd < 0)
         return;  // gone already
     pollfd polled{fd, POLLIN, 0};
-    while (::poll(&polled, 1, -1) < 0 && errno == EINTR) {
-    }
+    while (::poll(&polled, 1, -1) < 0 && errno == EINTR) {}
     ::close(fd);
 }
 

@@ -14,9 +14,7 @@ namespace lamella::cli {
 namespace {
 
 // CLI11 reports a bad value by exception; its parser catches it and run_program() prints it.
-[[noreturn]] void reject(const std::string& name, const std::string& why) {
-    throw CLI::ValidationError(name, why);
-}
+[[noreturn]] void reject(const std::string& name, const std::string& why) { throw CLI::ValidationError(name, why); }
 
 Result<void> choose(const std::string& word, const std::vector<std::string>& words, std::string& value) {
     if (std::find(words.begin(), words.end(), word) == words.end())
@@ -70,9 +68,7 @@ void CommandLine::describe(std::string_view summary, std::string_view descriptio
     program_->notes[app_].description = description;
 }
 
-void CommandLine::example(std::string_view words, std::string_view meaning) {
-    program_->notes[app_].examples.emplace_back(words, meaning);
-}
+void CommandLine::example(std::string_view words, std::string_view meaning) { program_->notes[app_].examples.emplace_back(words, meaning); }
 
 void CommandLine::hide() {
     app_->group("");
@@ -118,9 +114,7 @@ void CommandLine::arguments(const std::string& name, std::vector<VolumeAddress>&
     });
 }
 
-void CommandLine::flag(const std::string& names, bool& value, const std::string& help) {
-    app_->add_flag(names, value, help);
-}
+void CommandLine::flag(const std::string& names, bool& value, const std::string& help) { app_->add_flag(names, value, help); }
 
 void CommandLine::option(const std::string& names, const std::string& placeholder, std::string& value, const std::string& help) {
     add(names, placeholder, help, [&value](const std::string& word) -> Result<void> {
@@ -151,7 +145,8 @@ void CommandLine::option(const std::string& names, const std::string& placeholde
 void CommandLine::option_choice(const std::string& names, std::string& value, const std::vector<std::string>& words,
                                 const std::string& help) {
     program_->notes[app_].choices[names.substr(names.find("--"))] = words;
-    add(names, fmt::format("{}", fmt::join(words, "|")), help, [&value, words](const std::string& word) { return choose(word, words, value); });
+    add(names, fmt::format("{}", fmt::join(words, "|")), help,
+        [&value, words](const std::string& word) { return choose(word, words, value); });
 }
 
 void CommandLine::option_size(const std::string& names, std::uint64_t& value, const std::string& help) {
@@ -171,25 +166,17 @@ void CommandLine::option_size(const std::string& names, SizeArgument& value, con
     add(names, "SIZE", help, parsed_into(value, [](const std::string& word) { return parse_size_argument(word); }));
 }
 
-void CommandLine::require(const std::string& option) {
-    app_->get_option(option)->required();
-}
+void CommandLine::require(const std::string& option) { app_->get_option(option)->required(); }
 
 void CommandLine::exclude(const std::string& option, const std::string& other) {
     app_->get_option(option)->excludes(app_->get_option(other));
 }
 
-void CommandLine::need(const std::string& option, const std::string& other) {
-    app_->get_option(option)->needs(app_->get_option(other));
-}
+void CommandLine::need(const std::string& option, const std::string& other) { app_->get_option(option)->needs(app_->get_option(other)); }
 
-void CommandLine::changes() {
-    flag("--dry-run", program_->notes[app_].dry_run, "say what would be done, and change nothing");
-}
+void CommandLine::changes() { flag("--dry-run", program_->notes[app_].dry_run, "say what would be done, and change nothing"); }
 
-void CommandLine::destroys() {
-    flag("-y,--yes", program_->notes[app_].yes, "do it without asking");
-}
+void CommandLine::destroys() { flag("-y,--yes", program_->notes[app_].yes, "do it without asking"); }
 
 CommandLine CommandLine::subcommand(const std::string& name) {
     app_->require_subcommand(1);

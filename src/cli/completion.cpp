@@ -31,20 +31,23 @@ std::string bash_completion(const std::vector<CommandPage>& pages) {
     for (const CommandPage& page : pages) {
         std::string key = page.joined(' ');
         if (!page.subcommands.empty())
-            commands += fmt::format("        {}) words={} ;;\n", shell_quoted(key), shell_quoted(fmt::format("{}", fmt::join(page.subcommands, " "))));
-        options += fmt::format("        {}) words={} ;;\n", shell_quoted(key), shell_quoted(fmt::format("{}", fmt::join(option_names(page), " "))));
+            commands += fmt::format("        {}) words={} ;;\n", shell_quoted(key),
+                                    shell_quoted(fmt::format("{}", fmt::join(page.subcommands, " "))));
+        options += fmt::format("        {}) words={} ;;\n", shell_quoted(key),
+                               shell_quoted(fmt::format("{}", fmt::join(option_names(page), " "))));
         for (const OptionPage& option : page.options) {
             if (option.placeholder.empty())
                 continue;
             std::string action = !option.choices.empty() ? "words=" + shell_quoted(fmt::format("{}", fmt::join(option.choices, " ")))
-                               : option.placeholder == "FILE" || option.placeholder == "PATH" || option.placeholder == "DIR" ? "files=1"
-                                                                                                                             : ":";
+                                 : option.placeholder == "FILE" || option.placeholder == "PATH" || option.placeholder == "DIR" ? "files=1"
+                                                                                                                               : ":";
             for (const std::string& name : option.names)
                 values += fmt::format("        {}) {}; value=1 ;;\n", shell_quoted(key + " " + name), action);
         }
         for (const OptionPage& argument : page.arguments)
             if (!argument.choices.empty())
-                positional += fmt::format("        {}) words={}; files=1 ;;\n", shell_quoted(key), shell_quoted(fmt::format("{}", fmt::join(argument.choices, " "))));
+                positional += fmt::format("        {}) words={}; files=1 ;;\n", shell_quoted(key),
+                                          shell_quoted(fmt::format("{}", fmt::join(argument.choices, " "))));
     }
     return fmt::format(R"(# bash completion for lamella
 _lamella() {{
@@ -101,23 +104,27 @@ std::string zsh_completion(const std::vector<CommandPage>& pages) {
         for (const OptionPage& option : page.options)
             for (const std::string& name : option.names) {
                 std::string value = option.placeholder.empty() ? ""
-                                  : !option.choices.empty()
-                                      ? fmt::format(":value:({})", fmt::join(option.choices, " "))
-                                      : fmt::format(":{}:_files", described(option.placeholder));
-                arguments += fmt::format(" \\\n        {}", shell_quoted(fmt::format("{}{}[{}]{}", option.repeats ? "*" : "", name, described(option.help), value)));
+                                    : !option.choices.empty()  ? fmt::format(":value:({})", fmt::join(option.choices, " "))
+                                                               : fmt::format(":{}:_files", described(option.placeholder));
+                arguments +=
+                    fmt::format(" \\\n        {}",
+                                shell_quoted(fmt::format("{}{}[{}]{}", option.repeats ? "*" : "", name, described(option.help), value)));
             }
         if (!page.subcommands.empty()) {
             std::string cases;
             for (const std::string& name : page.subcommands)
                 cases += fmt::format("        {}) {}_{} ;;\n", name, function, name);
-            text += fmt::format("{}() {{\n    local state\n    _arguments -C{} \\\n        '1:command:({})' \\\n        '*::argument:->argument'\n"
-                                "    if [[ $state == argument ]]; then\n        case $words[1] in\n{}        esac\n    fi\n}}\n\n",
-                                function, arguments, fmt::join(page.subcommands, " "), cases);
+            text += fmt::format(
+                "{}() {{\n    local state\n    _arguments -C{} \\\n        '1:command:({})' \\\n        '*::argument:->argument'\n"
+                "    if [[ $state == argument ]]; then\n        case $words[1] in\n{}        esac\n    fi\n}}\n\n",
+                function, arguments, fmt::join(page.subcommands, " "), cases);
             continue;
         }
         for (const OptionPage& argument : page.arguments)
-            arguments += fmt::format(" \\\n        {}", shell_quoted(fmt::format("{}:{}:{}", argument.repeats ? "*" : "", described(argument.names.back()),
-                                                                       argument.choices.empty() ? "_files" : fmt::format("({})", fmt::join(argument.choices, " ")))));
+            arguments += fmt::format(
+                " \\\n        {}",
+                shell_quoted(fmt::format("{}:{}:{}", argument.repeats ? "*" : "", described(argument.names.back()),
+                                         argument.choices.empty() ? "_files" : fmt::format("({})", fmt::join(argument.choices, " ")))));
         text += fmt::format("{}() {{\n    _arguments{}\n}}\n\n", function, arguments);
     }
     return text + "_lamella \"$@\"\n";
@@ -143,7 +150,8 @@ std::string fish_completion(const std::vector<CommandPage>& pages) {
                 return other.words.size() == page.words.size() + 1 && other.words.back() == name &&
                        std::equal(page.words.begin(), page.words.end(), other.words.begin());
             });
-            text += fmt::format("complete -c lamella -f -n {} -a {} -d {}\n", quoted_for_fish(condition), name, quoted_for_fish(nested->summary));
+            text += fmt::format("complete -c lamella -f -n {} -a {} -d {}\n", quoted_for_fish(condition), name,
+                                quoted_for_fish(nested->summary));
         }
         for (const OptionPage& option : page.options) {
             text += fmt::format("complete -c lamella -n {}", quoted_for_fish(condition));

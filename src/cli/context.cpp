@@ -20,13 +20,9 @@ Result<void> Context::answer(std::string_view text, const Json& value) {
     return {};
 }
 
-void Context::note(std::string_view text) {
-    environment_.err(fmt::format("lamella: {}\n", text));
-}
+void Context::note(std::string_view text) { environment_.err(fmt::format("lamella: {}\n", text)); }
 
-std::string Context::done(std::string_view participle) const {
-    return fmt::format("{}{}", dry_run ? "would be " : "", participle);
-}
+std::string Context::done(std::string_view participle) const { return fmt::format("{}{}", dry_run ? "would be " : "", participle); }
 
 Result<void> Context::confirm(std::string_view question) {
     if (yes || dry_run)

@@ -74,8 +74,8 @@ void define_create(CommandLine& line) {
         } else {
             made = TRY(group.create_volume(volume, context.change()));
         }
-        return answer_volume(context, fmt::format("{} volume {}, {}: {}", kind_word(made), made.name, print_size(made.size),
-                                                  context.done("created")), made);
+        return answer_volume(
+            context, fmt::format("{} volume {}, {}: {}", kind_word(made), made.name, print_size(made.size), context.done("created")), made);
     });
 }
 

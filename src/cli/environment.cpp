@@ -34,8 +34,10 @@ Environment system_environment() {
 
 Result<std::unique_ptr<VolumeGroup>> open_group(const GroupAddress& address, Access access) {
     if (address.paths.empty())
-        return fail(ErrorKind::unsupported, "group {0}: a group that this host's LVM runs is not for lamella yet; use LVM's commands, or name "
-                    "the physical volumes of one that isn't active, such as ./{0} or /dev/sdb1", address.name);
+        return fail(ErrorKind::unsupported,
+                    "group {0}: a group that this host's LVM runs is not for lamella yet; use LVM's commands, or name "
+                    "the physical volumes of one that isn't active, such as ./{0} or /dev/sdb1",
+                    address.name);
     if (std::unique_ptr<ControlClient> client = TRY(ControlClient::connect(address.paths)))
         return std::make_unique<RemoteGroup>(std::move(client));
     return TRY(EngineGroup::open(address.paths, {.read_only = access == Access::read}));

@@ -13,7 +13,7 @@
 namespace lamella::cli {
 
 enum class Access {
-    read,   // looks only: a damaged or foreign group is opened as far as it is sound
+    read,  // looks only: a damaged or foreign group is opened as far as it is sound
     write,
 };
 

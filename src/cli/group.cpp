@@ -19,7 +19,8 @@ namespace {
 constexpr std::size_t max_backup = 16 << 20;
 
 Result<std::string> read_text(const std::string& path) {
-    std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(path == "-" ? ::fdopen(::dup(0), "r") : std::fopen(path.c_str(), "re"), std::fclose);
+    std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(path == "-" ? ::fdopen(::dup(0), "r") : std::fopen(path.c_str(), "re"),
+                                                         std::fclose);
     if (!file)
         return fail_errno(path);
     std::string text;
@@ -40,7 +41,8 @@ void define_backup(CommandLine line) {
         std::string file = "-";
     };
     auto arguments = std::make_shared<Arguments>();
-    line.describe("Write a group's LVM2 metadata as text", "In the format of vgcfgbackup: either can restore what the other wrote. It holds "
+    line.describe("Write a group's LVM2 metadata as text",
+                  "In the format of vgcfgbackup: either can restore what the other wrote. It holds "
                   "where volumes lie, not what is in them, nor the mappings of thin pools.");
     line.argument("GROUP", arguments->group, "the group");
     line.option("-f,--file", "FILE", arguments->file, "where to (default: standard output)");
@@ -50,7 +52,8 @@ void define_backup(CommandLine line) {
         if (arguments->file == "-")
             return context.answer(text, {{"text", text}});
         TRY(write_file_aside(arguments->file, text));
-        return context.answer(fmt::format("metadata written to {}\n", arguments->file), {{"file", arguments->file}, {"bytes", text.size()}});
+        return context.answer(fmt::format("metadata written to {}\n", arguments->file),
+                              {{"file", arguments->file}, {"bytes", text.size()}});
     });
 }
 
@@ -61,9 +64,10 @@ void define_restore(CommandLine line) {
         bool force = false;
     };
     auto arguments = std::make_shared<Arguments>();
-    line.describe("Put a group's LVM2 metadata back from a backup",
-                  "Volumes made since the backup are gone afterwards, and those removed since are back with whatever lies at their place now. "
-                  "With thin pools in the group, --force is needed: their own metadata is not in the backup.");
+    line.describe(
+        "Put a group's LVM2 metadata back from a backup",
+        "Volumes made since the backup are gone afterwards, and those removed since are back with whatever lies at their place now. "
+        "With thin pools in the group, --force is needed: their own metadata is not in the backup.");
     line.argument("GROUP", arguments->group, "the group");
     line.option("-f,--file", "FILE", arguments->file, "the backup; \"-\" is standard input");
     line.require("--file");
@@ -76,14 +80,16 @@ void define_restore(CommandLine line) {
         TRY(group.restore_text(text, arguments->force, {.dry_run = true}));
         TRY(context.confirm(fmt::format("Replace the metadata of {} by that of {}?", arguments->group.text(), arguments->file)));
         TRY(group.restore_text(text, arguments->force, context.change()));
-        return context.answer(fmt::format("metadata of {}: {} from {}\n", arguments->group.text(), context.done("restored"), arguments->file),
-                              {{"dry_run", context.dry_run}, {"file", arguments->file}});
+        return context.answer(
+            fmt::format("metadata of {}: {} from {}\n", arguments->group.text(), context.done("restored"), arguments->file),
+            {{"dry_run", context.dry_run}, {"file", arguments->file}});
     });
 }
 
 void define_check(CommandLine line) {
     auto address = std::make_shared<GroupAddress>();
-    line.describe("Check a group's labels and LVM2 metadata", "Says what is wrong; changes nothing. Its exit status is 5 when something is.");
+    line.describe("Check a group's labels and LVM2 metadata",
+                  "Says what is wrong; changes nothing. Its exit status is 5 when something is.");
     line.argument("GROUP", *address, "the group");
     line.runs([address](Context& context) -> Result<void> {
         VolumeGroup& group = *TRY(context.open(*address, Access::read));

@@ -24,9 +24,10 @@ void define_init(CommandLine& line) {
     CreateGroup& request = arguments->request;
     CreatePool& pool = arguments->pool;
     pool.name = "pool";
-    line.describe("Make a volume group, with a thin pool in it, on image files or block devices",
-                  "The result is an ordinary LVM2 volume group, which any Linux host can activate. An image file that isn't there yet is made, "
-                  "sparse, in the size given. What is there already is not overwritten unless --overwrite is given.");
+    line.describe(
+        "Make a volume group, with a thin pool in it, on image files or block devices",
+        "The result is an ordinary LVM2 volume group, which any Linux host can activate. An image file that isn't there yet is made, "
+        "sparse, in the size given. What is there already is not overwritten unless --overwrite is given.");
     line.example("init ./vms.img --size 20G", "group vms in a new image file, with pool \"pool\" in it");
     line.example("init /dev/sdb1,/dev/sdc1 --stripes 2", "a group on two devices, the pool's data striped over both");
     line.argument("PATHS", arguments->group, "the physical volumes, separated by commas");
@@ -34,7 +35,8 @@ void define_init(CommandLine& line) {
     line.option("--vg", "NAME", request.name, "the group's name (default: the first file's, up to its first dot)");
     line.option("--pool", "NAME", pool.name, "the pool's name (default: pool)");
     line.flag("--no-pool", arguments->no_pool, "no pool yet: lamella create --thin-pool makes one later");
-    line.option_size("--pool-size", arguments->pool_size, "the pool's size: bytes, N%VG, N%FREE (default 60%FREE: the rest is for thick volumes and for the pool to grow)");
+    line.option_size("--pool-size", arguments->pool_size,
+                     "the pool's size: bytes, N%VG, N%FREE (default 60%FREE: the rest is for thick volumes and for the pool to grow)");
     line.option_size("-c,--chunk-size", pool.chunk_size, "the pool's unit of allocation, a multiple of 64K up to 1G (default 64K)");
     line.option_size("--metadata-size", pool.metadata_size, "the pool's room for metadata, or auto (default: as LVM reckons it)");
     line.option_size("-s,--extent-size", request.extent_size, "the group's unit of allocation, a power of two (default 4M)");

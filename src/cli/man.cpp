@@ -36,13 +36,9 @@ std::string roff(std::string_view text) {
     return result;
 }
 
-std::string bold(std::string_view text) {
-    return fmt::format("\\fB{}\\fR", roff(text));
-}
+std::string bold(std::string_view text) { return fmt::format("\\fB{}\\fR", roff(text)); }
 
-std::string italic(std::string_view text) {
-    return fmt::format("\\fI{}\\fR", roff(text));
-}
+std::string italic(std::string_view text) { return fmt::format("\\fI{}\\fR", roff(text)); }
 
 std::string heading(const OptionPage& option) {
     std::string names;
@@ -63,25 +59,25 @@ std::string synopsis(const CommandPage& page) {
     return text + " [" + italic("OPTION") + "...]";
 }
 
-std::string page_name(const CommandPage& page) {
-    return page.words.empty() ? "lamella" : "lamella-" + page.joined('-');
-}
+std::string page_name(const CommandPage& page) { return page.words.empty() ? "lamella" : "lamella-" + page.joined('-'); }
 
 std::string man_page(const CommandPage& page, const std::vector<CommandPage>& all) {
     std::string name = page_name(page);
     std::string upper = name;
     for (char& c : upper)
         c = c >= 'a' && c <= 'z' ? static_cast<char>(c - 'a' + 'A') : c;
-    std::string text = fmt::format(".TH {} 1 \"\" \"lamella {}\" \"Lamella\"\n.SH NAME\n{} \\- {}\n.SH SYNOPSIS\n{}\n", upper, program_version,
-                                   roff(name), roff(page.summary), synopsis(page));
+    std::string text = fmt::format(".TH {} 1 \"\" \"lamella {}\" \"Lamella\"\n.SH NAME\n{} \\- {}\n.SH SYNOPSIS\n{}\n", upper,
+                                   program_version, roff(name), roff(page.summary), synopsis(page));
     if (!page.description.empty() || page.words.empty())
         text += ".SH DESCRIPTION\n";
     if (!page.description.empty())
         text += roff(page.description) + "\n";
     if (page.words.empty())
-        text += roff("A GROUP is the path of an LVM2 volume group's physical volume, an image file or a block device, or several "
-                     "separated by commas. A VOLUME is GROUP:NAME, such as ./vms.img:web. While a group is served, every command "
-                     "on it is carried out by the serving process, without stopping I/O.") + "\n";
+        text += roff(
+                    "A GROUP is the path of an LVM2 volume group's physical volume, an image file or a block device, or several "
+                    "separated by commas. A VOLUME is GROUP:NAME, such as ./vms.img:web. While a group is served, every command "
+                    "on it is carried out by the serving process, without stopping I/O.") +
+                "\n";
     if (!page.subcommands.empty()) {
         text += ".SH COMMANDS\n";
         for (const CommandPage& other : all)
@@ -97,8 +93,9 @@ std::string man_page(const CommandPage& page, const std::vector<CommandPage>& al
         text += ".SH EXAMPLES\n";
     for (const auto& [words, meaning] : page.examples)
         text += fmt::format(".TP\n{}\n{}\n", bold("lamella " + words), roff(meaning));
-    text += ".SH EXIT STATUS\n0 done; 1 failed; 2 wrong usage; 3 not found; 4 refused: busy, held by somebody else, there already, or unsafe; "
-            "5 damage found; 6 out of space.\n";
+    text +=
+        ".SH EXIT STATUS\n0 done; 1 failed; 2 wrong usage; 3 not found; 4 refused: busy, held by somebody else, there already, or unsafe; "
+        "5 damage found; 6 out of space.\n";
     if (!page.words.empty())
         text += ".SH SEE ALSO\n" + bold("lamella") + "(1)\n";
     return text;

@@ -16,13 +16,9 @@ std::size_t width_of(std::string_view text) {
     return static_cast<std::size_t>(std::ranges::count_if(text, [](char c) { return (static_cast<unsigned char>(c) & 0xc0) != 0x80; }));
 }
 
-std::string or_dash(std::string text) {
-    return text.empty() ? "-" : text;
-}
+std::string or_dash(std::string text) { return text.empty() ? "-" : text; }
 
-std::string yes_no(bool value) {
-    return value ? "yes" : "no";
-}
+std::string yes_no(bool value) { return value ? "yes" : "no"; }
 
 // Lines of "heading  value"; what isn't known or has no meaning is left out.
 class Description {
@@ -55,9 +51,7 @@ class Description {
 
 }  // namespace
 
-void Table::column(std::string heading, Align align) {
-    columns_.push_back({std::move(heading), align});
-}
+void Table::column(std::string heading, Align align) { columns_.push_back({std::move(heading), align}); }
 
 void Table::row(std::vector<std::string> cells) {
     cells.resize(columns_.size());
@@ -114,9 +108,7 @@ std::string local_time(std::optional<std::int64_t> seconds) {
     return text;
 }
 
-std::string joined(const std::vector<std::string>& words) {
-    return or_dash(fmt::format("{}", fmt::join(words, ",")));
-}
+std::string joined(const std::vector<std::string>& words) { return or_dash(fmt::format("{}", fmt::join(words, ","))); }
 
 std::string volume_table(const std::vector<VolumeInfo>& volumes) {
     Table table;
@@ -140,7 +132,9 @@ std::string volume_table(const std::vector<VolumeInfo>& volumes) {
             shown_percent(volume.metadata_used, volume.metadata_size),
             or_dash(volume.pool),
             or_dash(volume.origin.empty() ? volume.external_origin : volume.origin),
-            !volume.refused.empty() ? "refused" : volume.read_only ? "read-only" : "read-write",
+            !volume.refused.empty() ? "refused"
+            : volume.read_only      ? "read-only"
+                                    : "read-write",
             local_time(volume.creation_time),
             joined(volume.tags),
         });

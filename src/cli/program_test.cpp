@@ -42,7 +42,9 @@ class Commands : public testing::Test {
             return group_.change_tags(n, a, r, o);
         }
         Result<void> remove(const std::vector<std::string>& n, bool c, ChangeOptions o) override { return group_.remove(n, c, o); }
-        Result<VolumeInfo> rollback(const std::string& n, const std::string& s, ChangeOptions o) override { return group_.rollback(n, s, o); }
+        Result<VolumeInfo> rollback(const std::string& n, const std::string& s, ChangeOptions o) override {
+            return group_.rollback(n, s, o);
+        }
         Result<std::uint64_t> reserve_metadata_snapshot(const std::string& p, ChangeOptions o) override {
             return group_.reserve_metadata_snapshot(p, o);
         }
@@ -158,9 +160,11 @@ TEST_F(Commands, EveryCommandHasHelpAndJson) {
         EXPECT_EQ(has_json, page.subcommands.empty()) << page.joined(' ');
         names.push_back(page.joined(' '));
     }
-    for (const char* name : {"init", "create", "snapshot", "list", "show", "resize", "extend", "rename", "tag", "remove", "rollback", "serve",
-                             "attach", "detach", "metadata-snapshot", "group backup", "group restore", "group check", "status", "message",
-                             "version", "completion"})
+    for (const char* name : {"init",         "create",        "snapshot",    "list",   "show",
+                             "resize",       "extend",        "rename",      "tag",    "remove",
+                             "rollback",     "serve",         "attach",      "detach", "metadata-snapshot",
+                             "group backup", "group restore", "group check", "status", "message",
+                             "version",      "completion"})
         EXPECT_THAT(names, testing::Contains(name));
 }
 
@@ -223,9 +227,10 @@ TEST_F(Commands, Snapshot) {
 TEST_F(Commands, List) {
     ASSERT_EQ(run({"list", "./vms.img"}), 0);
     EXPECT_EQ(access, Access::read);
-    EXPECT_EQ(out, "LV    Kind            Size  Data%  Meta%  Pool  Origin  Access      Created  Tags\n"
-                   "pool  thin-pool  16.00 GiB  25.00   1.56  -     -       read-write  -        -\n"
-                   "web   thin       10.00 GiB  50.00      -  pool  -       read-write  -        prod\n");
+    EXPECT_EQ(out,
+              "LV    Kind            Size  Data%  Meta%  Pool  Origin  Access      Created  Tags\n"
+              "pool  thin-pool  16.00 GiB  25.00   1.56  -     -       read-write  -        -\n"
+              "web   thin       10.00 GiB  50.00      -  pool  -       read-write  -        prod\n");
     ASSERT_EQ(run({"list", "./vms.img", "--all"}), 0);
     EXPECT_THAT(out, HasSubstr("[pool_tdata]"));
     ASSERT_EQ(run({"list", "./vms.img", "--json"}), 0);

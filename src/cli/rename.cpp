@@ -19,7 +19,8 @@ void define_rename(CommandLine& line) {
     line.runs([arguments](Context& context) -> Result<void> {
         VolumeGroup& group = *TRY(context.open(arguments->volume.group, Access::write));
         VolumeInfo volume = TRY(group.rename(arguments->volume.volume, arguments->name, context.change()));
-        return answer_volume(context, fmt::format("volume {}: {} to {}", arguments->volume.volume, context.done("renamed"), volume.name), volume);
+        return answer_volume(context, fmt::format("volume {}: {} to {}", arguments->volume.volume, context.done("renamed"), volume.name),
+                             volume);
     });
 }
 

@@ -31,7 +31,8 @@ void define_resize(CommandLine& line) {
         request.name = arguments->volume.volume;
         if (arguments->size.sign == SizeArgument::Sign::minus && !request.shrink_allowed) {
             context.suggest("--shrink, once what the volume holds has been made smaller");
-            return fail(ErrorKind::refused, "volume {}: would become smaller, and what lies beyond its new end would be gone", request.name);
+            return fail(ErrorKind::refused, "volume {}: would become smaller, and what lies beyond its new end would be gone",
+                        request.name);
         }
         VolumeGroup& group = *TRY(context.open(arguments->volume.group, Access::write));
         VolumeInfo before = TRY(group.volume(request.name));
@@ -43,7 +44,8 @@ void define_resize(CommandLine& line) {
                                                 print_size(before.size), print_size(after.size))));
         }
         VolumeInfo volume = TRY(group.resize(request, context.change()));
-        return answer_volume(context, fmt::format("volume {}: {} to {}", volume.name, context.done("resized"), print_size(volume.size)), volume);
+        return answer_volume(context, fmt::format("volume {}: {} to {}", volume.name, context.done("resized"), print_size(volume.size)),
+                             volume);
     });
 }
 

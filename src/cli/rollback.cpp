@@ -11,9 +11,10 @@ void define_rollback(CommandLine& line) {
         std::string snapshot;
     };
     auto arguments = std::make_shared<Arguments>();
-    line.describe("Put a volume back to one of its snapshots",
-                  "The snapshot's content becomes the volume's, and the snapshot is gone, as after LVM's merge. What was written to the volume "
-                  "since is lost: take another snapshot first to keep it.");
+    line.describe(
+        "Put a volume back to one of its snapshots",
+        "The snapshot's content becomes the volume's, and the snapshot is gone, as after LVM's merge. What was written to the volume "
+        "since is lost: take another snapshot first to keep it.");
     line.example("rollback ./vms.img:web --to web-s1", "web is as it was when web-s1 was taken");
     line.argument("VOLUME", arguments->volume, "the volume");
     line.option("--to", "SNAPSHOT", arguments->snapshot, "the snapshot's name, without the group");
@@ -24,8 +25,8 @@ void define_rollback(CommandLine& line) {
         VolumeGroup& group = *TRY(context.open(arguments->volume.group, Access::write));
         const std::string& name = arguments->volume.volume;
         TRY(group.rollback(name, arguments->snapshot, {.dry_run = true}));
-        TRY(context.confirm(fmt::format("Put {} back to {}, and lose what was written to it since?", arguments->volume.text(),
-                                        arguments->snapshot)));
+        TRY(context.confirm(
+            fmt::format("Put {} back to {}, and lose what was written to it since?", arguments->volume.text(), arguments->snapshot)));
         VolumeInfo volume = TRY(group.rollback(name, arguments->snapshot, context.change()));
         return answer_volume(context, fmt::format("volume {}: {} to {}", name, context.done("rolled back"), arguments->snapshot), volume);
     });

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <cstdlib>
 
-#include <nlohmann/json.hpp>
 #include <systemd/sd-daemon.h>
 #include <unistd.h>
+#include <nlohmann/json.hpp>
 
 #include "cli/command_line.h"
 #include "cli/context.h"
@@ -71,9 +71,9 @@ Result<void> serve(Context& context, Arguments& arguments) {
         options.nbd.tls.certificates = arguments.certificates;
         options.nbd.tls.psk_file = arguments.psk;
         options.nbd.tls.verify_clients = !arguments.tls_without_client_certificates;
-        options.nbd.tls.mode = arguments.tls == "none"  ? nbd::TlsMode::none
-                             : arguments.tls == "allow" ? nbd::TlsMode::selective
-                                                        : nbd::TlsMode::forced;
+        options.nbd.tls.mode = arguments.tls == "none"    ? nbd::TlsMode::none
+                               : arguments.tls == "allow" ? nbd::TlsMode::selective
+                                                          : nbd::TlsMode::forced;
     }
 
     std::unique_ptr<Serving> serving = TRY(Serving::start(options));
@@ -94,12 +94,13 @@ Result<void> serve(Context& context, Arguments& arguments) {
 void define_serve(CommandLine& line) {
     auto arguments = std::make_shared<Arguments>();
     ServingOptions& options = arguments->options;
-    line.describe("Serve the volumes of a group over NBD",
-                  "Each volume is an export of its name. Runs until SIGTERM or SIGINT; then requests in flight are finished and everything is "
-                  "made durable. While it runs, every other command on the same group is carried out by it, without stopping I/O.\n\n"
-                  "When it is ready it prints one line with the addresses, and tells systemd if that started it. Sockets that systemd passes "
-                  "are served too.\n\n"
-                  "--read-only opens damaged and foreign groups as far as they are sound.");
+    line.describe(
+        "Serve the volumes of a group over NBD",
+        "Each volume is an export of its name. Runs until SIGTERM or SIGINT; then requests in flight are finished and everything is "
+        "made durable. While it runs, every other command on the same group is carried out by it, without stopping I/O.\n\n"
+        "When it is ready it prints one line with the addresses, and tells systemd if that started it. Sockets that systemd passes "
+        "are served too.\n\n"
+        "--read-only opens damaged and foreign groups as far as they are sound.");
     line.example("serve ./vms.img", "at a socket in the runtime directory; its name is printed");
     line.example("serve ./vms.img --socket ./vms.sock", "nbdinfo --list 'nbd+unix:///?socket=./vms.sock' shows the volumes");
     line.example("serve ./vms.img --listen 0.0.0.0:10809 --tls-certificates /etc/pki/lamella", "to other hosts, by TLS");
@@ -108,7 +109,8 @@ void define_serve(CommandLine& line) {
     line.option("--listen", "ADDRESS:PORT", options.nbd.tcp_addresses, "TCP address to listen on; may be given several times");
     line.option("--tls-certificates", "DIR", arguments->certificates, "folder with ca-cert.pem, server-cert.pem, server-key.pem");
     line.option("--tls-psk", "FILE", arguments->psk, "file of pre-shared keys, as psktool makes it");
-    line.option_choice("--tls", arguments->tls, {"none", "allow", "require"}, "whether clients must use TLS (default require, with either of the above)");
+    line.option_choice("--tls", arguments->tls, {"none", "allow", "require"},
+                       "whether clients must use TLS (default require, with either of the above)");
     line.flag("--tls-any-client", arguments->tls_without_client_certificates, "clients need no certificate of their own");
     line.flag("--insecure", arguments->insecure, "allow other hosts without TLS");
     line.flag("--read-only", arguments->read_only, "open and serve for reading only");
@@ -116,7 +118,8 @@ void define_serve(CommandLine& line) {
     line.option("--threads", "N", arguments->threads, "threads for clients (default: one a core, up to 4)");
     line.option_size("--cache-size", options.engine.mapping_cache_bytes, "most memory for mappings (default 512M)");
     line.option_size("--metadata-cache", options.engine.metadata_cache_bytes, "most memory for metadata blocks (default 32M)");
-    line.option("--no-space-timeout", "SECONDS", arguments->no_space_timeout, "how long writes wait in a full pool (default 60; 0: for ever)");
+    line.option("--no-space-timeout", "SECONDS", arguments->no_space_timeout,
+                "how long writes wait in a full pool (default 60; 0: for ever)");
     line.option("--pid-file", "FILE", arguments->pid_file, "write the process id there while serving");
     line.exclude("--tls-certificates", "--tls-psk");
     line.need("--tls-any-client", "--tls-certificates");

@@ -5,13 +5,13 @@
 #include <cstdlib>
 #include <map>
 
-#include <nlohmann/json.hpp>
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/mount.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <nlohmann/json.hpp>
 
 #include "cli/attachment.h"
 #include "cli/files.h"
@@ -109,8 +109,7 @@ Result<void> Serving::Implementation::start_nbd() {
 
 void Serving::Implementation::wait() {
     pollfd polled[] = {{signals_, POLLIN, 0}, {end_, POLLIN, 0}};
-    while (::poll(polled, std::size(polled), -1) < 0 && errno == EINTR) {
-    }
+    while (::poll(polled, std::size(polled), -1) < 0 && errno == EINTR) {}
 }
 
 Result<void> Serving::Implementation::stop() {
@@ -188,8 +187,15 @@ Result<Json> Serving::Implementation::detach(const std::string& volume) {
 }
 
 void Serving::Implementation::forget_unmounted() {
-    for (auto entry = attached_.begin(); entry != attached_.end();)
-        entry = entry->second.file->mounted() ? std::next(entry) : attached_.erase(entry);
+    for (auto entry = attached_.begin(); entry != attached_.end();) {
+        if (entry->second.file->mounted()) {
+            ++entry;
+            continue;
+        }
+        std::string mount_point = mount_point_of(opened.name, entry->first);
+        entry = attached_.erase(entry);
+        remove_mount_point(mount_point);
+    }
 }
 
 Serving::Serving(std::unique_ptr<Implementation> implementation) : implementation_(std::move(implementation)) {}
@@ -201,24 +207,14 @@ Result<std::unique_ptr<Serving>> Serving::start(ServingOptions options) {
     return std::unique_ptr<Serving>(new Serving(std::move(implementation)));
 }
 
-const std::string& Serving::group_name() const {
-    return implementation_->opened.name;
-}
+const std::string& Serving::group_name() const { return implementation_->opened.name; }
 
-const std::vector<std::string>& Serving::uris() const {
-    return implementation_->uris;
-}
+const std::vector<std::string>& Serving::uris() const { return implementation_->uris; }
 
-const GroupInfo& Serving::opened() const {
-    return implementation_->opened;
-}
+const GroupInfo& Serving::opened() const { return implementation_->opened; }
 
-void Serving::wait() {
-    implementation_->wait();
-}
+void Serving::wait() { implementation_->wait(); }
 
-Result<void> Serving::stop() {
-    return implementation_->stop();
-}
+Result<void> Serving::stop() { return implementation_->stop(); }
 
 }  // namespace lamella::cli

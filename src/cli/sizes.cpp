@@ -39,9 +39,7 @@ Result<SizeRequest> size_request(const SizeArgument& argument, std::optional<std
     return request;
 }
 
-std::string shown_size(std::optional<std::uint64_t> bytes) {
-    return bytes ? print_size(*bytes) : "-";
-}
+std::string shown_size(std::optional<std::uint64_t> bytes) { return bytes ? print_size(*bytes) : "-"; }
 
 std::string shown_percent(std::optional<std::uint64_t> part, std::optional<std::uint64_t> whole) {
     if (!part || !whole || *whole == 0)

@@ -30,8 +30,8 @@ void define_snapshot(CommandLine& line) {
         const std::vector<VolumeAddress>& volumes = arguments->volumes;
         for (const VolumeAddress& volume : volumes)
             if (volume.group != volumes.front().group)
-                return fail(ErrorKind::usage, "{} and {} are in different groups: no moment is common to both",
-                            volumes.front().text(), volume.text());
+                return fail(ErrorKind::usage, "{} and {} are in different groups: no moment is common to both", volumes.front().text(),
+                            volume.text());
         if (!arguments->names.empty() && arguments->names.size() != volumes.size())
             return fail(ErrorKind::usage, "--name is given {} times for {} volumes", arguments->names.size(), volumes.size());
         std::vector<CreateSnapshot> requests;

@@ -22,7 +22,8 @@ void define_tag(CommandLine& line) {
             return fail(ErrorKind::usage, "neither --add nor --remove is given");
         VolumeGroup& group = *TRY(context.open(arguments->volume.group, Access::write));
         VolumeInfo volume = TRY(group.change_tags(arguments->volume.volume, arguments->add, arguments->remove, context.change()));
-        return answer_volume(context, fmt::format("volume {}: tags {} to {}", volume.name, context.done("changed"), joined(volume.tags)), volume);
+        return answer_volume(context, fmt::format("volume {}: tags {} to {}", volume.name, context.done("changed"), joined(volume.tags)),
+                             volume);
     });
 }
 

@@ -213,8 +213,10 @@ std::string answer_control_request(const ControlHandlers& handlers, std::string_
         Json request = TRY_WITHIN("request", parse_json(line));
         auto version = TRY(member<std::uint64_t>(request, "version", "request"));
         if (version != control_version)
-            return fail(ErrorKind::unsupported, "the serving process speaks version {} of the control protocol, the command version {}: "
-                        "use the same release of lamella for both", control_version, version);
+            return fail(ErrorKind::unsupported,
+                        "the serving process speaks version {} of the control protocol, the command version {}: "
+                        "use the same release of lamella for both",
+                        control_version, version);
         auto method = TRY(member<std::string>(request, "method", "request"));
         auto handler = handlers.find(method);
         if (handler == handlers.end())
@@ -361,8 +363,10 @@ bool ControlServer::Loop::answer_lines(Client& client) {
     while (client.output.empty()) {
         std::size_t end = client.input.find('\n', client.scanned);
         if (std::min(end, client.input.size()) > max_control_request) {
-            client.output = print_answer("error", error_to_json(Error(ErrorKind::usage, fmt::format(
-                "request: longer than {} bytes", max_control_request)))) + "\n";
+            client.output =
+                print_answer("error",
+                             error_to_json(Error(ErrorKind::usage, fmt::format("request: longer than {} bytes", max_control_request)))) +
+                "\n";
             client.close_when_sent = true;
             client.input = {};
         } else if (end == std::string::npos) {
@@ -425,9 +429,7 @@ Result<std::unique_ptr<ControlClient>> ControlClient::connect(const std::vector<
     return nullptr;
 }
 
-ControlClient::~ControlClient() {
-    ::close(socket_);
-}
+ControlClient::~ControlClient() { ::close(socket_); }
 
 Result<Json> ControlClient::call(std::string_view method, const Json& params) {
     Json request = Json::object();
@@ -439,8 +441,9 @@ Result<Json> ControlClient::call(std::string_view method, const Json& params) {
         return fail(ErrorKind::usage, "the request is longer than {} bytes", max_control_request);
 
     auto broken = [&](int error_number) {
-        return Error(ErrorKind::failed, fmt::format("the connection to serving process {} broke{}{}: whether \"{}\" was done is not known",
-                     server_process_, error_number ? ": " : "", error_number ? std::strerror(error_number) : "", method));
+        return Error(ErrorKind::failed,
+                     fmt::format("the connection to serving process {} broke{}{}: whether \"{}\" was done is not known", server_process_,
+                                 error_number ? ": " : "", error_number ? std::strerror(error_number) : "", method));
     };
     for (std::size_t sent = 0; sent < line.size();) {
         ssize_t count = ::send(socket_, line.data() + sent, line.size() - sent, MSG_NOSIGNAL);

@@ -7,12 +7,12 @@
 #include <thread>
 
 #include <gtest/gtest.h>
-#include <nlohmann/json.hpp>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <nlohmann/json.hpp>
 
 #include "volumes/fake_group.h"
 #include "volumes/remote_group.h"
@@ -125,7 +125,7 @@ TEST_F(Control, AnyPathToTheFile) {
     auto server = serve();
     std::filesystem::create_symlink(image, folder + "/link");
     std::filesystem::create_hard_link(image, folder + "/hard");
-    for (const char* name : {"/link", "/hard", "/../" }) {
+    for (const char* name : {"/link", "/hard", "/../"}) {
         std::string path = std::string(name) == "/../" ? folder + "/run/../vms.img" : folder + name;
         auto client = ControlClient::connect({path});
         ASSERT_TRUE(client);
@@ -201,7 +201,10 @@ TEST_F(Control, PipelinedRequestsAreAnsweredInOrder) {
     int socket = raw_connection();
     std::string lines;
     for (int i = 0; i < 2000; ++i)
-        lines += i % 2 ? R"({"version":1,"method":"backup_text"})" "\n" : R"({"version":1,"method":"volume","params":{"name":"web"}})" "\n";
+        lines += i % 2 ? R"({"version":1,"method":"backup_text"})"
+                         "\n"
+                       : R"({"version":1,"method":"volume","params":{"name":"web"}})"
+                         "\n";
     std::thread sender([&] { EXPECT_EQ(::send(socket, lines.data(), lines.size(), 0), static_cast<ssize_t>(lines.size())); });
     for (int i = 0; i < 2000; ++i) {
         std::string line = read_line(socket);
@@ -214,15 +217,17 @@ TEST_F(Control, PipelinedRequestsAreAnsweredInOrder) {
 TEST_F(Control, Garbage) {
     auto server = serve();
     int socket = raw_connection();
-    for (std::string_view line : {"", "garbage", "{}", "[]", R"({"version":2,"method":"info"})", R"({"version":1,"method":"explode"})",
-                                  R"({"version":1,"method":3})", R"({"version":1,"method":"rename","params":{"name":"web"}})",
-                                  R"({"version":1,"method":"rename","params":[]})", R"({"version":1,"method":"volume","params":{"name":{}}})"}) {
+    for (std::string_view line :
+         {"", "garbage", "{}", "[]", R"({"version":2,"method":"info"})", R"({"version":1,"method":"explode"})",
+          R"({"version":1,"method":3})", R"({"version":1,"method":"rename","params":{"name":"web"}})",
+          R"({"version":1,"method":"rename","params":[]})", R"({"version":1,"method":"volume","params":{"name":{}}})"}) {
         std::string text = std::string(line) + "\n";
         ASSERT_EQ(::send(socket, text.data(), text.size(), 0), static_cast<ssize_t>(text.size()));
         EXPECT_NE(read_line(socket).find("\"error\""), std::string::npos) << line;
     }
     // The connection still works.
-    std::string text = R"({"version":1,"method":"info"})" "\n";
+    std::string text = R"({"version":1,"method":"info"})"
+                       "\n";
     ASSERT_EQ(::send(socket, text.data(), text.size(), 0), static_cast<ssize_t>(text.size()));
     EXPECT_NE(read_line(socket).find("\"result\""), std::string::npos);
     ::close(socket);

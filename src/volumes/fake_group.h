@@ -71,7 +71,7 @@ class FakeGroup : public VolumeGroup {
         VolumeInfo volume = *TRY(find(request.name));
         std::uint64_t& size = request.metadata ? volume.metadata_size.emplace(volume.metadata_size.value_or(0)) : volume.size;
         size = request.size.relation == SizeRequest::Relation::absolute ? request.size.value
-             : request.size.relation == SizeRequest::Relation::grow     ? size + request.size.value
+               : request.size.relation == SizeRequest::Relation::grow   ? size + request.size.value
                                                                         : size - request.size.value;
         if (volume.size < (*find(request.name))->size && !request.shrink_allowed)
             return fail(ErrorKind::refused, "volume {}: would shrink", request.name);

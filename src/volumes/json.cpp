@@ -136,14 +136,10 @@ struct Fields<VolumeInfo> {
 template <>
 struct Fields<PhysicalVolumeInfo> {
     static constexpr std::tuple list{
-        Field{"name", &PhysicalVolumeInfo::name},
-        Field{"id", &PhysicalVolumeInfo::id},
-        Field{"device", &PhysicalVolumeInfo::device},
-        Field{"size", &PhysicalVolumeInfo::size},
-        Field{"allocated", &PhysicalVolumeInfo::allocated},
-        Field{"extents", &PhysicalVolumeInfo::extents},
-        Field{"missing", &PhysicalVolumeInfo::missing},
-        Field{"tags", &PhysicalVolumeInfo::tags},
+        Field{"name", &PhysicalVolumeInfo::name},           Field{"id", &PhysicalVolumeInfo::id},
+        Field{"device", &PhysicalVolumeInfo::device},       Field{"size", &PhysicalVolumeInfo::size},
+        Field{"allocated", &PhysicalVolumeInfo::allocated}, Field{"extents", &PhysicalVolumeInfo::extents},
+        Field{"missing", &PhysicalVolumeInfo::missing},     Field{"tags", &PhysicalVolumeInfo::tags},
     };
 };
 
@@ -221,7 +217,9 @@ struct Words<SizeRequest::Relation> {
 };
 
 template <typename T>
-concept Described = requires { Fields<T>::list; };
+concept Described = requires {
+    Fields<T>::list;
+};
 template <typename T>
 constexpr bool is_vector = false;
 template <typename T>
@@ -237,7 +235,11 @@ std::string valid_utf8(const std::string& text) {
     result.reserve(text.size());
     for (std::size_t i = 0; i < text.size();) {
         auto byte = static_cast<unsigned char>(text[i]);
-        std::size_t length = byte < 0x80 ? 1 : byte >= 0xc2 && byte < 0xe0 ? 2 : byte >= 0xe0 && byte < 0xf0 ? 3 : byte >= 0xf0 && byte < 0xf5 ? 4 : 0;
+        std::size_t length = byte < 0x80                   ? 1
+                             : byte >= 0xc2 && byte < 0xe0 ? 2
+                             : byte >= 0xe0 && byte < 0xf0 ? 3
+                             : byte >= 0xf0 && byte < 0xf5 ? 4
+                                                           : 0;
         bool valid = length > 0 && i + length <= text.size();
         for (std::size_t k = 1; valid && k < length; ++k)
             valid = (static_cast<unsigned char>(text[i + k]) & 0xc0) == 0x80;
@@ -262,9 +264,7 @@ Json write(const T& value) {
     if constexpr (Described<T>) {
         Json json = Json::object();
         std::apply(
-            [&](const auto&... field) {
-                (json.get_ref<Json::object_t&>().emplace_back(field.name, write(value.*field.member)), ...);
-            },
+            [&](const auto&... field) { (json.get_ref<Json::object_t&>().emplace_back(field.name, write(value.*field.member)), ...); },
             Fields<T>::list);
         return json;
     } else if constexpr (is_vector<T>) {
@@ -383,9 +383,9 @@ Result<T> member(const Json& object, std::string_view key, std::string_view plac
     return from_json<T>(*found, fmt::format("{}.{}", place, key));
 }
 
-#define LAMELLA_JSON_TYPE(...)                                                \
-    template Json to_json<__VA_ARGS__>(const __VA_ARGS__&);                   \
-    template Result<__VA_ARGS__> from_json(const Json&, std::string_view);    \
+#define LAMELLA_JSON_TYPE(...)                                             \
+    template Json to_json<__VA_ARGS__>(const __VA_ARGS__&);                \
+    template Result<__VA_ARGS__> from_json(const Json&, std::string_view); \
     template Result<__VA_ARGS__> member(const Json&, std::string_view, std::string_view);
 
 LAMELLA_JSON_TYPE(bool)
@@ -448,12 +448,8 @@ Result<Json> parse_json(std::string_view text) {
     }
 }
 
-Result<std::string> print_json(const Json& json) {
-    return print(json, -1);
-}
+Result<std::string> print_json(const Json& json) { return print(json, -1); }
 
-Result<std::string> print_json_indented(const Json& json) {
-    return TRY(print(json, 2)) + "\n";
-}
+Result<std::string> print_json_indented(const Json& json) { return TRY(print(json, 2)) + "\n"; }
 
 }  // namespace lamella

@@ -10,9 +10,7 @@ namespace lamella {
 namespace {
 
 // A value of every type, no two fields alike, so that a mix-up shows. Texts are compared: their form is what users rely on.
-SizeRequest some_size() {
-    return {SizeRequest::Base::percent_of_free, SizeRequest::Relation::grow, 12345};
-}
+SizeRequest some_size() { return {SizeRequest::Base::percent_of_free, SizeRequest::Relation::grow, 12345}; }
 
 template <typename T>
 void expect_round_trip(const T& value, std::string_view text) {
@@ -32,14 +30,24 @@ TEST(Json, Requests) {
                       R"({"name":"n","size":{"base":"percent_of_free","relation":"grow","value":12345},"chunk_size":1,"metadata_size":2,)"
                       R"("stripes":3,"stripe_size":4,"zero_new_blocks":false,"error_when_full":true,"discards":"ignore","tags":["t"]})");
     expect_round_trip(CreateSnapshot{"o", "n", true, {}}, R"({"origin":"o","name":"n","read_only":true,"tags":[]})");
-    expect_round_trip(ResizeVolume{"n", some_size(), true, true},
-                      R"({"name":"n","size":{"base":"percent_of_free","relation":"grow","value":12345},"metadata":true,"shrink_allowed":true})");
+    expect_round_trip(
+        ResizeVolume{"n", some_size(), true, true},
+        R"({"name":"n","size":{"base":"percent_of_free","relation":"grow","value":12345},"metadata":true,"shrink_allowed":true})");
     expect_round_trip(ChangeOptions{true}, R"({"dry_run":true})");
 }
 
 TEST(Json, VolumeInfo) {
-    VolumeInfo volume{"n", "i", VolumeKind::thin_pool, "s", 1, false, true, true, {"t"}, -2, "h", 3, 4, {"pv0"}, "p", "o", "e", 5, 6, 7, 8, 9,
-                      10, 11, 12, "d", false, true, "m", true, 13, "r"};
+    VolumeInfo volume{"n",  "i",     VolumeKind::thin_pool,
+                      "s",  1,       false,
+                      true, true,    {"t"},
+                      -2,   "h",     3,
+                      4,    {"pv0"}, "p",
+                      "o",  "e",     5,
+                      6,    7,       8,
+                      9,    10,      11,
+                      12,   "d",     false,
+                      true, "m",     true,
+                      13,   "r"};
     expect_round_trip(volume,
                       R"({"name":"n","id":"i","kind":"thin_pool","segment_type":"s","size":1,"visible":false,"read_only":true,)"
                       R"("skip_activation":true,"tags":["t"],"creation_time":-2,"creation_host":"h","stripes":3,"stripe_size":4,)"

@@ -14,9 +14,7 @@ namespace {
 constexpr std::size_t max_address = 64 * 1024;
 constexpr std::size_t max_physical_volumes = 1024;
 
-bool is_path(const std::string& text, PathExists exists) {
-    return text.find('/') != std::string::npos || exists(text);
-}
+bool is_path(const std::string& text, PathExists exists) { return text.find('/') != std::string::npos || exists(text); }
 
 // For messages: what came in may be anything, control characters included.
 std::string quoted(std::string_view text) {
@@ -56,13 +54,9 @@ std::string GroupAddress::text() const {
     return result;
 }
 
-std::string VolumeAddress::text() const {
-    return group.text() + (group.paths.empty() ? "/" : ":") + volume;
-}
+std::string VolumeAddress::text() const { return group.text() + (group.paths.empty() ? "/" : ":") + volume; }
 
-bool path_exists(const std::string& path) {
-    return ::access(path.c_str(), F_OK) == 0;
-}
+bool path_exists(const std::string& path) { return ::access(path.c_str(), F_OK) == 0; }
 
 Result<GroupAddress> parse_group_address(std::string_view view, PathExists exists) {
     TRY(check_address(view));

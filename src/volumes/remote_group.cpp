@@ -8,13 +8,9 @@ namespace lamella {
 namespace {
 
 // A string that has to arrive byte for byte: to_json would mend what isn't UTF-8, the printing refuses it.
-Json exactly(const std::string& text) {
-    return Json(text);
-}
+Json exactly(const std::string& text) { return Json(text); }
 
-Json names(const std::vector<std::string>& list) {
-    return Json(list);
-}
+Json names(const std::vector<std::string>& list) { return Json(list); }
 
 template <typename T>
 Result<T> call(ControlClient& client, std::string_view method, const Json& params) {
@@ -29,17 +25,11 @@ Result<void> call_void(ControlClient& client, std::string_view method, const Jso
 
 }  // namespace
 
-Result<GroupInfo> RemoteGroup::info() {
-    return call<GroupInfo>(*client_, "info", Json::object());
-}
+Result<GroupInfo> RemoteGroup::info() { return call<GroupInfo>(*client_, "info", Json::object()); }
 
-Result<std::vector<VolumeInfo>> RemoteGroup::volumes() {
-    return call<std::vector<VolumeInfo>>(*client_, "volumes", Json::object());
-}
+Result<std::vector<VolumeInfo>> RemoteGroup::volumes() { return call<std::vector<VolumeInfo>>(*client_, "volumes", Json::object()); }
 
-Result<VolumeInfo> RemoteGroup::volume(const std::string& name) {
-    return call<VolumeInfo>(*client_, "volume", {{"name", exactly(name)}});
-}
+Result<VolumeInfo> RemoteGroup::volume(const std::string& name) { return call<VolumeInfo>(*client_, "volume", {{"name", exactly(name)}}); }
 
 Result<VolumeInfo> RemoteGroup::create_pool(const CreatePool& request, ChangeOptions options) {
     return call<VolumeInfo>(*client_, "create_pool", {{"request", to_json(request)}, {"options", to_json(options)}});
@@ -72,7 +62,8 @@ Result<void> RemoteGroup::remove(const std::vector<std::string>& list, bool with
 }
 
 Result<VolumeInfo> RemoteGroup::rollback(const std::string& name, const std::string& snapshot, ChangeOptions options) {
-    return call<VolumeInfo>(*client_, "rollback", {{"name", exactly(name)}, {"snapshot", exactly(snapshot)}, {"options", to_json(options)}});
+    return call<VolumeInfo>(*client_, "rollback",
+                            {{"name", exactly(name)}, {"snapshot", exactly(snapshot)}, {"options", to_json(options)}});
 }
 
 Result<std::uint64_t> RemoteGroup::reserve_metadata_snapshot(const std::string& pool, ChangeOptions options) {
@@ -95,9 +86,7 @@ Result<void> RemoteGroup::send_message(const std::string& pool, const std::strin
     return call_void(*client_, "send_message", {{"pool", exactly(pool)}, {"message", exactly(message)}});
 }
 
-Result<std::string> RemoteGroup::backup_text() {
-    return call<std::string>(*client_, "backup_text", Json::object());
-}
+Result<std::string> RemoteGroup::backup_text() { return call<std::string>(*client_, "backup_text", Json::object()); }
 
 Result<void> RemoteGroup::restore_text(const std::string& text, bool force, ChangeOptions options) {
     return call_void(*client_, "restore_text", {{"text", exactly(text)}, {"force", force}, {"options", to_json(options)}});

@@ -26,8 +26,8 @@ class RemoteGroup final : public VolumeGroup {
     Result<std::vector<VolumeInfo>> create_snapshots(const std::vector<CreateSnapshot>& requests, ChangeOptions options) override;
     Result<VolumeInfo> resize(const ResizeVolume& request, ChangeOptions options) override;
     Result<VolumeInfo> rename(const std::string& name, const std::string& new_name, ChangeOptions options) override;
-    Result<VolumeInfo> change_tags(const std::string& name, const std::vector<std::string>& add,
-                                   const std::vector<std::string>& remove, ChangeOptions options) override;
+    Result<VolumeInfo> change_tags(const std::string& name, const std::vector<std::string>& add, const std::vector<std::string>& remove,
+                                   ChangeOptions options) override;
     Result<void> remove(const std::vector<std::string>& names, bool with_contents, ChangeOptions options) override;
     Result<VolumeInfo> rollback(const std::string& name, const std::string& snapshot, ChangeOptions options) override;
     Result<std::uint64_t> reserve_metadata_snapshot(const std::string& pool, ChangeOptions options) override;

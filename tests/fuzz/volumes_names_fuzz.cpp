@@ -10,13 +10,9 @@ using namespace lamella;
 
 namespace {
 
-bool nothing_exists(const std::string&) {
-    return false;
-}
+bool nothing_exists(const std::string&) { return false; }
 
-bool images_exist(const std::string& path) {
-    return path.ends_with(".img");
-}
+bool images_exist(const std::string& path) { return path.ends_with(".img"); }
 
 void check(std::string_view text, PathExists exists) {
     if (auto group = parse_group_address(text, exists)) {

@@ -67,7 +67,8 @@ Result<void> run_fusermount(const std::string& mount_point) {
 
 class FuseExport::Implementation {
   public:
-    Implementation(BlockDevice& device, const MountOptions& options) : device_(device), options_(options), alignment_(device.traits().alignment) {}
+    Implementation(BlockDevice& device, const MountOptions& options)
+        : device_(device), options_(options), alignment_(device.traits().alignment) {}
     ~Implementation();
 
     Result<void> mount(Clock& clock);
@@ -87,7 +88,7 @@ class FuseExport::Implementation {
         std::uint64_t offset = 0;  // as the kernel asked
         std::uint64_t length = 0;
         bool is_change = false;
-        StatusRequest status;      // of a seek
+        StatusRequest status;  // of a seek
         bool seek_hole = false;
     };
 
@@ -129,8 +130,8 @@ class FuseExport::Implementation {
     // On the reactor's thread.
     SessionWatcher watcher_;
     bool watching_ = false;
-    fuse_buf message_{};                 // its memory is libfuse's choice, and malloc's
-    std::vector<void*> idle_messages_;   // memory of messages whose writes are done
+    fuse_buf message_{};                // its memory is libfuse's choice, and malloc's
+    std::vector<void*> idle_messages_;  // memory of messages whose writes are done
     std::vector<std::unique_ptr<Request>> requests_;
     std::vector<Request*> idle_;
     std::size_t in_flight_ = 0;
@@ -169,7 +170,8 @@ const fuse_lowlevel_ops FuseExport::Implementation::operations = {
     .setattr =
         [](fuse_req_t request, fuse_ino_t inode, struct stat* wanted, int what, fuse_file_info*) {
             struct stat attributes = of(request).attributes(inode);
-            constexpr int times = FUSE_SET_ATTR_ATIME | FUSE_SET_ATTR_MTIME | FUSE_SET_ATTR_ATIME_NOW | FUSE_SET_ATTR_MTIME_NOW | FUSE_SET_ATTR_CTIME;
+            constexpr int times =
+                FUSE_SET_ATTR_ATIME | FUSE_SET_ATTR_MTIME | FUSE_SET_ATTR_ATIME_NOW | FUSE_SET_ATTR_MTIME_NOW | FUSE_SET_ATTR_CTIME;
             bool same_size = !(what & FUSE_SET_ATTR_SIZE) || wanted->st_size == attributes.st_size;
             if (!same_size || (what & ~(times | FUSE_SET_ATTR_SIZE)))
                 fuse_reply_err(request, EOPNOTSUPP);
@@ -201,7 +203,8 @@ const fuse_lowlevel_ops FuseExport::Implementation::operations = {
             std::size_t used = 0;
             for (off_t at = offset; inode == root_inode && at < static_cast<off_t>(std::size(entries)); ++at) {
                 struct stat attributes = self.attributes(entries[at].second);
-                std::size_t length = fuse_add_direntry(request, buffer.data() + used, buffer.size() - used, entries[at].first, &attributes, at + 1);
+                std::size_t length =
+                    fuse_add_direntry(request, buffer.data() + used, buffer.size() - used, entries[at].first, &attributes, at + 1);
                 if (length > buffer.size() - used)
                     break;
                 used += length;
@@ -556,16 +559,10 @@ Result<std::unique_ptr<FuseExport>> FuseExport::mount(BlockDevice& device, const
     return std::unique_ptr<FuseExport>(new FuseExport(std::move(implementation)));
 }
 
-Result<void> FuseExport::unmount() {
-    return implementation_->unmount();
-}
+Result<void> FuseExport::unmount() { return implementation_->unmount(); }
 
-bool FuseExport::mounted() const {
-    return implementation_->mounted();
-}
+bool FuseExport::mounted() const { return implementation_->mounted(); }
 
-std::string FuseExport::path() const {
-    return implementation_->path();
-}
+std::string FuseExport::path() const { return implementation_->path(); }
 
 }  // namespace lamella::fuse

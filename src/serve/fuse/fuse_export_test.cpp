@@ -58,7 +58,9 @@ class FuseMount : public testing::Test {
 
 // Closes what a test opened on every way out: an open file keeps the mount busy.
 struct OpenFile {
-    explicit OpenFile(const std::string& path, int flags = O_RDWR) : fd(::open(path.c_str(), flags | O_CLOEXEC)) { EXPECT_GE(fd, 0) << path; }
+    explicit OpenFile(const std::string& path, int flags = O_RDWR) : fd(::open(path.c_str(), flags | O_CLOEXEC)) {
+        EXPECT_GE(fd, 0) << path;
+    }
     ~OpenFile() { ::close(fd); }
     int fd;
 };
