@@ -149,6 +149,17 @@ Result<void> ThinPool::transact(const std::vector<PoolChange>& changes, std::uin
     return thread_->ask<void>([&](Answer<void>& answer) { thread_->transact(changes, old_transaction, new_transaction, answer); });
 }
 
+Result<void> ThinPool::freeze(const std::vector<ThinId>& origins) {
+    return thread_->ask<void>([&](Answer<void>& answer) { thread_->freeze(origins, answer); });
+}
+
+void ThinPool::thaw(const std::vector<ThinId>& origins) {
+    (void)thread_->ask<void>([&](Answer<void>& answer) {
+        thread_->thaw(origins);
+        answer.give({});
+    });
+}
+
 Result<PoolStatus> ThinPool::status() {
     return thread_->ask<PoolStatus>([&](Answer<PoolStatus>& answer) { answer.give(thread_->status()); });
 }

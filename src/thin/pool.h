@@ -91,6 +91,11 @@ class ThinPool {
     // everything acknowledged before is in them.
     Result<void> transact(const std::vector<PoolChange>& changes, std::uint64_t old_transaction, std::uint64_t new_transaction);
 
+    // For one moment of volumes in several pools: holds the writes to these volumes back, once those under way have ended, until
+    // thaw(). Snapshots that transact() takes meanwhile are of that moment.
+    Result<void> freeze(const std::vector<ThinId>& origins);
+    void thaw(const std::vector<ThinId>& origins);
+
     Result<PoolStatus> status();
     Result<DeviceDetails> details(ThinId id);
     Result<std::vector<DeviceEntry>> devices();

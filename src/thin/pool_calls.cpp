@@ -102,18 +102,46 @@ void PoolThread::transact(std::vector<PoolChange> changes, std::uint64_t old_tra
         waited.pool->advance_change(waited);
     };
     change_ = change;
-    for (const PoolChange& creation : change->changes) {
-        auto state = volumes_.find(creation.origin);
-        if (creation.kind != PoolChange::Kind::create_snapshot || state == volumes_.end() || state->second.frozen)
-            continue;
-        state->second.frozen = true;
-        state->second.volume->snapshot_time_.store(UINT32_MAX);
-        change->frozen.push_back(creation.origin);
-    }
+    std::vector<ThinId> origins;
+    for (const PoolChange& creation : change->changes)
+        if (creation.kind == PoolChange::Kind::create_snapshot)
+            origins.push_back(creation.origin);
+    change->frozen = hold_writes(origins);
     if (change->frozen.empty())
         advance_change(*change);
     else
         grace_.wait(*change);
+}
+
+// Lets new writes to these volumes wait for thaw(); those under way go on. Returns the ones that weren't frozen before.
+std::vector<ThinId> PoolThread::hold_writes(const std::vector<ThinId>& origins) {
+    std::vector<ThinId> frozen;
+    for (ThinId id : origins) {
+        auto found = volumes_.find(id);
+        if (found == volumes_.end() || found->second.frozen)
+            continue;
+        found->second.frozen = true;
+        found->second.volume->snapshot_time_.store(UINT32_MAX);
+        frozen.push_back(id);
+    }
+    return frozen;
+}
+
+void PoolThread::freeze(const std::vector<ThinId>& origins, Answer<void>& answer) {
+    if (auto possible = writable(); !possible)
+        return answer.give(std::move(possible));
+    hold_writes(origins);
+    struct Frozen : GracePeriod::Waiter {
+        Answer<void>* answer;
+    };
+    auto* waiter = new Frozen{};
+    waiter->answer = &answer;
+    waiter->done = [](GracePeriod::Waiter& over) {
+        Answer<void>& waiting = *static_cast<Frozen&>(over).answer;
+        delete static_cast<Frozen*>(&over);
+        waiting.give({});
+    };
+    grace_.wait(*waiter);
 }
 
 // All of them, or none.

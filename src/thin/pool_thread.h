@@ -95,6 +95,8 @@ class PoolThread {
     ThinMetadata& metadata() { return *metadata_; }
     Result<std::shared_ptr<ThinVolume>> open_volume(ThinId id, std::uint64_t size, std::string name, BlockDevice* external_origin);
     void transact(std::vector<PoolChange> changes, std::uint64_t old_transaction, std::uint64_t new_transaction, Answer<void>& answer);
+    void freeze(const std::vector<ThinId>& origins, Answer<void>& answer);
+    void thaw(const std::vector<ThinId>& origins);
     Result<PoolStatus> status();
     Result<void> commit();
     Result<void> writable() const;
@@ -210,7 +212,7 @@ class PoolThread {
     void raise_event();
 
     void advance_change(Change& change);
-    void thaw(const std::vector<ThinId>& origins);
+    std::vector<ThinId> hold_writes(const std::vector<ThinId>& origins);
     Result<void> apply_creations(Change& change);
 
     void answer_status_here(StatusTask& task);

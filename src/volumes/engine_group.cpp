@@ -395,7 +395,7 @@ Result<VolumeInfo> EngineGroup::create_volume(const CreateVolume& request, Chang
     }
     if (options.dry_run)
         return state_->describe(next, *next.logical_volume(request.name), nullptr);
-    TRY(state_->change_pool(std::move(next), pool, description));
+    TRY(state_->change_pools(std::move(next), {pool}, description));
     return state_->describe(request.name);
 }
 
@@ -405,17 +405,15 @@ Result<std::vector<VolumeInfo>> EngineGroup::create_snapshots(const std::vector<
     if (requests.empty())
         return fail(ErrorKind::usage, "no origin named");
     lvm2::VolumeGroup next = state_->group();
-    std::string pool;
+    std::vector<std::string> pools;
     std::vector<std::string> names;
     for (const CreateSnapshot& request : requests) {
         const lvm2::LogicalVolume* origin = TRY(state_->find(request.origin));
         const auto* thin = origin->sole<lvm2::Thin>();
         if (thin == nullptr)
             return fail(ErrorKind::unsupported, "{} is not a thin volume: only those have snapshots here", request.origin);
-        if (!pool.empty() && thin->pool != pool)
-            return fail(ErrorKind::unsupported, "{} is in pool {}, {} in pool {}: one moment is possible within one pool only",
-                        requests[0].origin, pool, request.origin, thin->pool);
-        pool = thin->pool;
+        if (std::find(pools.begin(), pools.end(), thin->pool) == pools.end())
+            pools.push_back(thin->pool);
         std::string name = request.name;
         for (unsigned number = 1; name.empty(); ++number) {
             std::string candidate = fmt::format("{}-s{}", request.origin, number);
@@ -427,7 +425,7 @@ Result<std::vector<VolumeInfo>> EngineGroup::create_snapshots(const std::vector<
     }
     std::vector<VolumeInfo> made;
     if (!options.dry_run)
-        TRY(state_->change_pool(next, pool, fmt::format("snapshot {}", fmt::join(names, " "))));
+        TRY(state_->change_pools(next, pools, fmt::format("snapshot {}", fmt::join(names, " "))));
     for (const std::string& name : names)
         made.push_back(state_->describe(options.dry_run ? next : state_->group(),
                                         *(options.dry_run ? next : state_->group()).logical_volume(name), nullptr));
@@ -559,7 +557,7 @@ Result<void> EngineGroup::remove(const std::vector<std::string>& names, bool wit
         lvm2::VolumeGroup next = state_->group();
         for (const std::string& name : volumes)
             TRY(lvm2::remove_volume(next, name));
-        TRY(state_->change_pool(std::move(next), pool, fmt::format("remove {}", fmt::join(volumes, " "))));
+        TRY(state_->change_pools(std::move(next), {pool}, fmt::format("remove {}", fmt::join(volumes, " "))));
     }
     for (const std::string& pool : pools) {
         lvm2::VolumeGroup next = state_->group();
@@ -599,7 +597,7 @@ Result<VolumeInfo> EngineGroup::rollback(const std::string& name, const std::str
     if (options.dry_run)
         return state_->describe(next, *next.logical_volume(name), nullptr);
     const std::string pool = thin->pool;
-    TRY(state_->change_pool(std::move(next), pool, fmt::format("rollback {} to {}", name, snapshot)));
+    TRY(state_->change_pools(std::move(next), {pool}, fmt::format("rollback {} to {}", name, snapshot)));
     return state_->describe(name);
 }
 

@@ -176,28 +176,74 @@ Result<void> EngineGroup::State::recover_pools() {
     return {};
 }
 
-Result<void> EngineGroup::State::change_pool(lvm2::VolumeGroup next, const std::string& name, const std::string& description) {
-    thin::ThinPool* open = TRY(pool(name));
-    const lvm2::VolumeGroup before = group();
-    const std::uint64_t old_transaction = before.logical_volume(name)->sole<lvm2::ThinPool>()->transaction_id;
-    const lvm2::ThinPool& segment = *next.logical_volume(name)->sole<lvm2::ThinPool>();
-    const std::uint64_t new_transaction = segment.transaction_id;
-    const std::vector<thin::PoolChange> changes = TRY(changes_of(next, segment));
-
-    TRY(store.commit(next, description));
-    if (auto carried_out = open->transact(changes, old_transaction, new_transaction); !carried_out) {
-        // The pool is as it was (or can't be changed any more): the text goes back.
-        const auto status = open->status();
-        if (status && status->transaction_id == old_transaction) {
-            lvm2::VolumeGroup back = before;
-            back.seqno = group().seqno;
-            TRY(store.commit(std::move(back), fmt::format("undo: {}", description)));
+Result<void> EngineGroup::State::change_pools(lvm2::VolumeGroup next, const std::vector<std::string>& names,
+                                              const std::string& description) {
+    struct Part {
+        std::string name;
+        thin::ThinPool* pool;
+        std::uint64_t old_transaction;
+        std::uint64_t new_transaction;
+        std::vector<thin::PoolChange> changes;
+        std::vector<ThinId> origins;
+        std::vector<std::string> created;
+        bool removes = false;
+    };
+    std::vector<Part> parts;
+    for (const std::string& name : names) {
+        Part part;
+        part.name = name;
+        part.pool = TRY(pool(name));
+        part.old_transaction = group().logical_volume(name)->sole<lvm2::ThinPool>()->transaction_id;
+        const lvm2::ThinPool& segment = *next.logical_volume(name)->sole<lvm2::ThinPool>();
+        part.new_transaction = segment.transaction_id;
+        part.changes = TRY(changes_of(next, segment));
+        for (const lvm2::ThinMessage& message : segment.messages)
+            if (!message.create.empty())
+                part.created.push_back(message.create);
+        for (const thin::PoolChange& change : part.changes) {
+            part.removes |= change.kind == thin::PoolChange::Kind::remove;
+            if (change.kind == thin::PoolChange::Kind::create_snapshot)
+                part.origins.push_back(change.origin);
         }
-        return carried_out;
+        parts.push_back(std::move(part));
     }
+
+    TRY(store.commit(std::move(next), description));
+    Result<void> result;
+    // One pool sees to the moment by itself.
+    std::size_t frozen = 0;
+    for (; parts.size() > 1 && frozen < parts.size() && result; ++frozen)
+        result = parts[frozen].pool->freeze(parts[frozen].origins);
+    std::size_t carried_out = 0;
+    while (result && carried_out < parts.size()) {
+        const Part& part = parts[carried_out];
+        result = part.pool->transact(part.changes, part.old_transaction, part.new_transaction);
+        carried_out += result ? 1 : 0;
+    }
+    for (std::size_t index = 0; index < frozen; ++index)
+        parts[index].pool->thaw(parts[index].origins);
+
     next = group();
-    TRY(lvm2::forget_messages(next, name));
-    return store.commit(std::move(next), description, lvm2::GroupStore::Archive::nothing);
+    for (std::size_t index = 0; index < carried_out; ++index)
+        TRY(lvm2::forget_messages(next, parts[index].name));
+    if (result)
+        return store.commit(std::move(next), description, lvm2::GroupStore::Archive::nothing);
+
+    // A removal may be half done: it stays queued, and is finished when the pool is opened again. Creations are taken back.
+    for (std::size_t index = carried_out; index < parts.size(); ++index) {
+        const auto status = parts[index].pool->status();
+        if (!parts[index].removes && status && status->transaction_id == parts[index].old_transaction)
+            TRY(lvm2::withdraw_messages(next, parts[index].name));
+    }
+    TRY(store.commit(std::move(next), fmt::format("undo: {}", description)));
+    for (std::size_t index = 0; index < carried_out; ++index) {
+        lvm2::VolumeGroup without = group();
+        for (const std::string& name : parts[index].created)
+            TRY(lvm2::remove_volume(without, name));
+        if (!parts[index].created.empty())
+            TRY(change_pools(std::move(without), {parts[index].name}, fmt::format("undo: {}", description)));
+    }
+    return result;
 }
 
 Result<void> EngineGroup::State::refresh_pool(std::string_view name) {

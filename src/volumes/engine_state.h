@@ -51,8 +51,9 @@ class EngineGroup::State {
     bool pool_is_open(const lvm2::LogicalVolume& pool) const { return pools_.contains(pool.id); }
     Result<void> close_pool(const lvm2::LogicalVolume& pool);
     Result<void> close_all();
-    // The pool's part of a change that `next` has queued messages for: the three durable steps.
-    Result<void> change_pool(lvm2::VolumeGroup next, const std::string& pool, const std::string& description);
+    // The part of these pools in a change that `next` has queued messages for: the three durable steps. What several pools create
+    // is of one moment; when one of them can't, none has.
+    Result<void> change_pools(lvm2::VolumeGroup next, const std::vector<std::string>& pools, const std::string& description);
     // Finishes what the messages in the text ask for, if anything.
     Result<void> recover_pools();
     // The devices of an open pool have grown in the text.
