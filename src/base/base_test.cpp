@@ -79,8 +79,8 @@ TEST(LvmId, GoesThroughBothOfItsForms) {
     EXPECT_EQ(id.dashed(), "abcdef-ghij-klmn-opqr-stuv-wxyz-012345");
     EXPECT_EQ(*LvmId::parse(id.plain()), id);
     EXPECT_TRUE(LvmId::parse("ABCDEF!#IJKLMNOPQRSTUVWXYZ012345"));
-    for (const char* text : {"", "abc", "abcdefghijklmnopqrstuvwxyz0123456",
-                             "abcdefghijklmnopqrstuvwxyz01234_", "abcdefghijklmnopqrstuvwxyz01234 "})
+    for (const char* text :
+         {"", "abc", "abcdefghijklmnopqrstuvwxyz0123456", "abcdefghijklmnopqrstuvwxyz01234_", "abcdefghijklmnopqrstuvwxyz01234 "})
         EXPECT_EQ(LvmId::parse(text).error().kind(), ErrorKind::damaged) << text;
 }
 

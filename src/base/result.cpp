@@ -48,8 +48,6 @@ int Error::error_number() const {
     return EIO;
 }
 
-Error Error::within(std::string_view context) const {
-    return Error(kind_, fmt::format("{}: {}", context, message_), error_number_);
-}
+Error Error::within(std::string_view context) const { return Error(kind_, fmt::format("{}: {}", context, message_), error_number_); }
 
 }  // namespace lamella

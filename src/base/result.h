@@ -84,12 +84,12 @@ inline void unwrap(std::expected<void, Error>&&) {}
 #define LAMELLA_JOIN_(left, right) left##right
 #define LAMELLA_JOIN(left, right) LAMELLA_JOIN_(left, right)
 
-#define LAMELLA_TRY(name, expression)                             \
-    ({                                                            \
-        auto name = (expression);                                 \
-        if (!name) [[unlikely]]                                   \
-            return std::unexpected(std::move(name).error());      \
-        ::lamella::detail::unwrap(std::move(name));               \
+#define LAMELLA_TRY(name, expression)                        \
+    ({                                                       \
+        auto name = (expression);                            \
+        if (!name) [[unlikely]]                              \
+            return std::unexpected(std::move(name).error()); \
+        ::lamella::detail::unwrap(std::move(name));          \
     })
 
 #define LAMELLA_TRY_WITHIN(name, context, expression)             \

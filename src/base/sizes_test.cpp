@@ -38,8 +38,8 @@ TEST(ParseSize, ChecksForOverflow) {
 }
 
 TEST(ParseSize, RefusesWhatIsNoSize) {
-    for (const char* text : {"", "k", ".", "5.", "5.G", "-5", "+5", "5 G", " 5", "5GG", "5x",
-                              "1e3", "1.2.3", "0x10", "5%", "1,5G", "10GiB"})
+    for (const char* text :
+         {"", "k", ".", "5.", "5.G", "-5", "+5", "5 G", " 5", "5GG", "5x", "1e3", "1.2.3", "0x10", "5%", "1,5G", "10GiB"})
         EXPECT_EQ(parse_size(text).error().kind(), ErrorKind::usage) << text;
 }
 
@@ -59,8 +59,8 @@ TEST(ParseSizeArgument, TakesSignsAndPercentages) {
     EXPECT_EQ(parse_size_argument("100%pvs")->percentage->of, PercentOf::physical_volumes);
     EXPECT_EQ(parse_size_argument("1%VG")->percentage->of, PercentOf::group);
     EXPECT_EQ(parse_size_argument("+150%LV")->percentage->percent, 150u);
-    for (const char* text : {"", "+", "+-5", "50%", "%FREE", "0%FREE", "101%FREE", "1.5%VG",
-                             "50%FREEE", "50%%FREE", "4294967346%FREE", "10001%LV", "-1%%"})
+    for (const char* text :
+         {"", "+", "+-5", "50%", "%FREE", "0%FREE", "101%FREE", "1.5%VG", "50%FREEE", "50%%FREE", "4294967346%FREE", "10001%LV", "-1%%"})
         EXPECT_EQ(parse_size_argument(text).error().kind(), ErrorKind::usage) << text;
 }
 

@@ -24,8 +24,14 @@ class Strong {
 
     constexpr auto operator<=>(const Strong&) const = default;
 
-    constexpr Strong& operator++() { ++value_; return *this; }
-    constexpr Strong& operator+=(Value step) { value_ += step; return *this; }
+    constexpr Strong& operator++() {
+        ++value_;
+        return *this;
+    }
+    constexpr Strong& operator+=(Value step) {
+        value_ += step;
+        return *this;
+    }
     friend constexpr Strong operator+(Strong left, Value step) { return Strong(left.value_ + step); }
     friend constexpr Strong operator-(Strong left, Value step) { return Strong(left.value_ - step); }
     friend constexpr Value operator-(Strong left, Strong right) { return left.value_ - right.value_; }

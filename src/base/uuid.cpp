@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "base/uuid.h"
 
-#include <cstdlib>
 #include <sys/random.h>
+#include <cstdlib>
 
 namespace lamella {
 

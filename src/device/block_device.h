@@ -20,10 +20,10 @@ struct DeviceTraits {
     // Offsets and lengths of reads and writes are multiples of this (power of two, 1 .. 4096).
     // Memory that isn't aligned to it is copied by the device.
     std::uint32_t alignment = 512;
-    std::uint64_t preferred_io = 4096;        // bytes
-    bool discards = false;                    // discard does something; otherwise it may complete with EOPNOTSUPP
-    bool discard_zeroes = false;              // a discarded range reads as zeros from then on
-    std::uint64_t discard_granularity = 4096; // bytes
+    std::uint64_t preferred_io = 4096;         // bytes
+    bool discards = false;                     // discard does something; otherwise it may complete with EOPNOTSUPP
+    bool discard_zeroes = false;               // a discarded range reads as zeros from then on
+    std::uint64_t discard_granularity = 4096;  // bytes
     bool rotational = false;
     bool read_only = false;
 };
@@ -51,7 +51,11 @@ class BlockDevice {
     virtual void status(IoQueue& queue, StatusRequest& request);
 
     // How many bytes from `offset` are known to read as zeros without reading them; at most `limit`. May block shortly.
-    virtual std::uint64_t known_zero(std::uint64_t offset, std::uint64_t limit) { (void)offset; (void)limit; return 0; }
+    virtual std::uint64_t known_zero(std::uint64_t offset, std::uint64_t limit) {
+        (void)offset;
+        (void)limit;
+        return 0;
+    }
 
     // Adds the leaf devices that this one stands on, each once: a flush of one leaf covers everything that stands on it.
     virtual void add_leaves(std::vector<BlockDevice*>& leaves);

@@ -199,7 +199,10 @@ void CompositeDevice::status(IoQueue& queue, StatusRequest& request) {
         queue.complete_later(request, EINVAL);
         return;
     }
-    auto* walk = new StatusWalk{.device = *this, .queue = queue, .parent = request, .place = request.offset,
+    auto* walk = new StatusWalk{.device = *this,
+                                .queue = queue,
+                                .parent = request,
+                                .place = request.offset,
                                 .end = request.offset + std::min(request.length, end - request.offset)};
     walk->next();
 }

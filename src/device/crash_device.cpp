@@ -77,8 +77,8 @@ struct CrashDevice::Operation {
     IoQueue& queue;
     IoRequest& parent;
     unsigned delay = 0;
-    std::shared_ptr<Effect> effect{};                 // write, write_zeroes, discard
-    std::vector<std::shared_ptr<Effect>> covered{};   // flush
+    std::shared_ptr<Effect> effect{};                // write, write_zeroes, discard
+    std::vector<std::shared_ptr<Effect>> covered{};  // flush
     IoRequest turn{};
 };
 
@@ -86,7 +86,12 @@ CrashDevice::CrashDevice(std::uint64_t size, std::string name, PowerSwitch& powe
     : CrashDevice(size, std::move(name), power, SparseBytes(), delays) {}
 
 CrashDevice::CrashDevice(std::uint64_t size, std::string name, PowerSwitch& power, SparseBytes content, CompletionDelays delays)
-    : name_(std::move(name)), power_(power), delays_(delays), size_(size), random_(delays.seed), durable_(std::move(content)),
+    : name_(std::move(name)),
+      power_(power),
+      delays_(delays),
+      size_(size),
+      random_(delays.seed),
+      durable_(std::move(content)),
       current_(durable_.copy()) {}
 
 CrashDevice::~CrashDevice() = default;

@@ -110,8 +110,8 @@ class CrashDevice final : public BlockDevice {
     std::uint64_t size_;
     std::mt19937_64 random_;
     std::uint64_t next_number_ = 1;
-    SparseBytes durable_;   // survives for certain
-    SparseBytes current_;   // what reads see
+    SparseBytes durable_;                             // survives for certain
+    SparseBytes current_;                             // what reads see
     std::vector<std::shared_ptr<Effect>> uncovered_;  // in the order submitted
 };
 

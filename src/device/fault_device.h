@@ -20,10 +20,10 @@ class FaultDevice final : public BlockDevice {
         // Bytes; a request that overlaps matches. A flush matches every range.
         std::uint64_t offset = 0;
         std::uint64_t length = UINT64_MAX;
-        std::uint64_t skip = 0;             // so many matching requests pass first
-        std::uint64_t count = UINT64_MAX;   // so many are picked then
-        int error = EIO;                    // what they complete with, and without effect
-        bool hold = false;                  // instead: they reach the lower device when release() is called
+        std::uint64_t skip = 0;            // so many matching requests pass first
+        std::uint64_t count = UINT64_MAX;  // so many are picked then
+        int error = EIO;                   // what they complete with, and without effect
+        bool hold = false;                 // instead: they reach the lower device when release() is called
     };
 
     explicit FaultDevice(BlockDevice& lower) : lower_(lower) {}

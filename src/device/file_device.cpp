@@ -30,9 +30,9 @@ struct Bounce {
     int fd;
     bool is_block_device;
     std::uint64_t alignment;
-    std::uint64_t end;       // of the device
-    std::uint64_t done = 0;  // bytes of the parent
-    std::uint64_t piece = 0; // bytes of the parent in the current child
+    std::uint64_t end;        // of the device
+    std::uint64_t done = 0;   // bytes of the parent
+    std::uint64_t piece = 0;  // bytes of the parent in the current child
     std::uint64_t skipped = 0;
     AlignedBuffer buffer{};
     iovec vector{};
@@ -48,7 +48,10 @@ struct Bounce {
         if (parent.operation == IoOperation::write)
             copy_from_vectors(parent.vectors, done, buffer.bytes().first(piece));
         vector = {buffer.data(), length};
-        child = {.operation = parent.operation, .durable = parent.durable, .offset = offset - skipped, .length = length,
+        child = {.operation = parent.operation,
+                 .durable = parent.durable,
+                 .offset = offset - skipped,
+                 .length = length,
                  .vectors = {&vector, 1}};
         child.context = this;
         child.completed = [](IoRequest& finished, int error) { static_cast<Bounce*>(finished.context)->piece_completed(error); };
@@ -314,8 +317,13 @@ void FileDevice::submit(IoQueue& queue, IoRequest& request) {
         if (!suits(request)) {
             const std::uint64_t unit = traits_.alignment;
             const std::uint64_t room = std::min(max_bounce, (request.length + unit - 1) / unit * unit + unit);
-            auto* bounce = new Bounce{.queue = queue, .parent = request, .fd = fd_, .is_block_device = is_block_device_,
-                                      .alignment = unit, .end = size(), .buffer = AlignedBuffer(room)};
+            auto* bounce = new Bounce{.queue = queue,
+                                      .parent = request,
+                                      .fd = fd_,
+                                      .is_block_device = is_block_device_,
+                                      .alignment = unit,
+                                      .end = size(),
+                                      .buffer = AlignedBuffer(room)};
             bounce->start_piece();
             return;
         }
@@ -350,8 +358,7 @@ void FileDevice::submit(IoQueue& queue, IoRequest& request) {
             return;
         }
         break;
-    case IoOperation::flush:
-        break;
+    case IoOperation::flush: break;
     }
     queue.submit_file(fd_, is_block_device_, request);
 }

@@ -100,8 +100,8 @@ TEST_P(FileDeviceTest, RandomOperationsMatchAnArray) {
             const std::uint64_t count = random() % std::min<std::uint64_t>(size - from + 1, 40000);
             std::memset(bytes, 0xee, count);
             const std::uint64_t third = count / 3;
-            const std::array<iovec, 3> vectors = {
-                iovec{bytes, third}, iovec{bytes + third, third}, iovec{bytes + 2 * third, count - 2 * third}};
+            const std::array<iovec, 3> vectors = {iovec{bytes, third}, iovec{bytes + third, third},
+                                                  iovec{bytes + 2 * third, count - 2 * third}};
             Request request{IoOperation::read, from, count};
             request.vectors = vectors;
             ASSERT_EQ(request.run(*device, *queue), 0);

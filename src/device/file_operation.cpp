@@ -30,12 +30,8 @@ void FileOperation::start(int fd, bool is_block_device, IoRequest& request) {
     step_ = Step{};
     switch (request.operation) {
     case IoOperation::read:
-    case IoOperation::write:
-        prepare_transfer();
-        break;
-    case IoOperation::flush:
-        step_.call = Call::sync;
-        break;
+    case IoOperation::write: prepare_transfer(); break;
+    case IoOperation::flush: step_.call = Call::sync; break;
     case IoOperation::discard:
         if (is_block_device) {
             step_ = Step{.call = Call::discard, .offset = request.offset, .length = request.length};
@@ -92,8 +88,7 @@ std::optional<int> FileOperation::advance(long result) {
         return std::nullopt;
     switch (step_.call) {
     case Call::sync:
-    case Call::discard:
-        return static_cast<int>(-result);
+    case Call::discard: return static_cast<int>(-result);
     case Call::allocate:
         if (request_->operation == IoOperation::discard)
             return static_cast<int>(-result);
@@ -101,8 +96,7 @@ std::optional<int> FileOperation::advance(long result) {
             return zeroes_refused();
         return result < 0 ? std::optional(static_cast<int>(-result)) : finish_zeroes();
     case Call::read:
-    case Call::write:
-        break;
+    case Call::write: break;
     }
     if (result < 0)
         return static_cast<int>(-result);
@@ -154,12 +148,8 @@ long FileOperation::perform() const {
     case Call::write:
         result = ::pwritev2(fd_, step_.vectors, static_cast<int>(step_.vector_count), static_cast<off_t>(step_.offset), step_.flags);
         break;
-    case Call::sync:
-        result = ::fdatasync(fd_);
-        break;
-    case Call::allocate:
-        result = ::fallocate(fd_, step_.flags, static_cast<off_t>(step_.offset), static_cast<off_t>(step_.length));
-        break;
+    case Call::sync: result = ::fdatasync(fd_); break;
+    case Call::allocate: result = ::fallocate(fd_, step_.flags, static_cast<off_t>(step_.offset), static_cast<off_t>(step_.length)); break;
     case Call::discard: {
         std::uint64_t range[2] = {step_.offset, step_.length};
         result = ::ioctl(fd_, BLKDISCARD, range);

@@ -21,7 +21,7 @@ class FileOperation {
         const iovec* vectors = nullptr;  // read, write
         unsigned vector_count = 0;
         std::uint64_t offset = 0;
-        std::uint64_t length = 0;        // allocate, discard
+        std::uint64_t length = 0;  // allocate, discard
     };
 
     // Takes up a request that has passed the device's checks; step() says the first call then.
@@ -48,10 +48,10 @@ class FileOperation {
     IoRequest* request_ = nullptr;
     int fd_ = -1;
     bool is_block_device_ = false;
-    std::uint64_t done_ = 0;       // bytes read or written
-    std::size_t vector_ = 0;       // the first vector that isn't done
-    std::size_t within_ = 0;       // what of it is done
-    std::vector<iovec> rest_;      // the vectors that follow a short transfer, or the zeros
+    std::uint64_t done_ = 0;   // bytes read or written
+    std::size_t vector_ = 0;   // the first vector that isn't done
+    std::size_t within_ = 0;   // what of it is done
+    std::vector<iovec> rest_;  // the vectors that follow a short transfer, or the zeros
     Step step_;
 };
 

@@ -85,9 +85,7 @@ class IoQueue {
     virtual bool poll_kernel(std::optional<Duration> wait) = 0;
 
     bool has_posted_tasks() const { return posted_.load(std::memory_order_relaxed) != nullptr; }
-    std::optional<Duration> next_deadline() const {
-        return timers_.empty() ? std::nullopt : std::optional((*timers_.begin())->deadline);
-    }
+    std::optional<Duration> next_deadline() const { return timers_.empty() ? std::nullopt : std::optional((*timers_.begin())->deadline); }
 
     // True while poll_kernel() may sleep: a poster must wake() then.
     std::atomic<bool> sleeping_{false};

@@ -34,8 +34,6 @@ class PlainQueue final : public IoQueue {
 
 }  // namespace
 
-Result<std::unique_ptr<IoQueue>> make_plain_queue(Clock& clock) {
-    return std::make_unique<PlainQueue>(clock);
-}
+Result<std::unique_ptr<IoQueue>> make_plain_queue(Clock& clock) { return std::make_unique<PlainQueue>(clock); }
 
 }  // namespace lamella

@@ -3,8 +3,7 @@
 
 namespace lamella {
 
-Result<std::unique_ptr<SliceDevice>> SliceDevice::create(BlockDevice& lower, std::uint64_t start, std::uint64_t length,
-                                                         std::string name) {
+Result<std::unique_ptr<SliceDevice>> SliceDevice::create(BlockDevice& lower, std::uint64_t start, std::uint64_t length, std::string name) {
     if (start > lower.size() || length > lower.size() - start)
         return fail(ErrorKind::usage, "{}: bytes {}+{} lie beyond the end of {} ({} bytes)", name, start, length, lower.name(),
                     lower.size());

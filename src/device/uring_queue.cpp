@@ -14,10 +14,10 @@
 // BLKDISCARD has no submission entry in the kernels that this runs on, and can take seconds: a thread of its own does it.
 #include <algorithm>
 #include <cerrno>
+#include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <condition_variable>
 #include <mutex>
 #include <system_error>
 #include <thread>
@@ -243,14 +243,11 @@ class UringQueue final : public IoQueue {
                 io_uring_prep_writev(entry, fd, step.vectors, step.vector_count, step.offset);
             entry->rw_flags = step.flags;
             break;
-        case FileOperation::Call::sync:
-            io_uring_prep_fsync(entry, fd, IORING_FSYNC_DATASYNC);
-            break;
+        case FileOperation::Call::sync: io_uring_prep_fsync(entry, fd, IORING_FSYNC_DATASYNC); break;
         case FileOperation::Call::allocate:
             io_uring_prep_fallocate(entry, fd, step.flags, static_cast<off_t>(step.offset), static_cast<off_t>(step.length));
             break;
-        case FileOperation::Call::discard:
-            break;  // not here: start_step()
+        case FileOperation::Call::discard: break;  // not here: start_step()
         }
         io_uring_sqe_set_data(entry, &slot);
         return true;

@@ -29,7 +29,8 @@ class UsedExtents {
         for (const LogicalVolume& volume : group.logical_volumes)
             for (const Segment& segment : volume.segments) {
                 const auto use = [&](std::string_view name, std::int64_t first, std::uint32_t count) {
-                    if (const auto found = names.find(name); found != names.end() && first >= 0 && first <= std::numeric_limits<std::uint32_t>::max())
+                    if (const auto found = names.find(name);
+                        found != names.end() && first >= 0 && first <= std::numeric_limits<std::uint32_t>::max())
                         found->second->push_back({static_cast<std::uint32_t>(first), count});
                 };
                 if (const Striped* striped = segment.as<Striped>()) {
@@ -107,7 +108,10 @@ struct Choice {
 class Allocation {
   public:
     Allocation(const VolumeGroup& group, const Placement& placement, std::uint32_t start_extent, std::uint32_t extents)
-        : stripes_(placement.stripes), stripe_sectors_(placement.stripe_sectors), next_(start_extent), wanted_(extents / placement.stripes) {
+        : stripes_(placement.stripes),
+          stripe_sectors_(placement.stripe_sectors),
+          next_(start_extent),
+          wanted_(extents / placement.stripes) {
         const UsedExtents used(group);
         for (const PhysicalVolume& volume : group.physical_volumes)
             if (is_allowed(volume, placement.physical_volumes)) {
@@ -125,14 +129,11 @@ class Allocation {
     std::vector<Segment> run(std::span<const Segment> extends) {
         if (!extends.empty()) {
             contiguous(extends.back());
-            while (cling(extends)) {
-            }
-            while (take(best_of(volumes_of(extends), false))) {
-            }
+            while (cling(extends)) {}
+            while (take(best_of(volumes_of(extends), false))) {}
         } else {
             take(best_of(volumes_pointers()));
-            while (cling(std::span(found_).first(std::min<std::size_t>(found_.size(), 1)))) {
-            }
+            while (cling(std::span(found_).first(std::min<std::size_t>(found_.size(), 1)))) {}
         }
         for (bool on_used = true; wanted_ > 0;) {
             if (take(best_of(on_used ? volumes_of(found_) : volumes_pointers(), !on_used)))

@@ -18,7 +18,8 @@ bool has(const Words& words, std::string_view word) { return std::ranges::find(w
 
 // LVM's order of the words that change here.
 constexpr std::array<std::string_view, 3> status_order = {"READ", "WRITE", "VISIBLE"};
-constexpr std::array<std::string_view, 5> flag_order = {"WRITE_LOCKED", "ACTIVATION_SKIP", "NOAUTOACTIVATE", "ERROR_WHEN_FULL", "CACHE_VOL"};
+constexpr std::array<std::string_view, 5> flag_order = {"WRITE_LOCKED", "ACTIVATION_SKIP", "NOAUTOACTIVATE", "ERROR_WHEN_FULL",
+                                                        "CACHE_VOL"};
 
 template <std::size_t size>
 void set_word(Words& words, const std::array<std::string_view, size>& order, std::string_view word, bool set) {
@@ -27,7 +28,8 @@ void set_word(Words& words, const std::array<std::string_view, size>& order, std
         return;
     const auto rank = [&](std::string_view one) { return std::ranges::find(order, one); };
     // Before the first word that comes later; words of no known rank stay where they are.
-    const auto place = std::ranges::find_if(words, [&](const std::string& one) { return rank(one) != order.end() && rank(one) > rank(word); });
+    const auto place =
+        std::ranges::find_if(words, [&](const std::string& one) { return rank(one) != order.end() && rank(one) > rank(word); });
     words.insert(place, std::string(word));
 }
 
@@ -99,7 +101,8 @@ bool mentions(const TextSection& section, std::string_view name) {
 Result<void> check_not_opaque(const VolumeGroup& group, const LogicalVolume& volume) {
     for (const Segment& segment : volume.segments)
         if (segment.as<Opaque>())
-            return fail(ErrorKind::unsupported, "{}/{} is of type '{}', which can't be changed here", group.name, volume.name, segment.type);
+            return fail(ErrorKind::unsupported, "{}/{} is of type '{}', which can't be changed here", group.name, volume.name,
+                        segment.type);
     for (const LogicalVolume& other : group.logical_volumes)
         for (const Segment& segment : other.segments)
             if (const Opaque* opaque = segment.as<Opaque>(); opaque && has(opaque->names, volume.name))
@@ -207,8 +210,8 @@ Result<void> extend_striped(VolumeGroup& group, LogicalVolume& volume, std::uint
     if (shape.stripes > 1)
         shape.stripe_sectors = striped->stripe_sectors;
     const std::uint64_t present = volume.extent_count();
-    std::vector<Segment> added = TRY(allocate(group, shape, static_cast<std::uint32_t>(present), TRY(round_up(extents, shape.stripes)),
-                                                volume.segments));
+    std::vector<Segment> added =
+        TRY(allocate(group, shape, static_cast<std::uint32_t>(present), TRY(round_up(extents, shape.stripes)), volume.segments));
     std::ranges::move(added, std::back_inserter(volume.segments));
     join_segments(volume.segments);
     return {};
@@ -223,7 +226,8 @@ constexpr std::uint64_t max_spare_bytes = std::uint64_t(16) << 30;
 constexpr std::uint64_t bytes_per_chunk = 64;
 
 LogicalVolume* find_spare(VolumeGroup& group) {
-    const auto found = std::ranges::find_if(group.logical_volumes, [](const LogicalVolume& volume) { return volume.name.ends_with("_pmspare"); });
+    const auto found =
+        std::ranges::find_if(group.logical_volumes, [](const LogicalVolume& volume) { return volume.name.ends_with("_pmspare"); });
     return found == group.logical_volumes.end() ? nullptr : &*found;
 }
 
@@ -279,8 +283,7 @@ Placement metadata_placement(const VolumeGroup& group, const Placement& wanted, 
     };
     const PhysicalVolume* best = nullptr;
     for (const PhysicalVolume& volume : group.physical_volumes) {
-        if (!volume.allocatable() ||
-            (!wanted.physical_volumes.empty() && !has(wanted.physical_volumes, volume.name)) ||
+        if (!volume.allocatable() || (!wanted.physical_volumes.empty() && !has(wanted.physical_volumes, volume.name)) ||
             std::ranges::none_of(free_runs(group, volume.name), [&](const ExtentRun& run) { return run.count >= extents; }))
             continue;
         if (!best || holds_data(*best) || !holds_data(volume))
@@ -440,15 +443,16 @@ Result<void> create_thin_pool(VolumeGroup& group, const NewThinPool& request) {
     const std::uint32_t chunk_sectors = request.chunk_sectors ? request.chunk_sectors : default_chunk_sectors(data_bytes);
     const std::uint64_t chunk_bytes = chunk_sectors * sector_bytes;
     if (chunk_bytes < min_chunk_bytes || chunk_bytes > max_chunk_bytes || chunk_bytes % min_chunk_bytes != 0)
-        return fail(ErrorKind::usage, "a chunk size of {} bytes; a multiple of {} up to {} is needed", chunk_bytes, min_chunk_bytes, max_chunk_bytes);
+        return fail(ErrorKind::usage, "a chunk size of {} bytes; a multiple of {} up to {} is needed", chunk_bytes, min_chunk_bytes,
+                    max_chunk_bytes);
     if (data_bytes < chunk_bytes)
         return fail(ErrorKind::usage, "thin pool {}: {} bytes of data hold no chunk of {}", name, data_bytes, chunk_bytes);
     if (data_bytes / chunk_bytes > max_metadata_bytes / bytes_per_chunk)
         return fail(ErrorKind::usage, "thin pool {}: {} chunks are more than metadata can describe; choose larger ones", name,
                     data_bytes / chunk_bytes);
     const std::uint64_t least = group.extents_for(min_metadata_bytes), most = group.extents_for(max_metadata_bytes);
-    const std::uint64_t asked = request.metadata_extents ? request.metadata_extents
-                                                         : group.extents_for(default_metadata_bytes(data_bytes, chunk_sectors));
+    const std::uint64_t asked =
+        request.metadata_extents ? request.metadata_extents : group.extents_for(default_metadata_bytes(data_bytes, chunk_sectors));
     const auto metadata_extents = static_cast<std::uint32_t>(std::clamp(asked, least, most));
 
     VolumeGroup changed = group;
@@ -505,7 +509,8 @@ Result<ThinId> create_thin(VolumeGroup& group, const NewVolume& volume, std::str
 Result<ThinId> create_thin_snapshot(VolumeGroup& group, const NewVolume& volume, std::string_view origin_name, bool skip_activation) {
     const LogicalVolume* origin = TRY(find_thin(group, origin_name));
     const Thin& thin = *origin->sole<Thin>();
-    return add_thin(group, volume, std::string(thin.pool), static_cast<std::uint32_t>(origin->extent_count()), origin->name, skip_activation);
+    return add_thin(group, volume, std::string(thin.pool), static_cast<std::uint32_t>(origin->extent_count()), origin->name,
+                    skip_activation);
 }
 
 Result<void> forget_messages(VolumeGroup& group, std::string_view pool) {
@@ -567,7 +572,8 @@ Result<void> remove_pool(VolumeGroup& group, const LogicalVolume& volume) {
     erase_volume(group, pool.data_volume);
     // Pools of other types may count on the spare.
     const bool pools_left = std::ranges::any_of(group.logical_volumes, [](const LogicalVolume& other) {
-        return other.sole<ThinPool>() || std::ranges::any_of(other.segments, [](const Segment& segment) { return segment.type.starts_with("cache"); });
+        return other.sole<ThinPool>() ||
+               std::ranges::any_of(other.segments, [](const Segment& segment) { return segment.type.starts_with("cache"); });
     });
     const LogicalVolume* spare = find_spare(group);
     if (spare && !pools_left)

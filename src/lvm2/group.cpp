@@ -75,8 +75,8 @@ Result<void> check_name(std::string_view what, std::string_view name) {
     if (name.empty())
         return fail(ErrorKind::usage, "the name of a {} is empty", what);
     if (name.size() > max_name_length)
-        return fail(ErrorKind::usage, "'{:.32}...' is too long for the name of a {}: {} characters of at most {}", name, what,
-                    name.size(), max_name_length);
+        return fail(ErrorKind::usage, "'{:.32}...' is too long for the name of a {}: {} characters of at most {}", name, what, name.size(),
+                    max_name_length);
     if (name.front() == '-')
         return fail(ErrorKind::usage, "'{}': the name of a {} can't begin with a hyphen", name, what);
     if (name == "." || name == "..")
@@ -97,9 +97,9 @@ void append_escaped(std::string& text, std::string_view part) {
 
 // What LVM keeps for its own volumes.
 constexpr std::array<std::string_view, 2> reserved_beginnings = {"snapshot", "pvmove"};
-constexpr std::array<std::string_view, 17> reserved_parts = {"_cdata", "_cmeta",  "_corig", "_cpool", "_cvol",  "_wcorig",
-                                                             "_mimage", "_mlog",  "_rimage", "_rmeta", "_tdata", "_tmeta",
-                                                             "_vdata", "_imeta", "_iorig", "_pmspare", "_vorigin"};
+constexpr std::array<std::string_view, 17> reserved_parts = {"_cdata",  "_cmeta", "_corig",  "_cpool",   "_cvol",   "_wcorig",
+                                                             "_mimage", "_mlog",  "_rimage", "_rmeta",   "_tdata",  "_tmeta",
+                                                             "_vdata",  "_imeta", "_iorig",  "_pmspare", "_vorigin"};
 // The kernel's limit.
 constexpr std::size_t dm_name_limit = 127;
 
@@ -162,12 +162,13 @@ std::string dm_uuid(const LvmId& group, const LvmId& volume, std::string_view la
 
 namespace {
 
-constexpr std::array<std::string_view, 11> known_group_words = {
-    "EXPORTED", "RESIZEABLE", "PVMOVE", "READ", "WRITE", "WRITE_LOCKED", "NOAUTOACTIVATE", "CLUSTERED", "SHARED", "PARTIAL", "PRECOMMITTED"};
+constexpr std::array<std::string_view, 11> known_group_words = {"EXPORTED", "RESIZEABLE",   "PVMOVE",         "READ",
+                                                                "WRITE",    "WRITE_LOCKED", "NOAUTOACTIVATE", "CLUSTERED",
+                                                                "SHARED",   "PARTIAL",      "PRECOMMITTED"};
 constexpr std::array<std::string_view, 3> known_physical_words = {"ALLOCATABLE", "EXPORTED", "MISSING"};
 constexpr std::array<std::string_view, 14> known_logical_words = {
-    "READ", "WRITE", "WRITE_LOCKED", "FIXED_MINOR", "VISIBLE", "PVMOVE", "LOCKED", "NOTSYNCED",
-    "REBUILD", "WRITEMOSTLY", "ACTIVATION_SKIP", "NOAUTOACTIVATE", "ERROR_WHEN_FULL", "CACHE_VOL"};
+    "READ",      "WRITE",   "WRITE_LOCKED", "FIXED_MINOR",     "VISIBLE",        "PVMOVE",          "LOCKED",
+    "NOTSYNCED", "REBUILD", "WRITEMOSTLY",  "ACTIVATION_SKIP", "NOAUTOACTIVATE", "ERROR_WHEN_FULL", "CACHE_VOL"};
 
 template <std::size_t size>
 Result<void> check_words(std::string_view what, const Words& words, const std::array<std::string_view, size>& known) {
@@ -419,9 +420,8 @@ class Checker {
     }
 
     void check_thin_ids() {
-        std::ranges::sort(thin_, [](const ThinUse& left, const ThinUse& right) {
-            return std::tie(left.pool, left.id) < std::tie(right.pool, right.id);
-        });
+        std::ranges::sort(
+            thin_, [](const ThinUse& left, const ThinUse& right) { return std::tie(left.pool, left.id) < std::tie(right.pool, right.id); });
         for (std::size_t i = 1; i < thin_.size(); ++i)
             if (thin_[i - 1].pool == thin_[i].pool && thin_[i - 1].id == thin_[i].id)
                 add(*thin_[i].volume, "device id {} is also that of {}", thin_[i].id, thin_[i - 1].volume->name);

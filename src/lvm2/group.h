@@ -36,9 +36,9 @@ using Words = std::vector<std::string>;
 struct PhysicalVolume {
     std::string name;  // "pv0": a name within the text alone
     LvmId id;
-    std::string device_hint;              // where it was last seen; not to be trusted
-    Words status;                         // ALLOCATABLE, EXPORTED
-    Words flags;                          // MISSING
+    std::string device_hint;  // where it was last seen; not to be trusted
+    Words status;             // ALLOCATABLE, EXPORTED
+    Words flags;              // MISSING
     Words tags;
     std::uint64_t device_sectors = 0;     // of the device, 512 bytes each
     std::uint64_t data_start_sector = 0;  // pe_start: where extent 0 begins
@@ -67,8 +67,8 @@ std::string_view to_string(Discards discards);
 
 // A message that the group has queued for its pool and that was not yet confirmed.
 struct ThinMessage {
-    std::string create;       // the thin volume to create; empty: a deletion
-    ThinId delete_id;         // of the device to delete
+    std::string create;  // the thin volume to create; empty: a deletion
+    ThinId delete_id;    // of the device to delete
     bool operator==(const ThinMessage&) const = default;
 };
 
@@ -118,9 +118,13 @@ struct Segment {
     Kept kept;
 
     template <typename Body>
-    const Body* as() const { return std::get_if<Body>(&body); }
+    const Body* as() const {
+        return std::get_if<Body>(&body);
+    }
     template <typename Body>
-    Body* as() { return std::get_if<Body>(&body); }
+    Body* as() {
+        return std::get_if<Body>(&body);
+    }
 };
 
 struct LogicalVolume {
@@ -143,9 +147,13 @@ struct LogicalVolume {
 
     // The body of the only segment when it is of that type: pool->sole<ThinPool>().
     template <typename Body>
-    const Body* sole() const { return segments.size() == 1 ? segments[0].as<Body>() : nullptr; }
+    const Body* sole() const {
+        return segments.size() == 1 ? segments[0].as<Body>() : nullptr;
+    }
     template <typename Body>
-    Body* sole() { return segments.size() == 1 ? segments[0].as<Body>() : nullptr; }
+    Body* sole() {
+        return segments.size() == 1 ? segments[0].as<Body>() : nullptr;
+    }
 };
 
 struct VolumeGroup {

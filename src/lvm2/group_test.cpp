@@ -248,17 +248,31 @@ TEST(Check, FindsWhatCannotBe) {
         return parsed ? parsed->findings.size() : 0;
     };
     EXPECT_EQ(findings_with("pe_count = 149", "pe_count = 149"), 0u);
-    for (const auto& [from, to] : std::vector<std::pair<std::string, std::string>>{
-             {"pe_count = 149", "pe_count = 150"},          {"pe_count = 149", "pe_count = -1"},      {"\"pv1\", 32", "\"pv1\", 31"},
-             {"\"pv1\", 32", "\"pv1\", 149"},                {"\"pv1\", 32", "\"pv2\", 32"},          {"seqno = ", "seqno = 99999999999 #"},
-             {"device_id = 2", "device_id = 1"},            {"device_id = 2", "device_id = 16777216"},
-             {"thin_pool = \"pool\"", "thin_pool = \"x\""},  {"origin = \"web\"", "origin = \"x\""},  {"origin = \"web\"", "origin = 5"},
-             {"chunk_size = 128", "chunk_size = 127"},      {"metadata = \"pool_tmeta\"", "metadata = \"pool_tdata\""},
-             {"segment_count = 1", "segment_count = 2"},    {"start_extent = 0", "start_extent = 1"},
-             {"discards = \"passdown\"", "discards = \"x\""}, {"stripe_count = 2", "stripe_count = 3"},
-             {"stripe_size = 128", "stripe_size = 100"},    {"extent_size = 8192", "extent_size = 0"},
-             {"web-s1 {", "we/b {"},                         {"db {", "web {"},                       {"tags = [\"prod\"]", "tags = [\"p d\"]"},
-             {"transaction_id = 3", "transaction = 3"},     {"format = \"lvm2\"", "format = \"lvm3\""}})
+    for (const auto& [from, to] :
+         std::vector<std::pair<std::string, std::string>>{{"pe_count = 149", "pe_count = 150"},
+                                                          {"pe_count = 149", "pe_count = -1"},
+                                                          {"\"pv1\", 32", "\"pv1\", 31"},
+                                                          {"\"pv1\", 32", "\"pv1\", 149"},
+                                                          {"\"pv1\", 32", "\"pv2\", 32"},
+                                                          {"seqno = ", "seqno = 99999999999 #"},
+                                                          {"device_id = 2", "device_id = 1"},
+                                                          {"device_id = 2", "device_id = 16777216"},
+                                                          {"thin_pool = \"pool\"", "thin_pool = \"x\""},
+                                                          {"origin = \"web\"", "origin = \"x\""},
+                                                          {"origin = \"web\"", "origin = 5"},
+                                                          {"chunk_size = 128", "chunk_size = 127"},
+                                                          {"metadata = \"pool_tmeta\"", "metadata = \"pool_tdata\""},
+                                                          {"segment_count = 1", "segment_count = 2"},
+                                                          {"start_extent = 0", "start_extent = 1"},
+                                                          {"discards = \"passdown\"", "discards = \"x\""},
+                                                          {"stripe_count = 2", "stripe_count = 3"},
+                                                          {"stripe_size = 128", "stripe_size = 100"},
+                                                          {"extent_size = 8192", "extent_size = 0"},
+                                                          {"web-s1 {", "we/b {"},
+                                                          {"db {", "web {"},
+                                                          {"tags = [\"prod\"]", "tags = [\"p d\"]"},
+                                                          {"transaction_id = 3", "transaction = 3"},
+                                                          {"format = \"lvm2\"", "format = \"lvm3\""}})
         EXPECT_GT(findings_with(from, to), 0u) << from << " -> " << to;
 }
 
@@ -303,10 +317,13 @@ TEST(Text, TenThousandVolumesAreFast) {
     ASSERT_TRUE(parsed);
     EXPECT_TRUE(parsed->findings.empty());
     EXPECT_EQ(parsed->group.logical_volumes.size(), 10'001 + 3u + 1u);
-    const auto milliseconds = [](auto duration) { return static_cast<int>(std::chrono::duration_cast<std::chrono::milliseconds>(duration).count()); };
+    const auto milliseconds = [](auto duration) {
+        return static_cast<int>(std::chrono::duration_cast<std::chrono::milliseconds>(duration).count());
+    };
     RecordProperty("print_ms", milliseconds(printed - start));
     RecordProperty("parse_ms", milliseconds(end - printed));
-    fmt::print("{} bytes: printed in {} ms, parsed and checked in {} ms\n", text.size(), milliseconds(printed - start), milliseconds(end - printed));
+    fmt::print("{} bytes: printed in {} ms, parsed and checked in {} ms\n", text.size(), milliseconds(printed - start),
+               milliseconds(end - printed));
 }
 
 }  // namespace

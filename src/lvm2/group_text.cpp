@@ -28,8 +28,7 @@ using Subject = Finding::Subject;
 // The findings of one object.
 class Report {
   public:
-    Report(std::vector<Finding>& findings, Subject subject, std::string_view name)
-        : findings_(findings), subject_(subject), name_(name) {}
+    Report(std::vector<Finding>& findings, Subject subject, std::string_view name) : findings_(findings), subject_(subject), name_(name) {}
 
     template <typename... Args>
     void add(fmt::format_string<Args...> format, Args&&... args) {

@@ -133,9 +133,9 @@ TEST_F(Lvm, ReadsOurGroups) {
     VolumeGroup group;
     {
         Opened opened = open(false);
-        auto store = GroupStore::create({.name = "ours", .tags = {"t"},
-                                         .physical_volumes = {{opened.devices[0], 1}, {opened.devices[1], 2}, {opened.devices[2], 0}}},
-                                        writing());
+        auto store = GroupStore::create(
+            {.name = "ours", .tags = {"t"}, .physical_volumes = {{opened.devices[0], 1}, {opened.devices[1], 2}, {opened.devices[2], 0}}},
+            writing());
         ASSERT_TRUE(store) << store.error().message();
         VolumeGroup next = store->group();
         const Stamp stamp{1'700'000'000, "host"};
@@ -156,9 +156,10 @@ TEST_F(Lvm, ReadsOurGroups) {
     if (!attach())
         GTEST_SKIP() << "no loop devices";
     expect_lvm("vgck ours", "");
-    expect_lvm("pvs --noheadings --units m --nosuffix --separator : -o vg_name,pv_size,pv_free,pv_mda_count,pv_used,pe_start,pv_name",
-               fmt::format("  ours:196.00:112.00:1:84.00:1.00:{}\n  ours:296.00:248.00:2:48.00:1.00:{}\n  ours:96.00:92.00:0:4.00:1.00:{}\n",
-                           loops_[0], loops_[1], loops_[2]));
+    expect_lvm(
+        "pvs --noheadings --units m --nosuffix --separator : -o vg_name,pv_size,pv_free,pv_mda_count,pv_used,pe_start,pv_name",
+        fmt::format("  ours:196.00:112.00:1:84.00:1.00:{}\n  ours:296.00:248.00:2:48.00:1.00:{}\n  ours:96.00:92.00:0:4.00:1.00:{}\n",
+                    loops_[0], loops_[1], loops_[2]));
     expect_lvm("vgs --noheadings --separator : -o vg_name,vg_seqno,vg_tags,lv_count,snap_count,vg_mda_count,vg_attr,vg_uuid",
                fmt::format("  ours:2:t:5:0:3:wz--n-:{}\n", group.id.dashed()));
     expect_lvm("lvs -a --noheadings --units m --nosuffix --separator : -o lv_name,lv_size,segtype,pool_lv,origin,lv_tags,devices ours",
@@ -253,7 +254,9 @@ TEST_F(Lvm, ChoosesTheSameExtents) {
         const std::uint32_t extents = 1 + random() % 24;
         const std::size_t chosen = names.empty() ? 0 : random() % names.size();
         switch (names.empty() ? 0 : random() % 6) {
-        case 0: case 1: case 2: {
+        case 0:
+        case 1:
+        case 2: {
             const std::uint32_t stripes = 1 + random() % 3;
             const std::string name = fmt::format("v{}", step);
             ours = create_volume(group, {name, {}, false, {1, "h"}}, extents, {.stripes = stripes});
@@ -261,7 +264,8 @@ TEST_F(Lvm, ChoosesTheSameExtents) {
             names.push_back(name);
             break;
         }
-        case 3: case 4:
+        case 3:
+        case 4:
             ours = extend_volume(group, names[chosen], extents, {});
             command = fmt::format("lvextend -l +{} vg/{}", extents, names[chosen]);
             break;

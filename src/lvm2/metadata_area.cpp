@@ -108,8 +108,7 @@ Result<std::optional<std::string>> MetadataArea::read() const {
     std::size_t done = 0;
     for (const Range& range : ring_ranges(place_.size, text.offset, text.size)) {
         const std::size_t length = range.end - range.begin;
-        TRY_WITHIN(name(), read_now(*device_, place_.offset + range.begin,
-                                    std::as_writable_bytes(std::span(bytes).subspan(done, length))));
+        TRY_WITHIN(name(), read_now(*device_, place_.offset + range.begin, std::as_writable_bytes(std::span(bytes).subspan(done, length))));
         done += length;
     }
     if (checksum(std::as_bytes(std::span(bytes))) != text.checksum)
@@ -142,7 +141,8 @@ Result<void> MetadataArea::write(std::string_view text) {
     const std::uint64_t size = text.size() + 1;
     const std::uint64_t offset = next_offset();
     const std::uint64_t to_end = place_.size - offset;
-    const std::uint64_t padded = size <= to_end ? std::min(round_up(size, sector_bytes), to_end) : to_end + round_up(size - to_end, sector_bytes);
+    const std::uint64_t padded =
+        size <= to_end ? std::min(round_up(size, sector_bytes), to_end) : to_end + round_up(size - to_end, sector_bytes);
     std::vector<std::byte> bytes(padded);
     std::memcpy(bytes.data(), text.data(), text.size());
 

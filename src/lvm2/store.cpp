@@ -68,8 +68,8 @@ Result<std::vector<Device>> read_labels(std::span<BlockDevice* const> blocks) {
             return fail(ErrorKind::not_found, "{} carries no LVM label", block->name());
         for (const Device& other : devices)
             if (other.label.id == label->id)
-                return fail(ErrorKind::refused, "{} and {} carry the same physical volume id {}; one of them is a copy", other.block->name(),
-                            block->name(), label->id.dashed());
+                return fail(ErrorKind::refused, "{} and {} carry the same physical volume id {}; one of them is a copy",
+                            other.block->name(), block->name(), label->id.dashed());
         devices.push_back({block, std::move(*label)});
     }
     if (devices.empty())
@@ -197,8 +197,9 @@ struct GroupStore::State {
                             device.label.id.dashed(), group.name);
             const std::uint64_t end = group.extent_offset(*found, found->extent_count);
             if (end > device.block->size())
-                findings.push_back({Finding::Subject::physical_volume, found->name,
-                                    fmt::format("{} has {} bytes, the volume reaches up to {}", device.block->name(), device.block->size(), end)});
+                findings.push_back(
+                    {Finding::Subject::physical_volume, found->name,
+                     fmt::format("{} has {} bytes, the volume reaches up to {}", device.block->name(), device.block->size(), end)});
             check_places(device, {group.extent_offset(*found, 0), end - group.extent_offset(*found, 0)}, found->name);
         }
         for (const PhysicalVolume& volume : group.physical_volumes)
@@ -460,7 +461,8 @@ Result<void> check_blank(BlockDevice& device, const Label& label) {
     return {};
 }
 
-Result<PhysicalVolume> make_physical_volume(std::size_t number, const BlockDevice& device, const Label& label, std::uint32_t extent_sectors) {
+Result<PhysicalVolume> make_physical_volume(std::size_t number, const BlockDevice& device, const Label& label,
+                                            std::uint32_t extent_sectors) {
     PhysicalVolume volume;
     volume.name = fmt::format("pv{}", number);
     volume.id = label.id;
@@ -561,8 +563,8 @@ Result<GroupStore> GroupStore::restore(std::string_view backup, std::span<BlockD
                         parsed.group.physical_volumes.size(), blocks.size());
         for (std::size_t i = 0; i < blocks.size(); ++i) {
             const PhysicalVolume& volume = parsed.group.physical_volumes[i];
-            Label label = TRY_WITHIN(blocks[i]->name(),
-                                     plan_label(blocks[i]->size(), 1, volume.id, volume.data_start_sector * sector_bytes));
+            Label label =
+                TRY_WITHIN(blocks[i]->name(), plan_label(blocks[i]->size(), 1, volume.id, volume.data_start_sector * sector_bytes));
             label.extension_flags = label_in_use;
             TRY(check_blank(*blocks[i], label));
             state->devices.push_back({blocks[i], label});

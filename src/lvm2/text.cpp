@@ -30,9 +30,7 @@ bool is_space(char character) {
 bool is_digit(char character) { return character >= '0' && character <= '9'; }
 
 // Ends a key that isn't quoted.
-bool ends_key(char character) {
-    return is_space(character) || std::string_view("#={}[],\"'").find(character) != std::string_view::npos;
-}
+bool ends_key(char character) { return is_space(character) || std::string_view("#={}[],\"'").find(character) != std::string_view::npos; }
 
 class Parser {
   public:
@@ -43,7 +41,8 @@ class Parser {
             return fail(ErrorKind::damaged, "{} bytes of text, more than the limit of {}", text_.size(), limits_.bytes);
         const std::size_t end = text_.find('\0');
         if (end != std::string_view::npos) {
-            const bool clean = std::ranges::all_of(text_.substr(end), [](char character) { return character == '\0' || is_space(character); });
+            const bool clean =
+                std::ranges::all_of(text_.substr(end), [](char character) { return character == '\0' || is_space(character); });
             text_ = text_.substr(0, end);
             if (!clean) {
                 position_ = end;
@@ -284,9 +283,7 @@ std::string spell_key(const std::string& key) {
 }
 
 // The lists of a segment's areas, which LVM spreads over lines.
-bool is_area_list(std::string_view key) {
-    return key == "stripes" || key == "mirrors" || key == "raids" || key == "raid0_lvs";
-}
+bool is_area_list(std::string_view key) { return key == "stripes" || key == "mirrors" || key == "raids" || key == "raid0_lvs"; }
 
 // A line each: "volume", first extent; of RAID: "metadata", "data", or "data" alone.
 std::vector<std::string> spell_areas(const TextArray& array) {

@@ -8,8 +8,9 @@ namespace lamella::lvm2 {
 namespace {
 
 TEST(Text, HasNumbersStringsArraysAndSections) {
-    auto text = parse_text("a = 1 # one\nb=-9223372036854775808\nc = \"x \\\"y\\\" \\\\ \\n\"\n"
-                           "d = [\"p\", 2, 3.5,]\ne = []\ns { t { u = 010 }\n}\n\"odd #\" = 'q\"r'\n");
+    auto text = parse_text(
+        "a = 1 # one\nb=-9223372036854775808\nc = \"x \\\"y\\\" \\\\ \\n\"\n"
+        "d = [\"p\", 2, 3.5,]\ne = []\ns { t { u = 010 }\n}\n\"odd #\" = 'q\"r'\n");
     ASSERT_TRUE(text) << text.error().message();
     EXPECT_EQ(*text->value("a")->integer(), 1);
     EXPECT_EQ(*text->value("b")->integer(), INT64_MIN);
@@ -34,12 +35,19 @@ TEST(Text, EndsAtANul) {
 }
 
 TEST(Text, SaysWhereItIsWrong) {
-    for (const auto& [text, place] : std::vector<std::pair<std::string, std::string>>{
-             {"a = 1\nb = \"x\n", "line 2, column 5"},   {"a {\n b = 1\n", "line 3, column 1"}, {"a = 1\n }", "line 2, column 2"},
-             {"a = [1, [2]]", "line 1, column 9"},       {"a = 99999999999999999999", "line 1, column 5"},
-             {"a = 1x", "line 1, column 5"},             {"a = 1.2.3", "line 1, column 5"},     {"a", "line 1, column 2"},
-             {"= 1", "line 1, column 1"},                {"a = [1 2]", "line 1, column 8"},     {"a = 09", "line 1, column 5"},
-             {"a = bare", "line 1, column 5"},           {"a = -", "line 1, column 5"}}) {
+    for (const auto& [text, place] : std::vector<std::pair<std::string, std::string>>{{"a = 1\nb = \"x\n", "line 2, column 5"},
+                                                                                      {"a {\n b = 1\n", "line 3, column 1"},
+                                                                                      {"a = 1\n }", "line 2, column 2"},
+                                                                                      {"a = [1, [2]]", "line 1, column 9"},
+                                                                                      {"a = 99999999999999999999", "line 1, column 5"},
+                                                                                      {"a = 1x", "line 1, column 5"},
+                                                                                      {"a = 1.2.3", "line 1, column 5"},
+                                                                                      {"a", "line 1, column 2"},
+                                                                                      {"= 1", "line 1, column 1"},
+                                                                                      {"a = [1 2]", "line 1, column 8"},
+                                                                                      {"a = 09", "line 1, column 5"},
+                                                                                      {"a = bare", "line 1, column 5"},
+                                                                                      {"a = -", "line 1, column 5"}}) {
         auto parsed = parse_text(text);
         ASSERT_FALSE(parsed) << text;
         EXPECT_EQ(parsed.error().kind(), ErrorKind::damaged);

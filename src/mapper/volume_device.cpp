@@ -19,7 +19,8 @@ Result<Stripe> locate(const lvm2::VolumeGroup& group, const lvm2::Area& area, st
         return fail(ErrorKind::not_found, "physical volume {} ({}) is missing", area.name, physical->id.dashed());
     const std::uint64_t start = group.extent_offset(*physical, area.first_extent);
     if (start > device->size() || bytes > device->size() - start)
-        return fail(ErrorKind::damaged, "extents from {} on end beyond {}, which has {} bytes", area.first_extent, device->name(), device->size());
+        return fail(ErrorKind::damaged, "extents from {} on end beyond {}, which has {} bytes", area.first_extent, device->name(),
+                    device->size());
     return Stripe{device, start};
 }
 
@@ -48,7 +49,8 @@ Result<std::vector<CompositeDevice::Piece>> VolumeDevice::pieces_from(std::uint6
             const Stripe stripe = TRY_WITHIN(volume.name, locate(group, area, each, find));
             stripes.push_back({stripe.device, stripe.start});
         }
-        striped_.push_back(TRY_WITHIN(volume.name, StripedDevice::create(stripes, body->stripe_sectors * sector_bytes, length, volume.name)));
+        striped_.push_back(
+            TRY_WITHIN(volume.name, StripedDevice::create(stripes, body->stripe_sectors * sector_bytes, length, volume.name)));
         pieces.push_back({striped_.back().get(), skipped, length - skipped});
     }
     return pieces;

@@ -23,7 +23,8 @@ class VolumeDevice final : public CompositeDevice {
   public:
     // Errors: unsupported, naming the segment type, for what isn't linear or striped; not_found for a missing physical volume;
     // damaged when an area lies outside of its device.
-    static Result<std::unique_ptr<VolumeDevice>> open(const lvm2::VolumeGroup& group, const lvm2::LogicalVolume& volume, const FindDevice& find);
+    static Result<std::unique_ptr<VolumeDevice>> open(const lvm2::VolumeGroup& group, const lvm2::LogicalVolume& volume,
+                                                      const FindDevice& find);
 
     // The volume has been extended: what it had stays where it was.
     Result<void> update(const lvm2::VolumeGroup& group, const lvm2::LogicalVolume& volume, const FindDevice& find);

@@ -54,8 +54,7 @@ inline void set_bitmap_count(std::byte* block, std::uint32_t entry, std::uint32_
 }
 
 // The first entry in [from, end) with count 0 in `block` and, if that's given, in `other` too.
-inline std::optional<std::uint32_t> find_free_entry(const std::byte* block, const std::byte* other, std::uint32_t from,
-                                                    std::uint32_t end) {
+inline std::optional<std::uint32_t> find_free_entry(const std::byte* block, const std::byte* other, std::uint32_t from, std::uint32_t end) {
     constexpr std::uint64_t low_bits = 0x5555555555555555;
     for (std::uint32_t entry = from; entry < end; entry = (entry / entries_per_word + 1) * entries_per_word) {
         std::size_t offset = bitmap_header_bytes + entry / entries_per_word * 8;

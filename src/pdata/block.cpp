@@ -91,18 +91,13 @@ Result<void> run_requests(IoQueue& queue, std::span<DeviceRequest> requests, std
     return {};
 }
 
-BlockCache::BlockCache(BlockDevice& device, std::size_t bytes)
-    : device_(device), capacity_(std::max(bytes / block_bytes, min_frames)) {}
+BlockCache::BlockCache(BlockDevice& device, std::size_t bytes) : device_(device), capacity_(std::max(bytes / block_bytes, min_frames)) {}
 
 BlockCache::~BlockCache() = default;
 
-std::string BlockCache::describe(MetadataBlock location) const {
-    return fmt::format("metadata block {} of {}", location, device_.name());
-}
+std::string BlockCache::describe(MetadataBlock location) const { return fmt::format("metadata block {} of {}", location, device_.name()); }
 
-Result<BlockRef> BlockCache::read(MetadataBlock location, BlockKind kind) {
-    return BlockRef(TRY(find_or_read(location, kind)));
-}
+Result<BlockRef> BlockCache::read(MetadataBlock location, BlockKind kind) { return BlockRef(TRY(find_or_read(location, kind))); }
 
 Result<BlockRef> BlockCache::modify(MetadataBlock location, BlockKind kind) {
     Frame* frame = TRY(find_or_read(location, kind));
@@ -165,8 +160,7 @@ Result<BlockCache::Frame*> BlockCache::find_or_read(MetadataBlock location, Bloc
     if (auto found = by_location_.find(location.value()); found != by_location_.end()) {
         Frame* frame = found->second;
         if (frame->kind != kind)
-            return fail(ErrorKind::damaged, "{} is used as a {} and as a {}", describe(location), to_string(frame->kind),
-                        to_string(kind));
+            return fail(ErrorKind::damaged, "{} is used as a {} and as a {}", describe(location), to_string(frame->kind), to_string(kind));
         frame->recently_used = true;
         return frame;
     }

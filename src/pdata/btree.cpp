@@ -39,9 +39,7 @@ class NodeEdit : public Node {
     void set_key(std::uint32_t index, std::uint64_t key) { store_little<std::uint64_t>(block_ + key_offset(index), key); }
     std::byte* value_place(std::uint32_t index) { return block_ + value_offset(index); }
     void set_value(std::uint32_t index, const std::byte* value) { std::memcpy(value_place(index), value, value_size()); }
-    void set_child(std::uint32_t index, MetadataBlock child) {
-        store_little<std::uint64_t>(block_ + value_offset(index), child.value());
-    }
+    void set_child(std::uint32_t index, MetadataBlock child) { store_little<std::uint64_t>(block_ + value_offset(index), child.value()); }
 
     void insert(std::uint32_t index, std::uint64_t key, const std::byte* value) {
         open_gap(index, 1);
@@ -145,8 +143,8 @@ Result<void> Btree::check_node(BlockRef& block, const Bounds& bounds) const {
         if (node.key(0) < bounds.lower)
             return damage(block.location(), fmt::format("its first key {} is below its parent's {}", node.key(0), bounds.lower));
         if (bounds.upper && node.key(node.entries() - 1) >= *bounds.upper)
-            return damage(block.location(), fmt::format("its last key {} belongs to its neighbour from {} on",
-                                                        node.key(node.entries() - 1), *bounds.upper));
+            return damage(block.location(),
+                          fmt::format("its last key {} belongs to its neighbour from {} on", node.key(node.entries() - 1), *bounds.upper));
     }
     return {};
 }
@@ -291,8 +289,7 @@ Result<BlockRef> Btree::shadow_node(TransactionManager& manager, MetadataBlock l
 }
 
 // `parent` is writable; it refers to the child's new place when this returns. `bounds` are the parent's.
-Result<BlockRef> Btree::shadow_child(TransactionManager& manager, BlockRef& parent, std::uint32_t index,
-                                     const Bounds& bounds) const {
+Result<BlockRef> Btree::shadow_child(TransactionManager& manager, BlockRef& parent, std::uint32_t index, const Bounds& bounds) const {
     NodeEdit node(parent);
     BlockRef child = TRY(shadow_node(manager, node.child(index), child_bounds(node, index, bounds)));
     node.set_child(index, child.location());
@@ -365,8 +362,8 @@ Result<void> Btree::make_room(TransactionManager& manager, BlockRef& parent, std
     return {};
 }
 
-Result<Btree::Removal> Btree::remove_range(TransactionManager& manager, MetadataBlock& root, std::uint64_t first,
-                                           std::uint64_t end, std::uint64_t budget) const {
+Result<Btree::Removal> Btree::remove_range(TransactionManager& manager, MetadataBlock& root, std::uint64_t first, std::uint64_t end,
+                                           std::uint64_t budget) const {
     Removal removal{.next = first};
     std::array<std::byte, max_value_bytes> value;
     for (std::uint64_t leaves = 0;; ++leaves) {
@@ -383,8 +380,7 @@ Result<Btree::Removal> Btree::remove_range(TransactionManager& manager, Metadata
             return removal;
         removal.removed += TRY(remove_from_leaf(manager, root, *key, end));
         // Every pass that changes something leaves fewer or better filled nodes; a damaged tree may need to be stopped.
-        for (unsigned passes = 0; passes < 2 * max_depth && TRY(mend_path(manager, root, *key)); ++passes) {
-        }
+        for (unsigned passes = 0; passes < 2 * max_depth && TRY(mend_path(manager, root, *key)); ++passes) {}
     }
 }
 
@@ -393,8 +389,7 @@ Result<bool> Btree::remove(TransactionManager& manager, MetadataBlock& root, std
     if (!TRY(lookup(root, key, value.data())))
         return false;
     TRY(remove_from_leaf(manager, root, key, key + 1));
-    for (unsigned passes = 0; passes < 2 * max_depth && TRY(mend_path(manager, root, key)); ++passes) {
-    }
+    for (unsigned passes = 0; passes < 2 * max_depth && TRY(mend_path(manager, root, key)); ++passes) {}
     return true;
 }
 
@@ -548,8 +543,8 @@ Result<std::uint64_t> Btree::exclusive_nodes(TransactionManager& manager, Metada
     return count;
 }
 
-Result<void> Btree::count_exclusive(TransactionManager& manager, MetadataBlock location, std::uint64_t limit,
-                                    std::uint64_t& count, unsigned depth) const {
+Result<void> Btree::count_exclusive(TransactionManager& manager, MetadataBlock location, std::uint64_t limit, std::uint64_t& count,
+                                    unsigned depth) const {
     if (depth == max_depth)
         return damage(location, "the tree is too deep");
     if (count >= limit || TRY_WITHIN(name_, manager.count(location)) > 1)

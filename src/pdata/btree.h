@@ -18,9 +18,7 @@
 namespace lamella::pdata {
 
 // How many entries a node holds whose values have that size.
-constexpr std::uint32_t max_node_entries(std::uint32_t value_size) {
-    return (block_bytes - 32) / (8 + value_size) / 3 * 3;
-}
+constexpr std::uint32_t max_node_entries(std::uint32_t value_size) { return (block_bytes - 32) / (8 + value_size) / 3 * 3; }
 
 // Checks that a sealed block is a node as the format has it: flags, sizes, keys in ascending order.
 Result<void> verify_node(const std::byte* block);
@@ -111,8 +109,7 @@ class Btree {
     Result<void> grow_root(TransactionManager& manager, BlockRef& root) const;
     Result<void> make_room(TransactionManager& manager, BlockRef& parent, std::uint32_t index, std::uint64_t key,
                            const Bounds& bounds) const;
-    Result<std::uint64_t> remove_from_leaf(TransactionManager& manager, MetadataBlock& root, std::uint64_t key,
-                                           std::uint64_t end) const;
+    Result<std::uint64_t> remove_from_leaf(TransactionManager& manager, MetadataBlock& root, std::uint64_t key, std::uint64_t end) const;
     struct LeafRemoval {
         std::uint64_t removed;
         bool emptied;

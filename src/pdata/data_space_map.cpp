@@ -48,9 +48,7 @@ Result<void> DataSpaceMap::load(const SpaceMapRoot& root) {
 
 std::uint64_t DataSpaceMap::free() const { return blocks_ - std::min(blocks_, allocated_ + reserved_.count()); }
 
-std::uint64_t DataSpaceMap::allocatable() const {
-    return free() - std::min(free(), freed_.count() + quarantine_.count());
-}
+std::uint64_t DataSpaceMap::allocatable() const { return free() - std::min(free(), freed_.count() + quarantine_.count()); }
 
 Result<std::uint32_t> DataSpaceMap::count(DataBlock block) {
     if (block.value() >= blocks_)
@@ -166,15 +164,15 @@ Result<void> DataSpaceMap::adjust(TransactionManager& manager, std::span<const s
             TRY(make_writable(manager, index, writable));
         std::uint32_t old_count = TRY(full_count(writable.bitmap.bytes(), block));
         if (old_count == 0 || (up && old_count == std::numeric_limits<std::uint32_t>::max()))
-            return fail(ErrorKind::damaged, "{}: block {} {} a referrer, but has a count of {}", name(), block,
-                        up ? "gets" : "loses", old_count);
+            return fail(ErrorKind::damaged, "{}: block {} {} a referrer, but has a count of {}", name(), block, up ? "gets" : "loses",
+                        old_count);
         TRY(set_count(manager, writable, block, old_count, up ? old_count + 1 : old_count - 1));
     }
     return {};
 }
 
-Result<void> DataSpaceMap::set_count(TransactionManager& manager, Writable& writable, std::uint64_t block,
-                                     std::uint32_t old_count, std::uint32_t new_count) {
+Result<void> DataSpaceMap::set_count(TransactionManager& manager, Writable& writable, std::uint64_t block, std::uint32_t old_count,
+                                     std::uint32_t new_count) {
     if (new_count >= bitmap_overflow) {
         std::array<std::byte, sizeof(std::uint32_t)> value;
         store_little<std::uint32_t>(value.data(), new_count);

@@ -18,8 +18,7 @@ static_assert(index_header_bytes + MetadataSpaceMap::max_bitmaps * IndexEntry::d
 }  // namespace
 
 MetadataSpaceMap::MetadataSpaceMap(BlockCache& cache)
-    : cache_(cache),
-      overflow_tree_(std::make_unique<Btree>(cache, sizeof(std::uint32_t), "overflow tree of the metadata space map")) {}
+    : cache_(cache), overflow_tree_(std::make_unique<Btree>(cache, sizeof(std::uint32_t), "overflow tree of the metadata space map")) {}
 MetadataSpaceMap::~MetadataSpaceMap() = default;
 
 std::string MetadataSpaceMap::name() const { return fmt::format("metadata space map of {}", cache_.device().name()); }
@@ -76,8 +75,7 @@ Result<MetadataBlock> MetadataSpaceMap::allocate() {
             if (!full) {
                 Bitmap* bitmap = TRY(load_bitmap(index));
                 auto last = static_cast<std::uint32_t>(std::min<std::uint64_t>(end - base, entries_per_bitmap));
-                auto entry = find_free_entry(bitmap->working.data(), bitmap->committed.data(),
-                                             static_cast<std::uint32_t>(at - base), last);
+                auto entry = find_free_entry(bitmap->working.data(), bitmap->committed.data(), static_cast<std::uint32_t>(at - base), last);
                 if (entry)
                     return MetadataBlock(base + *entry);
             }
@@ -188,8 +186,7 @@ Result<SpaceMapRoot> MetadataSpaceMap::fold(TransactionManager& manager) {
     for (std::size_t index : moved) {
         const Bitmap& bitmap = *bitmaps_[index];
         BlockRef block = TRY(cache_.create(MetadataBlock(index_[index].location), BlockKind::bitmap));
-        std::memcpy(block.writable() + bitmap_header_bytes, bitmap.working.data() + bitmap_header_bytes,
-                    block_bytes - bitmap_header_bytes);
+        std::memcpy(block.writable() + bitmap_header_bytes, bitmap.working.data() + bitmap_header_bytes, block_bytes - bitmap_header_bytes);
         index_[index].free = entries_per_bitmap - count_allocated_entries(bitmap.working.data());
         index_[index].none_free_before =
             find_free_entry(bitmap.working.data(), nullptr, 0, entries_per_bitmap).value_or(entries_per_bitmap);

@@ -190,7 +190,8 @@ TEST(DataSpaceMap, RandomCountsSurviveCommits) {
     for (int step = 0; step < 20000; ++step) {
         std::vector<std::uint64_t> some;
         for (unsigned count = random() % 5; count > 0 && !model.empty(); --count)
-            some.push_back(std::next(model.begin(), static_cast<std::ptrdiff_t>(random() % std::min<std::size_t>(model.size(), 100)))->first);
+            some.push_back(
+                std::next(model.begin(), static_cast<std::ptrdiff_t>(random() % std::min<std::size_t>(model.size(), 100)))->first);
         switch (random() % 4) {
         case 0:
         case 1: {

@@ -5,9 +5,7 @@
 
 namespace lamella::pdata {
 
-Result<BlockRef> TransactionManager::create(BlockKind kind) {
-    return cache_.create(TRY(space_map_.allocate()), kind);
-}
+Result<BlockRef> TransactionManager::create(BlockKind kind) { return cache_.create(TRY(space_map_.allocate()), kind); }
 
 Result<TransactionManager::Shadow> TransactionManager::shadow(MetadataBlock original, BlockKind kind) {
     std::uint32_t references = TRY(space_map_.count(original));

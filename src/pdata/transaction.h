@@ -23,7 +23,7 @@ class TransactionManager {
     Result<BlockRef> create(BlockKind kind);
 
     struct Shadow {
-        BlockRef block;   // writable
+        BlockRef block;  // writable
         // Others still refer to the original: what it refers to has one more referrer now, and the caller counts that.
         bool was_shared;
     };

@@ -51,9 +51,7 @@ void Reactor::run_and_wait(std::move_only_function<void()> work) {
     done.wait();
 }
 
-void Reactor::remove_step_end(StepEnd& step_end) {
-    std::erase(step_ends_, &step_end);
-}
+void Reactor::remove_step_end(StepEnd& step_end) { std::erase(step_ends_, &step_end); }
 
 void Reactor::loop() {
     while (!stopping_) {

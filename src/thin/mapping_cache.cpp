@@ -56,8 +56,7 @@ void MappingBudget::forget(MappingCache& cache) {
     std::erase_if(clock_, [&](const Place& place) { return place.cache == &cache; });
 }
 
-MappingCache::MappingCache(MappingBudget& budget, std::uint64_t blocks)
-    : budget_(budget), directory_(new Directory(tables_for(blocks))) {}
+MappingCache::MappingCache(MappingBudget& budget, std::uint64_t blocks) : budget_(budget), directory_(new Directory(tables_for(blocks))) {}
 
 MappingCache::~MappingCache() {
     drop_all();

@@ -20,7 +20,11 @@ class CachedMapping {
     constexpr CachedMapping() = default;
     // `block` < 2^39, `time` < 2^24.
     constexpr CachedMapping(DataBlock block, std::uint32_t time) : word_(((block.value() + 1) << 24) | time) {}
-    static constexpr CachedMapping from_word(std::uint64_t word) { CachedMapping mapping; mapping.word_ = word; return mapping; }
+    static constexpr CachedMapping from_word(std::uint64_t word) {
+        CachedMapping mapping;
+        mapping.word_ = word;
+        return mapping;
+    }
 
     constexpr bool mapped() const { return word_ != 0; }
     constexpr DataBlock block() const { return DataBlock((word_ >> 24) - 1); }
@@ -119,7 +123,9 @@ class MappingCache {
         std::vector<std::atomic<Table*>> tables;
     };
 
-    static std::uint64_t tables_for(std::uint64_t blocks) { return (blocks + page_entries * table_pages - 1) / (page_entries * table_pages); }
+    static std::uint64_t tables_for(std::uint64_t blocks) {
+        return (blocks + page_entries * table_pages - 1) / (page_entries * table_pages);
+    }
     std::atomic<Page*>* slot(std::uint64_t page_index);
     // True: it was there, and not used lately (or `force`).
     enum class Evicted { gone, used, evicted };

@@ -69,7 +69,8 @@ class Image {
         path = name;
         std::vector<std::byte> bytes(device.size());
         value_of(read_now(device, 0, bytes));
-        std::ofstream(path, std::ios::binary).write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
+        std::ofstream(path, std::ios::binary)
+            .write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
     }
     ~Image() { std::filesystem::remove(path); }
     Image(const Image&) = delete;
@@ -123,8 +124,8 @@ Model parse_dump(const std::string& xml) {
                                                                  static_cast<std::uint32_t>(attribute(line, "time"))};
         } else if (line.find("<range_mapping") != std::string::npos) {
             for (std::uint64_t block = 0; block < attribute(line, "length"); ++block)
-                device->mappings[attribute(line, "origin_begin") + block] = {
-                    DataBlock(attribute(line, "data_begin") + block), static_cast<std::uint32_t>(attribute(line, "time"))};
+                device->mappings[attribute(line, "origin_begin") + block] = {DataBlock(attribute(line, "data_begin") + block),
+                                                                             static_cast<std::uint32_t>(attribute(line, "time"))};
         }
     }
     return model;
@@ -180,8 +181,8 @@ class Workload {
     Workload(std::uint32_t data_block_sectors, unsigned seed)
         : random_(seed), device_(2048 * metadata_block), queue_(value_of(make_plain_queue())) {
         model_.data_blocks = 40000;
-        metadata_ = value_of(ThinMetadata::create(
-            device_, {.data_block_sectors = data_block_sectors, .data_blocks = model_.data_blocks, .cache_bytes = 1}));
+        metadata_ = value_of(
+            ThinMetadata::create(device_, {.data_block_sectors = data_block_sectors, .data_blocks = model_.data_blocks, .cache_bytes = 1}));
         committed_ = model_;
     }
 
@@ -199,17 +200,13 @@ class Workload {
             }
             break;
         case 1:
-        case 2:
-            snapshot();
-            break;
+        case 2: snapshot(); break;
         case 3:
             if (below(3) == 0)
                 remove_device();
             break;
         case 4:
-        case 5:
-            discard();
-            break;
+        case 5: discard(); break;
         case 6:
             value_of(metadata_->set_transaction_id(model_.transaction_id, model_.transaction_id + 7));
             model_.transaction_id += 7;
@@ -234,9 +231,7 @@ class Workload {
                 value_of(metadata_->release_metadata_snapshot());
             break;
         case 10:
-        case 11:
-            commit();
-            break;
+        case 11: commit(); break;
         case 12:
             if (below(3) == 0) {
                 value_of(metadata_->abort());
@@ -249,8 +244,7 @@ class Workload {
             metadata_ = value_of(ThinMetadata::open(device_, {.read_only = false, .cache_bytes = below(2) == 0 ? 1 : 1u << 22}));
             withheld_.clear();
             break;
-        default:
-            write();
+        default: write();
         }
     }
 
@@ -462,12 +456,13 @@ void load_file(const std::string& path, BlockDevice& device) {
 
 TEST(ThinMetadata, OpensAndChangesWhatThinRestoreWrote) {
     std::string xml = R"(<superblock uuid="" time="3" transaction="9" flags="0" version="2" data_block_size="128" nr_data_blocks="50000">)";
-    xml += R"(<device dev_id="1" mapped_blocks="10001" transaction="1" creation_time="0" snap_time="2">)"
-           R"(<range_mapping origin_begin="100" data_begin="0" length="10000" time="1"/><single_mapping origin_block="50000" data_block="49999" time="0"/></device>)"
-           R"(<device dev_id="2" mapped_blocks="10000" transaction="2" creation_time="2" snap_time="2">)"
-           R"(<range_mapping origin_begin="100" data_begin="0" length="10000" time="1"/></device>)"
-           R"(<device dev_id="3" mapped_blocks="5000" transaction="3" creation_time="3" snap_time="3">)"
-           R"(<range_mapping origin_begin="0" data_begin="5000" length="5000" time="1"/></device></superblock>)";
+    xml +=
+        R"(<device dev_id="1" mapped_blocks="10001" transaction="1" creation_time="0" snap_time="2">)"
+        R"(<range_mapping origin_begin="100" data_begin="0" length="10000" time="1"/><single_mapping origin_block="50000" data_block="49999" time="0"/></device>)"
+        R"(<device dev_id="2" mapped_blocks="10000" transaction="2" creation_time="2" snap_time="2">)"
+        R"(<range_mapping origin_begin="100" data_begin="0" length="10000" time="1"/></device>)"
+        R"(<device dev_id="3" mapped_blocks="5000" transaction="3" creation_time="3" snap_time="3">)"
+        R"(<range_mapping origin_begin="0" data_begin="5000" length="5000" time="1"/></device></superblock>)";
     MemoryDevice device(1024 * 4096);
     {
         Image image(device);
@@ -487,8 +482,7 @@ TEST(ThinMetadata, OpensAndChangesWhatThinRestoreWrote) {
     // Data blocks 5000 to 9999 have three referrers.
     EXPECT_EQ(value_of(metadata->data_block_references(DataBlock(6000))), 3u);
     EXPECT_FALSE(value_of(metadata->data_block_is_exclusive(ThinId(3), VirtualBlock(10))));
-    model.devices[3].mappings[10] =
-        value_of(metadata->insert(ThinId(3), VirtualBlock(10), value_of(metadata->allocate_data_block())));
+    model.devices[3].mappings[10] = value_of(metadata->insert(ThinId(3), VirtualBlock(10), value_of(metadata->allocate_data_block())));
     EXPECT_EQ(value_of(metadata->remove_range(ThinId(1), VirtualBlock(50), VirtualBlock(9000))).unmapped, 8900u);
     auto& mappings = model.devices[1].mappings;
     mappings.erase(mappings.begin(), mappings.lower_bound(9000));
@@ -681,8 +675,9 @@ class FlakyDevice final : public BlockDevice {
     DeviceTraits traits() const override { return memory.traits(); }
     std::string name() const override { return memory.name(); }
     void submit(IoQueue& queue, IoRequest& request) override {
-        bool fails = (request.operation == IoOperation::write && (writes_until_failure-- == 0 || (fail_superblock && request.offset == 0))) ||
-                     (request.operation == IoOperation::flush && fail_flush);
+        bool fails =
+            (request.operation == IoOperation::write && (writes_until_failure-- == 0 || (fail_superblock && request.offset == 0))) ||
+            (request.operation == IoOperation::flush && fail_flush);
         flushes += request.operation == IoOperation::flush;
         if (fails)
             queue.complete_later(request, EIO);
@@ -834,27 +829,21 @@ void run_until_cut(unsigned seed, bool ask_tools) {
     power.cut_after(1 + random() % 400);
     std::uint32_t ids = 0;
     for (bool alive = true; alive;) {
-        auto going = [&](const auto& result) { return alive = alive && (result.has_value() || result.error().kind() != ErrorKind::failed); };
+        auto going = [&](const auto& result) {
+            return alive = alive && (result.has_value() || result.error().kind() != ErrorKind::failed);
+        };
         ThinId id(static_cast<std::uint32_t>(random() % (ids + 1)));
         switch (random() % 8) {
-        case 0:
-            going(metadata->create_thin(ThinId(ids++)));
-            break;
-        case 1:
-            going(metadata->create_snapshot(ThinId(ids++), id));
-            break;
-        case 2:
-            going(metadata->remove_range(id, VirtualBlock(random() % 3000), VirtualBlock(random() % 3000)));
-            break;
+        case 0: going(metadata->create_thin(ThinId(ids++))); break;
+        case 1: going(metadata->create_snapshot(ThinId(ids++), id)); break;
+        case 2: going(metadata->remove_range(id, VirtualBlock(random() % 3000), VirtualBlock(random() % 3000))); break;
         case 3:
             if (ids > 6)
                 going(metadata->remove_device(id, random() % 3));
             break;
         case 4:
         case 5: {
-            auto contents = [&]() -> std::optional<Model> {
-                return power.off() ? std::nullopt : std::optional(read_all(*metadata));
-            };
+            auto contents = [&]() -> std::optional<Model> { return power.off() ? std::nullopt : std::optional(read_all(*metadata)); };
             if (alive && !metadata->must_abort() && (under_way = contents())) {
                 auto result = metadata->commit(*queue, {});
                 if (going(result)) {

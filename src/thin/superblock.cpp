@@ -100,8 +100,7 @@ Result<Superblock> Superblock::unpack(std::span<const std::byte> block, bool wri
         return fail(ErrorKind::damaged, "superblock: data block size of {} sectors, not a multiple of {} from {} to {}",
                     superblock.data_block_sectors, min_data_block_sectors, min_data_block_sectors, max_data_block_sectors);
     if (auto sectors = load_little<std::uint32_t>(bytes + metadata_block_sectors_offset); sectors != metadata_block_sectors)
-        return fail(ErrorKind::damaged, "superblock: metadata block size of {} sectors, expected {}", sectors,
-                    metadata_block_sectors);
+        return fail(ErrorKind::damaged, "superblock: metadata block size of {} sectors, expected {}", sectors, metadata_block_sectors);
     superblock.metadata_blocks_at_creation = load_little<std::uint64_t>(bytes + metadata_blocks_offset);
 
     superblock.compatible_flags = load_little<std::uint32_t>(bytes + compatible_offset);

@@ -185,10 +185,9 @@ bool ThinIo::deal(IoQueue& here) {
             if (block % MappingCache::page_entries == 0 && (page = volume.mappings_.find(block)) == nullptr)
                 break;
             const CachedMapping following = page->at(block);
-            const bool joins = mapping.mapped()
-                ? following.mapped() && following.block() == mapping.block() + (block - at / block_bytes) &&
-                      (operation == IoOperation::read || following.time() >= snapshot_time)
-                : !following.mapped();
+            const bool joins = mapping.mapped() ? following.mapped() && following.block() == mapping.block() + (block - at / block_bytes) &&
+                                                      (operation == IoOperation::read || following.time() >= snapshot_time)
+                                                : !following.mapped();
             if (!joins)
                 break;
             length += std::min(block_bytes, request.length - position - length);

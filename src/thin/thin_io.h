@@ -22,12 +22,12 @@ struct ThinIo {
     }
 
     ThinVolume& volume;
-    IoQueue& home;       // where the request was submitted and is to complete
+    IoQueue& home;  // where the request was submitted and is to complete
     IoRequest& request;
     const IoOperation operation;
-    const std::uint64_t start;     // bytes; the request's own offset isn't ours to keep
-    std::uint64_t position = 0;    // bytes of the request that have been dealt out
-    bool must_commit = false;      // durable, and some of it rests on mappings that aren't committed
+    const std::uint64_t start;   // bytes; the request's own offset isn't ours to keep
+    std::uint64_t position = 0;  // bytes of the request that have been dealt out
+    bool must_commit = false;    // durable, and some of it rests on mappings that aren't committed
 
     // Parts under way, and one for whoever is dealing them out.
     std::atomic<std::uint32_t> parts{1};

@@ -85,35 +85,35 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         }
         session.output().clear();
         switch (event) {
-            case Session::Event::need_input: {
-                if (fed == size)
-                    return 0;
-                const std::size_t part = std::min(piece, size - fed);
-                input.insert(input.end(), bytes + fed, bytes + fed + part);
-                fed += part;
-                // What waits for more is the beginning of one option or request.
-                require(skip > 0 || input.size() - part <= limits::option_bytes + 16);
-                break;
-            }
-            case Session::Event::list_exports: {
-                const ExportInfo exports[] = {{"web", "disk", 1 << 20}};
-                session.answer_exports(exports);
-                break;
-            }
-            case Session::Event::find_export:
-                if (session.wanted().empty() || session.wanted() == "web")
-                    session.answer_export(facts);
-                else
-                    session.answer_export(fail(ErrorKind::not_found, "no such export"));
-                if (session.closed())
-                    return 0;
-                break;
-            case Session::Event::start_tls: session.tls_started(); break;
-            case Session::Event::request:
-                answer(session, session.request());
-                skip = session.request().payload;
-                break;
-            case Session::Event::close: return 0;
+        case Session::Event::need_input: {
+            if (fed == size)
+                return 0;
+            const std::size_t part = std::min(piece, size - fed);
+            input.insert(input.end(), bytes + fed, bytes + fed + part);
+            fed += part;
+            // What waits for more is the beginning of one option or request.
+            require(skip > 0 || input.size() - part <= limits::option_bytes + 16);
+            break;
+        }
+        case Session::Event::list_exports: {
+            const ExportInfo exports[] = {{"web", "disk", 1 << 20}};
+            session.answer_exports(exports);
+            break;
+        }
+        case Session::Event::find_export:
+            if (session.wanted().empty() || session.wanted() == "web")
+                session.answer_export(facts);
+            else
+                session.answer_export(fail(ErrorKind::not_found, "no such export"));
+            if (session.closed())
+                return 0;
+            break;
+        case Session::Event::start_tls: session.tls_started(); break;
+        case Session::Event::request:
+            answer(session, session.request());
+            skip = session.request().payload;
+            break;
+        case Session::Event::close: return 0;
         }
     }
 }

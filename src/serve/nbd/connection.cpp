@@ -48,9 +48,7 @@ void Connection::start() {
     worker_.wants_to_pump(*this);
 }
 
-void Connection::arm(Duration after) {
-    worker_.reactor().queue().arm(deadline_, worker_.now() + after);
-}
+void Connection::arm(Duration after) { worker_.reactor().queue().arm(deadline_, worker_.now() + after); }
 
 void Connection::ready(std::uint32_t events) {
     if (tls_ == Tls::handshake)
@@ -167,20 +165,20 @@ void Connection::consume(std::span<const std::byte> input) {
         if (awaiting_ || tls_ != Tls::none || (!session_.in_transmission() && output_pending()))
             return keep(input);
         switch (session_.step(input)) {
-            case Session::Event::need_input:
-                need_more_ = true;
-                keep(input);
-                if (!session_.in_transmission())
-                    worker_.wants_to_send(*this);
-                return;
-            case Session::Event::list_exports: ask_exports(); break;
-            case Session::Event::find_export: ask_export(); break;
-            case Session::Event::start_tls:
-                tls_ = Tls::due;
+        case Session::Event::need_input:
+            need_more_ = true;
+            keep(input);
+            if (!session_.in_transmission())
                 worker_.wants_to_send(*this);
-                break;
-            case Session::Event::request: request_waits_ = true; break;
-            case Session::Event::close: end(); return;
+            return;
+        case Session::Event::list_exports: ask_exports(); break;
+        case Session::Event::find_export: ask_export(); break;
+        case Session::Event::start_tls:
+            tls_ = Tls::due;
+            worker_.wants_to_send(*this);
+            break;
+        case Session::Event::request: request_waits_ = true; break;
+        case Session::Event::close: end(); return;
         }
     }
 }
@@ -413,9 +411,7 @@ void Connection::continue_tls() {
 
 // ---- End ------------------------------------------------------------------------------------------------------------------------
 
-bool Connection::uses(std::string_view export_name) const {
-    return export_ && export_->name == export_name;
-}
+bool Connection::uses(std::string_view export_name) const { return export_ && export_->name == export_name; }
 
 bool Connection::stalled_since(Duration before) const {
     return !dead_ && bytes_ > 0 && last_progress_ < before && (cannot_send_ || receiving_ != nullptr);

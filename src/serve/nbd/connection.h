@@ -95,31 +95,31 @@ class Connection {
     bool dead_ = false;
     bool ending_ = false;
     bool end_of_input_ = false;
-    bool awaiting_ = false;      // an answer from Exports
-    bool request_waits_ = false; // session_'s request isn't started yet,
-    bool starved_ = false;       // for want of an operation or of memory
-    bool need_more_ = false;     // what is kept is only the beginning of something
+    bool awaiting_ = false;       // an answer from Exports
+    bool request_waits_ = false;  // session_'s request isn't started yet,
+    bool starved_ = false;        // for want of an operation or of memory
+    bool need_more_ = false;      // what is kept is only the beginning of something
     bool cannot_send_ = false;
     bool large_payloads_ = false;
     Tls tls_ = Tls::none;
     bool tls_wants_to_send_ = false;
 
     std::vector<std::byte> kept_;
-    std::uint64_t skip_ = 0;           // bytes of payload to throw away
-    Operation* receiving_ = nullptr;   // the WRITE whose payload is coming
+    std::uint64_t skip_ = 0;          // bytes of payload to throw away
+    Operation* receiving_ = nullptr;  // the WRITE whose payload is coming
     std::size_t received_ = 0;
     Duration last_progress_{};
 
     std::size_t output_sent_ = 0;
     Operation* replies_head_ = nullptr;  // to send, in the order of completion
     Operation* replies_tail_ = nullptr;
-    std::size_t reply_sent_ = 0;         // bytes of the first one
-    unsigned in_flight_ = 0;             // operations, from taken to released
-    unsigned at_device_ = 0;             // of these
-    std::uint64_t bytes_ = 0;            // of their buffers
+    std::size_t reply_sent_ = 0;  // bytes of the first one
+    unsigned in_flight_ = 0;      // operations, from taken to released
+    unsigned at_device_ = 0;      // of these
+    std::uint64_t bytes_ = 0;     // of their buffers
 
     Exports::Handle export_;
-    bool counted_ = false;               // among the export's connections
+    bool counted_ = false;  // among the export's connections
 };
 
 }  // namespace lamella::nbd

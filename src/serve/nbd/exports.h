@@ -35,7 +35,8 @@ struct alignas(64) ExportCounters {
 
 // An export while connections use it.
 struct OpenExport {
-    OpenExport(std::unique_ptr<Export> opened, std::string export_name, std::vector<ExportCounters>& export_counters, bool server_read_only);
+    OpenExport(std::unique_ptr<Export> opened, std::string export_name, std::vector<ExportCounters>& export_counters,
+               bool server_read_only);
 
     // Bytes that can be served: whole units of the device.
     std::uint64_t size() const { return device.size() / alignment * alignment; }

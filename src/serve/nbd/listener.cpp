@@ -137,7 +137,8 @@ Result<std::vector<Listener>> Listener::on_tcp(const std::string& address) {
     const std::string port = colon == address.npos ? "" : address.substr(colon + 1);
     unsigned number = 0;
     const auto [end, error] = std::from_chars(port.data(), port.data() + port.size(), number);
-    if (host.empty() || (!bracketed && host.find(':') != host.npos) || error != std::errc() || end != port.data() + port.size() || number > 65535)
+    if (host.empty() || (!bracketed && host.find(':') != host.npos) || error != std::errc() || end != port.data() + port.size() ||
+        number > 65535)
         return fail(ErrorKind::usage, "{}: an address to listen on is ADDRESS:PORT or [ADDRESS]:PORT", address);
 
     addrinfo hints{};

@@ -24,10 +24,10 @@ std::uint64_t round_up(std::uint64_t value, std::uint64_t unit) { return round_d
 
 const char* error_text(WireError error) {
     switch (error) {
-        case WireError::no_space: return "no space left for new data";
-        case WireError::not_supported: return "no faster than writing zeros";
-        case WireError::io: return "the device failed";
-        default: return "refused by the device";
+    case WireError::no_space: return "no space left for new data";
+    case WireError::not_supported: return "no faster than writing zeros";
+    case WireError::io: return "the device failed";
+    default: return "refused by the device";
     }
 }
 
@@ -62,37 +62,35 @@ void Operation::perform(IoQueue& queue, unsigned reactor, void (*finished)(Opera
     if (request_.length == 0 && request_.command != Command::flush)
         return done(0);
     switch (request_.command) {
-        case Command::read:
-            io_.holes = to_.style != ReplyStyle::simple && !request_.has(command_flag::do_not_fragment) ? &holes_ : nullptr;
-            return submit(Step::only, IoOperation::read, start_, end_ - start_, buffer_.data());
-        case Command::flush:
-            return submit(Step::only, IoOperation::flush, 0, 0, nullptr);
-        case Command::cache:
-            return done(0);  // a hint; what the device keeps is its own affair
-        case Command::block_status:
-            status_.offset = start_;
-            status_.length = end_ - start_;
-            status_.max_extents = request_.has(command_flag::request_one) ? 1 : limits::status_extents;
-            status_.context = this;
-            status_.completed = [](StatusRequest& status, int error) {
-                auto& operation = *static_cast<Operation*>(status.context);
-                if (error == 0)
-                    operation.take_status();
-                operation.done(error);
-            };
-            return target_->device.status(queue, status_);
-        case Command::trim:
-            start_ = round_up(request_.offset, target_->alignment);
-            end_ = round_down(request_.offset + request_.length, target_->alignment);
-            return start_ < end_ ? enter_gate(false) : done(0);
-        case Command::write:
-        case Command::write_zeroes: {
-            const bool aligned = start_ == request_.offset && end_ == request_.offset + request_.length;
-            if (!aligned && request_.has(command_flag::fast_zero))
-                return done(EOPNOTSUPP);
-            return enter_gate(!aligned);
-        }
-        case Command::disconnect: break;
+    case Command::read:
+        io_.holes = to_.style != ReplyStyle::simple && !request_.has(command_flag::do_not_fragment) ? &holes_ : nullptr;
+        return submit(Step::only, IoOperation::read, start_, end_ - start_, buffer_.data());
+    case Command::flush: return submit(Step::only, IoOperation::flush, 0, 0, nullptr);
+    case Command::cache: return done(0);  // a hint; what the device keeps is its own affair
+    case Command::block_status:
+        status_.offset = start_;
+        status_.length = end_ - start_;
+        status_.max_extents = request_.has(command_flag::request_one) ? 1 : limits::status_extents;
+        status_.context = this;
+        status_.completed = [](StatusRequest& status, int error) {
+            auto& operation = *static_cast<Operation*>(status.context);
+            if (error == 0)
+                operation.take_status();
+            operation.done(error);
+        };
+        return target_->device.status(queue, status_);
+    case Command::trim:
+        start_ = round_up(request_.offset, target_->alignment);
+        end_ = round_down(request_.offset + request_.length, target_->alignment);
+        return start_ < end_ ? enter_gate(false) : done(0);
+    case Command::write:
+    case Command::write_zeroes: {
+        const bool aligned = start_ == request_.offset && end_ == request_.offset + request_.length;
+        if (!aligned && request_.has(command_flag::fast_zero))
+            return done(EOPNOTSUPP);
+        return enter_gate(!aligned);
+    }
+    case Command::disconnect: break;
     }
     assert(!"a command that the session lets through");
     done(EINVAL);
@@ -164,32 +162,32 @@ void Operation::continue_unaligned() {
     std::byte* const first = edges_.data();
     std::byte* const last = edges_.data() + unit;
     switch (step_) {
-        case Step::enter:
-            if (first_partial_)
-                return submit(Step::read_first, IoOperation::read, start_, unit, first);
-            [[fallthrough]];
-        case Step::read_first:
-            if (last_partial_)
-                return submit(Step::read_last, IoOperation::read, end_ - unit, unit, last);
-            [[fallthrough]];
-        case Step::read_last:
-            complete_units();
-            if (request_.command == Command::write)
-                return submit(Step::write, IoOperation::write, start_, end_ - start_, buffer_.data());
-            if (first_partial_)
-                return submit(Step::zero_first, IoOperation::write, start_, unit, first);
-            [[fallthrough]];
-        case Step::zero_first:
-            if (last_partial_)
-                return submit(Step::zero_last, IoOperation::write, end_ - unit, unit, last);
-            [[fallthrough]];
-        default: {
-            const std::uint64_t from = start_ + (first_partial_ ? unit : 0);
-            const std::uint64_t to = end_ - (last_partial_ ? unit : 0);
-            if (from < to)
-                return submit(Step::zero_middle, IoOperation::write_zeroes, from, to - from, nullptr);
-            return done(0);
-        }
+    case Step::enter:
+        if (first_partial_)
+            return submit(Step::read_first, IoOperation::read, start_, unit, first);
+        [[fallthrough]];
+    case Step::read_first:
+        if (last_partial_)
+            return submit(Step::read_last, IoOperation::read, end_ - unit, unit, last);
+        [[fallthrough]];
+    case Step::read_last:
+        complete_units();
+        if (request_.command == Command::write)
+            return submit(Step::write, IoOperation::write, start_, end_ - start_, buffer_.data());
+        if (first_partial_)
+            return submit(Step::zero_first, IoOperation::write, start_, unit, first);
+        [[fallthrough]];
+    case Step::zero_first:
+        if (last_partial_)
+            return submit(Step::zero_last, IoOperation::write, end_ - unit, unit, last);
+        [[fallthrough]];
+    default: {
+        const std::uint64_t from = start_ + (first_partial_ ? unit : 0);
+        const std::uint64_t to = end_ - (last_partial_ ? unit : 0);
+        if (from < to)
+            return submit(Step::zero_middle, IoOperation::write_zeroes, from, to - from, nullptr);
+        return done(0);
+    }
     }
 }
 
@@ -234,21 +232,21 @@ void Operation::done(int error) {
     const auto count = [&](std::atomic<std::uint64_t>& counter, std::uint64_t by) { ExportCounters::add(counter, by); };
     if (error == 0) {
         switch (request_.command) {
-            case Command::read:
-                count(counters.reads, 1);
-                count(counters.read_bytes, request_.length);
-                break;
-            case Command::write:
-            case Command::write_zeroes:
-                count(counters.writes, 1);
-                count(counters.written_bytes, request_.length);
-                break;
-            case Command::trim:
-                count(counters.trims, 1);
-                count(counters.trimmed_bytes, request_.length);
-                break;
-            case Command::flush: count(counters.flushes, 1); break;
-            default: count(counters.others, 1); break;
+        case Command::read:
+            count(counters.reads, 1);
+            count(counters.read_bytes, request_.length);
+            break;
+        case Command::write:
+        case Command::write_zeroes:
+            count(counters.writes, 1);
+            count(counters.written_bytes, request_.length);
+            break;
+        case Command::trim:
+            count(counters.trims, 1);
+            count(counters.trimmed_bytes, request_.length);
+            break;
+        case Command::flush: count(counters.flushes, 1); break;
+        default: count(counters.others, 1); break;
         }
     } else {
         count(counters.errors, 1);
@@ -330,7 +328,8 @@ void Operation::encode_read(Gather& gather) const {
             continue;
         if (position < from)
             data(position, from);
-        gather.add_header(put_hole(gather.header(), to_, request_.offset + from, static_cast<std::uint32_t>(to - from), to == request_.length));
+        gather.add_header(
+            put_hole(gather.header(), to_, request_.offset + from, static_cast<std::uint32_t>(to - from), to == request_.length));
         position = to;
     }
     if (position < request_.length)

@@ -39,15 +39,15 @@ class Operation {
 
   private:
     enum class Step {
-        only,        // one request to the device is all
-        enter,       // nothing yet of an unaligned update
-        read_first,  // the unit in which an unaligned update begins
-        read_last,   // the unit in which it ends
-        write,       // all of an unaligned WRITE, its units completed from what was read
-        zero_first,  // the same for WRITE_ZEROES: the first unit,
-        zero_last,   // the last,
-        zero_middle, // and what lies between
-        flush,       // after a TRIM with FUA, which a device can't discard durably
+        only,         // one request to the device is all
+        enter,        // nothing yet of an unaligned update
+        read_first,   // the unit in which an unaligned update begins
+        read_last,    // the unit in which it ends
+        write,        // all of an unaligned WRITE, its units completed from what was read
+        zero_first,   // the same for WRITE_ZEROES: the first unit,
+        zero_last,    // the last,
+        zero_middle,  // and what lies between
+        flush,        // after a TRIM with FUA, which a device can't discard durably
     };
 
     struct GateWaiter : WriteGate::Waiter {

@@ -14,9 +14,7 @@ namespace {
 
 constexpr std::size_t structured_header_bytes = 20;
 
-std::size_t header_bytes(const ReplyTo& to) {
-    return to.style == ReplyStyle::extended ? chunk_header_bytes : structured_header_bytes;
-}
+std::size_t header_bytes(const ReplyTo& to) { return to.style == ReplyStyle::extended ? chunk_header_bytes : structured_header_bytes; }
 
 std::size_t put_simple(std::byte* out, const ReplyTo& to, WireError error) {
     store_big<std::uint32_t>(out, simple_reply_magic);
@@ -131,18 +129,18 @@ std::size_t put_status(std::byte* out, const ReplyTo& to, std::uint8_t context_b
 
 WireError wire_error(int error_number) {
     switch (error_number) {
-        case 0: return WireError::none;
-        case EPERM:
-        case EACCES:
-        case EROFS: return WireError::not_permitted;
-        case ENOMEM: return WireError::no_memory;
-        case EINVAL: return WireError::invalid;
-        case ENOSPC:
-        case EDQUOT:
-        case EFBIG: return WireError::no_space;
-        case EOPNOTSUPP: return WireError::not_supported;
-        case ESHUTDOWN: return WireError::shutdown;
-        default: return WireError::io;
+    case 0: return WireError::none;
+    case EPERM:
+    case EACCES:
+    case EROFS: return WireError::not_permitted;
+    case ENOMEM: return WireError::no_memory;
+    case EINVAL: return WireError::invalid;
+    case ENOSPC:
+    case EDQUOT:
+    case EFBIG: return WireError::no_space;
+    case EOPNOTSUPP: return WireError::not_supported;
+    case ESHUTDOWN: return WireError::shutdown;
+    default: return WireError::io;
     }
 }
 

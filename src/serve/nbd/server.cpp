@@ -39,7 +39,8 @@ void tune(int fd, bool is_unix) {
 std::string encode_path(std::string_view path) {
     std::string encoded;
     for (const char c : path) {
-        const bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || std::string_view("/-._~").find(c) != std::string_view::npos;
+        const bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+                           std::string_view("/-._~").find(c) != std::string_view::npos;
         if (plain)
             encoded += c;
         else
@@ -202,8 +203,7 @@ Result<std::unique_ptr<Server>> Server::start(ReactorGroup& reactors, ExportSour
         if (listener.beyond_this_host() && options.tls.mode != TlsMode::forced && !options.allow_insecure_tcp)
             return fail(ErrorKind::refused, "{}: other hosts could read and change everything; require TLS or allow insecure TCP",
                         listener.address());
-    auto implementation =
-        std::make_unique<Implementation>(reactors, source, options, std::move(credentials), std::move(listeners));
+    auto implementation = std::make_unique<Implementation>(reactors, source, options, std::move(credentials), std::move(listeners));
     TRY(implementation->listen());
     return std::unique_ptr<Server>(new Server(std::move(implementation)));
 }

@@ -18,8 +18,8 @@ namespace lamella::nbd {
 // Bounds on what clients can make the server do. They are per server or per connection; a client that reaches one isn't read
 // any further until its earlier requests have been answered and their replies taken.
 struct ServerLimits {
-    unsigned connections = 2048;               // further ones are closed at once
-    unsigned requests_per_connection = 256;    // requests taken and not yet answered
+    unsigned connections = 2048;                    // further ones are closed at once
+    unsigned requests_per_connection = 256;         // requests taken and not yet answered
     std::uint64_t bytes_per_connection = 32 << 20;  // memory of those requests; one request alone may always reach 32 MiB
     std::uint64_t bytes_per_reactor = 128 << 20;    // memory of all requests on one reactor; at least 64 MiB
     Duration handshake = std::chrono::seconds(10);  // from accept to the transmission phase

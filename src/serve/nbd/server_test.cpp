@@ -92,10 +92,10 @@ Outcome run(std::vector<std::string> command) {
     return outcome;
 }
 
-#define EXPECT_RUNS(...)                                                            \
-    do {                                                                            \
-        const Outcome outcome_ = run({__VA_ARGS__});                                \
-        EXPECT_EQ(outcome_.status, 0) << outcome_.output;                           \
+#define EXPECT_RUNS(...)                                  \
+    do {                                                  \
+        const Outcome outcome_ = run({__VA_ARGS__});      \
+        EXPECT_EQ(outcome_.status, 0) << outcome_.output; \
     } while (false)
 
 // ---- A server under test --------------------------------------------------------------------------------------------------------
@@ -186,23 +186,26 @@ class NbdServer : public testing::Test {
     // Runs lines of Python with `h`, a libnbd handle that has asked for both contexts and is connected.
     Outcome python(const std::string& script, const std::string& name = "") {
         return run({"/usr/bin/python3", "-c",  // Debian's own, which has libnbd's module
-                   
+
                     "import errno, nbd, random\n"
                     "def handle():\n"
                     "    h = nbd.NBD()\n"
                     "    h.set_strict_mode(0)\n"
                     "    h.add_meta_context('base:allocation')\n"
                     "    h.add_meta_context('qemu:allocation-depth')\n"
-                    "    h.connect_uri('" + uri(name) + "')\n"
-                    "    return h\n"
-                    "def refused(number, call, *arguments, **named):\n"
-                    "    try:\n"
-                    "        call(*arguments, **named)\n"
-                    "    except nbd.Error as error:\n"
-                    "        assert error.errno == errno.errorcode[number], (error.errno, errno.errorcode[number])\n"
-                    "    else:\n"
-                    "        assert False, 'not refused'\n"
-                    "h = handle()\n" + script});
+                    "    h.connect_uri('" +
+                        uri(name) +
+                        "')\n"
+                        "    return h\n"
+                        "def refused(number, call, *arguments, **named):\n"
+                        "    try:\n"
+                        "        call(*arguments, **named)\n"
+                        "    except nbd.Error as error:\n"
+                        "        assert error.errno == errno.errorcode[number], (error.errno, errno.errorcode[number])\n"
+                        "    else:\n"
+                        "        assert False, 'not refused'\n"
+                        "h = handle()\n" +
+                        script});
     }
 
     std::string pattern_file(std::uint64_t size) {
@@ -291,10 +294,10 @@ TEST_F(NbdServer, ShowsItsExports) {
     EXPECT_THAT(list.output, HasSubstr("\"export-size\": 67108864"));
     const Outcome info = run({"nbdinfo", "--json", uri("other")});
     EXPECT_EQ(info.status, 0) << info.output;
-    for (const char* line : {"\"export-name\": \"other\"", "\"structured\": true", "\"can_fua\": true", "\"can_multi_conn\": true",
-                             "\"can_fast_zero\": true", "\"can_df\": true", "\"can_cache\": true", "\"can_trim\": true",
-                             "\"is_read_only\": false", "\"block_size_minimum\": 1", "\"block_size_preferred\": 65536",
-                             "\"block_size_maximum\": 33554432", "\"base:allocation\"", "\"qemu:allocation-depth\""})
+    for (const char* line :
+         {"\"export-name\": \"other\"", "\"structured\": true", "\"can_fua\": true", "\"can_multi_conn\": true", "\"can_fast_zero\": true",
+          "\"can_df\": true", "\"can_cache\": true", "\"can_trim\": true", "\"is_read_only\": false", "\"block_size_minimum\": 1",
+          "\"block_size_preferred\": 65536", "\"block_size_maximum\": 33554432", "\"base:allocation\"", "\"qemu:allocation-depth\""})
         EXPECT_THAT(info.output, HasSubstr(line));
     EXPECT_RUNS("qemu-nbd", "--list", "-k", socket());
 }
@@ -320,7 +323,8 @@ TEST_F(NbdServer, MapsAllocation) {
     const Outcome depth = run({"nbdinfo", "--map=qemu:allocation-depth", uri()});
     EXPECT_THAT(depth.output, HasSubstr("1048576     3145728    1  local"));
     const Outcome qemu = run({"qemu-img", "map", "--output=json", "--image-opts", "driver=nbd,server.type=unix,server.path=" + socket()});
-    EXPECT_THAT(qemu.output, HasSubstr("\"start\": 1048576, \"length\": 3145728, \"depth\": 0, \"present\": true, \"zero\": false, \"data\": true"));
+    EXPECT_THAT(qemu.output,
+                HasSubstr("\"start\": 1048576, \"length\": 3145728, \"depth\": 0, \"present\": true, \"zero\": false, \"data\": true"));
 }
 
 TEST_F(NbdServer, CopiesBothWays) {
@@ -508,19 +512,54 @@ TEST_F(NbdServer, QemuConvertsAndCompares) {
 
 TEST_F(NbdServer, QemuWritesPatterns) {
     start();
-    const Outcome outcome = run({"qemu-io", "-f", "raw", "-c", "write -P 1 0 1M", "-c", "write -P 2 512 512", "-c", "write -P 3 1000 77", "-c",
-                                 "write -z 128k 64k", "-c", "write -z -u 256k 64k", "-c", "discard 512k 64k", "-c", "flush", "-c",
-                                 "read -P 1 0 512", "-c", "read -P 2 512 488", "-c", "read -P 3 1000 77", "-c", "read -P 1 1077 1k", "-c",
-                                 "read -P 0 128k 64k", "-c", "read -P 0 256k 64k", "-c", "aio_write -P 9 2M 4M", "-c", "aio_write -P 8 8M 4M", "-c",
-                                 "aio_flush", "-c", "read -P 9 2M 4M", "-c", "read -P 8 8M 4M", uri()});
+    const Outcome outcome = run({"qemu-io",
+                                 "-f",
+                                 "raw",
+                                 "-c",
+                                 "write -P 1 0 1M",
+                                 "-c",
+                                 "write -P 2 512 512",
+                                 "-c",
+                                 "write -P 3 1000 77",
+                                 "-c",
+                                 "write -z 128k 64k",
+                                 "-c",
+                                 "write -z -u 256k 64k",
+                                 "-c",
+                                 "discard 512k 64k",
+                                 "-c",
+                                 "flush",
+                                 "-c",
+                                 "read -P 1 0 512",
+                                 "-c",
+                                 "read -P 2 512 488",
+                                 "-c",
+                                 "read -P 3 1000 77",
+                                 "-c",
+                                 "read -P 1 1077 1k",
+                                 "-c",
+                                 "read -P 0 128k 64k",
+                                 "-c",
+                                 "read -P 0 256k 64k",
+                                 "-c",
+                                 "aio_write -P 9 2M 4M",
+                                 "-c",
+                                 "aio_write -P 8 8M 4M",
+                                 "-c",
+                                 "aio_flush",
+                                 "-c",
+                                 "read -P 9 2M 4M",
+                                 "-c",
+                                 "read -P 8 8M 4M",
+                                 uri()});
     EXPECT_EQ(outcome.status, 0) << outcome.output;
     EXPECT_THAT(outcome.output, Not(HasSubstr("verification failed")));
 }
 
 TEST_F(NbdServer, FioVerifiesWhatItWrote) {
     start();
-    EXPECT_RUNS("fio", "--name=verify", "--ioengine=nbd", "--uri=" + uri(), "--rw=randwrite", "--bsrange=512-128k", "--bs_unaligned=0", "--iodepth=32",
-                "--size=48M", "--verify=crc32c", "--verify_fatal=1", "--fsync=64", "--randseed=5");
+    EXPECT_RUNS("fio", "--name=verify", "--ioengine=nbd", "--uri=" + uri(), "--rw=randwrite", "--bsrange=512-128k", "--bs_unaligned=0",
+                "--iodepth=32", "--size=48M", "--verify=crc32c", "--verify_fatal=1", "--fsync=64", "--randseed=5");
 }
 
 TEST_F(NbdServer, AFile) {
@@ -594,18 +633,20 @@ TEST_F(NbdServer, ExportsComeAndGo) {
     EXPECT_EQ(run({"nbdinfo", uri("other")}).status, 0);
 
     // A client that stays until it is put out.
-    While client([&] { return statistics_of("other").writes > 0; }, [&] {
-        source_.remove("other");
-        EXPECT_TRUE(server_->disconnect("other"));
-        EXPECT_EQ(statistics_of("other").connections, 0u);
-    });
+    While client([&] { return statistics_of("other").writes > 0; },
+                 [&] {
+                     source_.remove("other");
+                     EXPECT_TRUE(server_->disconnect("other"));
+                     EXPECT_EQ(statistics_of("other").connections, 0u);
+                 });
     const Outcome outcome = python(R"(
 try:
     while True:
         h.pwrite(bytes(512), 0)
 except nbd.Error:
     pass
-)", "other");
+)",
+                                   "other");
     EXPECT_TRUE(client.finish());
     EXPECT_EQ(outcome.status, 0) << outcome.output;
     EXPECT_EQ(source_.open_now(), 0);
@@ -638,15 +679,16 @@ TEST_F(NbdServer, StopLetsRequestsFinish) {
     slow.add({.operation = IoOperation::write, .hold = true});
     source_.add("disk", slow);
     start();
-    While client([&] { return slow.held() == 5; }, [&] {
-        std::thread releaser([&] {
-            while (::access(socket().c_str(), F_OK) == 0)
-                std::this_thread::yield();
-            slow.release();
-        });
-        EXPECT_TRUE(server_->stop());
-        releaser.join();
-    });
+    While client([&] { return slow.held() == 5; },
+                 [&] {
+                     std::thread releaser([&] {
+                         while (::access(socket().c_str(), F_OK) == 0)
+                             std::this_thread::yield();
+                         slow.release();
+                     });
+                     EXPECT_TRUE(server_->stop());
+                     releaser.join();
+                 });
     const Outcome outcome = python(R"(
 results = []
 def done(error):
@@ -851,9 +893,9 @@ TEST_F(NbdTls, Certificates) {
 
     const std::string from = pattern_file(disk_.size());
     EXPECT_RUNS("nbdcopy", "--flush", from, "nbds://" + address + "/?tls-certificates=" + folder);
-    const Outcome compared = run({"qemu-img", "compare", "--object", "tls-creds-x509,id=tls0,endpoint=client,dir=" + folder, "--image-opts",
-                                  "driver=raw,file.driver=file,file.filename=" + from,
-                                  "driver=nbd,host=127.0.0.1,port=" + port() + ",tls-creds=tls0"});
+    const Outcome compared =
+        run({"qemu-img", "compare", "--object", "tls-creds-x509,id=tls0,endpoint=client,dir=" + folder, "--image-opts",
+             "driver=raw,file.driver=file,file.filename=" + from, "driver=nbd,host=127.0.0.1,port=" + port() + ",tls-creds=tls0"});
     EXPECT_EQ(compared.status, 0) << compared.output;
 }
 

@@ -83,16 +83,16 @@ static_assert(std::size(context_names) == context::count);
 
 bool is_known(Option option) {
     switch (option) {
-        case Option::export_name:
-        case Option::abort:
-        case Option::list:
-        case Option::starttls:
-        case Option::info:
-        case Option::go:
-        case Option::structured_reply:
-        case Option::list_meta_context:
-        case Option::set_meta_context:
-        case Option::extended_headers: return true;
+    case Option::export_name:
+    case Option::abort:
+    case Option::list:
+    case Option::starttls:
+    case Option::info:
+    case Option::go:
+    case Option::structured_reply:
+    case Option::list_meta_context:
+    case Option::set_meta_context:
+    case Option::extended_headers: return true;
     }
     return false;
 }
@@ -132,82 +132,79 @@ void Session::reply_error(OptionReply type, std::string_view text) {
 Session::Event Session::step(std::span<const std::byte>& input) {
     for (;;) {
         switch (state_) {
-            case State::client_flags: {
-                if (input.size() < 4)
-                    return Event::need_input;
-                const auto flags = load_big<std::uint32_t>(input.data());
-                input = input.subspan(4);
-                if (flags & ~std::uint32_t{handshake_flag::fixed_newstyle | handshake_flag::no_zeroes})
-                    return close("the client set unknown handshake flags");
-                fixed_newstyle_ = flags & handshake_flag::fixed_newstyle;
-                no_zeroes_ = flags & handshake_flag::no_zeroes;
-                state_ = State::option_header;
-                break;
-            }
-            case State::option_header: {
-                if (input.size() < option_header_bytes)
-                    return Event::need_input;
-                if (load_big<std::uint64_t>(input.data()) != option_magic)
-                    return close("the client sent something that is no option");
-                option_ = Option{load_big<std::uint32_t>(input.data() + 8)};
-                option_length_ = load_big<std::uint32_t>(input.data() + 12);
-                input = input.subspan(option_header_bytes);
-                if (++options_ > limits::options)
-                    return close("the client sent too many options");
-                if (!fixed_newstyle_ && option_ != Option::export_name)
-                    return close("the client sent an option that non-fixed newstyle doesn't have");
-                if (option_length_ > limits::skipped_option_bytes)
-                    return close("the client sent an option of unreasonable length");
-
-                const bool needs_tls = tls_mode_ == TlsMode::forced && !tls_running_;
-                if (option_ == Option::export_name && (needs_tls || option_length_ > limits::string_bytes))
-                    return close(needs_tls ? "the client wanted an export without TLS" : "the client sent a name that is too long");
-                state_ = State::skip;
-                if (needs_tls && option_ != Option::starttls && option_ != Option::abort) {
-                    skip_reply_ = OptionReply::error_tls_required;
-                    skip_text_ = "this server requires TLS";
-                } else if (!is_known(option_)) {
-                    skip_reply_ = OptionReply::error_unsupported;
-                    skip_text_ = "unknown option";
-                } else if (option_length_ > limits::option_bytes) {
-                    skip_reply_ = OptionReply::error_too_big;
-                    skip_text_ = "the option's data is too long";
-                } else {
-                    state_ = State::option_data;
-                }
-                break;
-            }
-            case State::skip: {
-                const auto skipped = std::min<std::size_t>(option_length_, input.size());
-                input = input.subspan(skipped);
-                option_length_ -= static_cast<std::uint32_t>(skipped);
-                if (option_length_ > 0)
-                    return Event::need_input;
-                reply_error(skip_reply_, skip_text_);
-                state_ = State::option_header;
-                break;
-            }
-            case State::option_data: {
-                if (input.size() < option_length_)
-                    return Event::need_input;
-                const auto data = input.first(option_length_);
-                input = input.subspan(option_length_);
-                if (option_ == Option::starttls && data.empty() && !input.empty())
-                    // A client waits for the answer; what lies behind was put there by somebody else, to be taken for its own.
-                    return close("bytes followed STARTTLS before TLS was up");
-                const Event event = handle_option(data);
-                if (event != Event::need_input)
-                    return event;
-                break;
-            }
-            case State::transmission:
-                return take_request(input);
-            case State::exports_due:
-            case State::export_due:
-            case State::tls_due:
-            case State::closed:
-                assert(!"step() called while an answer is due");
+        case State::client_flags: {
+            if (input.size() < 4)
                 return Event::need_input;
+            const auto flags = load_big<std::uint32_t>(input.data());
+            input = input.subspan(4);
+            if (flags & ~std::uint32_t{handshake_flag::fixed_newstyle | handshake_flag::no_zeroes})
+                return close("the client set unknown handshake flags");
+            fixed_newstyle_ = flags & handshake_flag::fixed_newstyle;
+            no_zeroes_ = flags & handshake_flag::no_zeroes;
+            state_ = State::option_header;
+            break;
+        }
+        case State::option_header: {
+            if (input.size() < option_header_bytes)
+                return Event::need_input;
+            if (load_big<std::uint64_t>(input.data()) != option_magic)
+                return close("the client sent something that is no option");
+            option_ = Option{load_big<std::uint32_t>(input.data() + 8)};
+            option_length_ = load_big<std::uint32_t>(input.data() + 12);
+            input = input.subspan(option_header_bytes);
+            if (++options_ > limits::options)
+                return close("the client sent too many options");
+            if (!fixed_newstyle_ && option_ != Option::export_name)
+                return close("the client sent an option that non-fixed newstyle doesn't have");
+            if (option_length_ > limits::skipped_option_bytes)
+                return close("the client sent an option of unreasonable length");
+
+            const bool needs_tls = tls_mode_ == TlsMode::forced && !tls_running_;
+            if (option_ == Option::export_name && (needs_tls || option_length_ > limits::string_bytes))
+                return close(needs_tls ? "the client wanted an export without TLS" : "the client sent a name that is too long");
+            state_ = State::skip;
+            if (needs_tls && option_ != Option::starttls && option_ != Option::abort) {
+                skip_reply_ = OptionReply::error_tls_required;
+                skip_text_ = "this server requires TLS";
+            } else if (!is_known(option_)) {
+                skip_reply_ = OptionReply::error_unsupported;
+                skip_text_ = "unknown option";
+            } else if (option_length_ > limits::option_bytes) {
+                skip_reply_ = OptionReply::error_too_big;
+                skip_text_ = "the option's data is too long";
+            } else {
+                state_ = State::option_data;
+            }
+            break;
+        }
+        case State::skip: {
+            const auto skipped = std::min<std::size_t>(option_length_, input.size());
+            input = input.subspan(skipped);
+            option_length_ -= static_cast<std::uint32_t>(skipped);
+            if (option_length_ > 0)
+                return Event::need_input;
+            reply_error(skip_reply_, skip_text_);
+            state_ = State::option_header;
+            break;
+        }
+        case State::option_data: {
+            if (input.size() < option_length_)
+                return Event::need_input;
+            const auto data = input.first(option_length_);
+            input = input.subspan(option_length_);
+            if (option_ == Option::starttls && data.empty() && !input.empty())
+                // A client waits for the answer; what lies behind was put there by somebody else, to be taken for its own.
+                return close("bytes followed STARTTLS before TLS was up");
+            const Event event = handle_option(data);
+            if (event != Event::need_input)
+                return event;
+            break;
+        }
+        case State::transmission: return take_request(input);
+        case State::exports_due:
+        case State::export_due:
+        case State::tls_due:
+        case State::closed: assert(!"step() called while an answer is due"); return Event::need_input;
         }
     }
 }
@@ -218,55 +215,51 @@ Session::Event Session::handle_option(std::span<const std::byte> data) {
         return next_option();
     };
     switch (option_) {
-        case Option::abort:
-            reply(OptionReply::ack);
-            return close("");
-        case Option::list:
-            if (!data.empty())
-                return refuse_data();
-            state_ = State::exports_due;
-            return Event::list_exports;
-        case Option::starttls:
-            if (!data.empty())
-                return refuse_data();
-            if (tls_running_ || tls_mode_ == TlsMode::none) {
-                if (tls_running_)
-                    reply_error(OptionReply::error_invalid, "TLS is running already");
-                else
-                    reply_error(OptionReply::error_policy, "this server has no TLS");
-                return next_option();
-            }
-            reply(OptionReply::ack);
-            state_ = State::tls_due;
-            return Event::start_tls;
-        case Option::structured_reply:
-            if (!data.empty())
-                return refuse_data();
-            if (style_ == ReplyStyle::extended) {
-                reply_error(OptionReply::error_extended_header_required, "extended headers were agreed already");
-                return next_option();
-            }
-            style_ = ReplyStyle::structured;
-            reply(OptionReply::ack);
+    case Option::abort: reply(OptionReply::ack); return close("");
+    case Option::list:
+        if (!data.empty())
+            return refuse_data();
+        state_ = State::exports_due;
+        return Event::list_exports;
+    case Option::starttls:
+        if (!data.empty())
+            return refuse_data();
+        if (tls_running_ || tls_mode_ == TlsMode::none) {
+            if (tls_running_)
+                reply_error(OptionReply::error_invalid, "TLS is running already");
+            else
+                reply_error(OptionReply::error_policy, "this server has no TLS");
             return next_option();
-        case Option::extended_headers:
-            if (!data.empty())
-                return refuse_data();
-            style_ = ReplyStyle::extended;
-            reply(OptionReply::ack);
+        }
+        reply(OptionReply::ack);
+        state_ = State::tls_due;
+        return Event::start_tls;
+    case Option::structured_reply:
+        if (!data.empty())
+            return refuse_data();
+        if (style_ == ReplyStyle::extended) {
+            reply_error(OptionReply::error_extended_header_required, "extended headers were agreed already");
             return next_option();
-        case Option::export_name:
-            if (style_ == ReplyStyle::extended)
-                return close("the client used EXPORT_NAME after extended headers");
-            wanted_.assign(reinterpret_cast<const char*>(data.data()), data.size());
-            state_ = State::export_due;
-            return Event::find_export;
-        case Option::info:
-        case Option::go:
-            return handle_find(data);
-        case Option::list_meta_context:
-        case Option::set_meta_context:
-            return handle_contexts(data);
+        }
+        style_ = ReplyStyle::structured;
+        reply(OptionReply::ack);
+        return next_option();
+    case Option::extended_headers:
+        if (!data.empty())
+            return refuse_data();
+        style_ = ReplyStyle::extended;
+        reply(OptionReply::ack);
+        return next_option();
+    case Option::export_name:
+        if (style_ == ReplyStyle::extended)
+            return close("the client used EXPORT_NAME after extended headers");
+        wanted_.assign(reinterpret_cast<const char*>(data.data()), data.size());
+        state_ = State::export_due;
+        return Event::find_export;
+    case Option::info:
+    case Option::go: return handle_find(data);
+    case Option::list_meta_context:
+    case Option::set_meta_context: return handle_contexts(data);
     }
     assert(!"an unknown option is skipped");
     return next_option();
@@ -353,14 +346,10 @@ void Session::answer_export(const Result<ExportFacts>& facts) {
     }
     facts_ = *facts;
     switch (option_) {
-        case Option::list_meta_context:
-        case Option::set_meta_context:
-            answer_contexts();
-            return;
-        case Option::info:
-            answer_info();
-            return;
-        default: break;
+    case Option::list_meta_context:
+    case Option::set_meta_context: answer_contexts(); return;
+    case Option::info: answer_info(); return;
+    default: break;
     }
 
     if (contexts_export_ != facts_.name)
@@ -529,36 +518,32 @@ void Session::check_request() {
     unsigned allowed = command_flag::fua;  // without effect, but allowed, where nothing is written
     bool writes = false;
     switch (request_.command) {
-        case Command::read:
-            if (structured)
-                allowed |= command_flag::do_not_fragment;
-            break;
-        case Command::write:
-            writes = true;
-            if (extended) {
-                allowed |= command_flag::payload_length;
-                if (!request_.has(command_flag::payload_length))
-                    return refuse(WireError::invalid, "WRITE without payload");
-            }
-            break;
-        case Command::flush:
-        case Command::cache:
-            break;
-        case Command::trim:
-            writes = true;
-            break;
-        case Command::write_zeroes:
-            writes = true;
-            allowed |= command_flag::no_hole | command_flag::fast_zero;
-            break;
-        case Command::block_status:
-            allowed |= command_flag::request_one;
-            if (extended)
-                allowed |= command_flag::payload_length;
-            break;
-        case Command::disconnect:
-        default:
-            return refuse(WireError::invalid, "unknown command");
+    case Command::read:
+        if (structured)
+            allowed |= command_flag::do_not_fragment;
+        break;
+    case Command::write:
+        writes = true;
+        if (extended) {
+            allowed |= command_flag::payload_length;
+            if (!request_.has(command_flag::payload_length))
+                return refuse(WireError::invalid, "WRITE without payload");
+        }
+        break;
+    case Command::flush:
+    case Command::cache: break;
+    case Command::trim: writes = true; break;
+    case Command::write_zeroes:
+        writes = true;
+        allowed |= command_flag::no_hole | command_flag::fast_zero;
+        break;
+    case Command::block_status:
+        allowed |= command_flag::request_one;
+        if (extended)
+            allowed |= command_flag::payload_length;
+        break;
+    case Command::disconnect:
+    default: return refuse(WireError::invalid, "unknown command");
     }
     if (request_.flags & ~allowed)
         return refuse(WireError::invalid, "a flag that this command doesn't have");

@@ -42,10 +42,10 @@ struct Request {
     Command command = Command::read;
     std::uint16_t flags = 0;
     std::uint64_t cookie = 0;
-    std::uint64_t offset = 0;  // bytes
-    std::uint64_t length = 0;  // bytes of the export
-    std::uint64_t payload = 0; // bytes that follow in the stream
-    std::uint8_t contexts = 0; // BLOCK_STATUS: which to answer
+    std::uint64_t offset = 0;   // bytes
+    std::uint64_t length = 0;   // bytes of the export
+    std::uint64_t payload = 0;  // bytes that follow in the stream
+    std::uint8_t contexts = 0;  // BLOCK_STATUS: which to answer
     WireError error = WireError::none;
     const char* error_text = "";
     bool has_error_offset = false;
@@ -132,7 +132,7 @@ class Session {
     OptionReply skip_reply_{};
     const char* skip_text_ = "";
     std::string wanted_;
-    std::uint32_t wanted_infos_ = 0;              // bits by Info
+    std::uint32_t wanted_infos_ = 0;  // bits by Info
     std::uint8_t queried_contexts_ = 0;
 
     // What was agreed.

@@ -136,7 +136,8 @@ class Client {
         session_.payload_taken(request.payload);
         return request;
     }
-    Request extended_request(std::uint16_t command, std::uint16_t flags, std::uint64_t offset, std::uint64_t length, const Bytes& payload = {}) {
+    Request extended_request(std::uint16_t command, std::uint16_t flags, std::uint64_t offset, std::uint64_t length,
+                             const Bytes& payload = {}) {
         EXPECT_EQ(send(Bytes().u32(0x21e41c71).u16(flags).u16(command).u64(77).u64(offset).u64(length).bytes(payload)), Event::request);
         const Request request = session_.request();
         session_.payload_taken(request.payload);
@@ -183,9 +184,7 @@ TEST(Session, GoTellsAllThatWasAsked) {
     client.session().answer_export(client.facts);
     const auto replies = client.replies();
     ASSERT_EQ(replies.size(), 5u);
-    const auto data = [&](std::size_t i) {
-        return Bytes().text(replies[i].data).get();
-    };
+    const auto data = [&](std::size_t i) { return Bytes().text(replies[i].data).get(); };
     EXPECT_EQ(data(0), Bytes().u16(1).text("web").get());
     EXPECT_EQ(data(1), Bytes().u16(2).text("a web server's disk").get());
     EXPECT_EQ(data(2), Bytes().u16(3).u32(1).u32(65536).u32(32 << 20).get());
@@ -432,12 +431,12 @@ TEST(Session, Requests) {
 TEST(Session, BadRequestsAreAnsweredAndTheStreamGoesOn) {
     Client client;
     client.go();
-    EXPECT_EQ(client.request(0, 4, 0, 512).error, WireError::invalid);    // DF without structured replies
-    EXPECT_EQ(client.request(0, 2, 0, 512).error, WireError::invalid);    // NO_HOLE
-    EXPECT_EQ(client.request(0, 32, 0, 512).error, WireError::invalid);   // PAYLOAD_LEN
+    EXPECT_EQ(client.request(0, 4, 0, 512).error, WireError::invalid);   // DF without structured replies
+    EXPECT_EQ(client.request(0, 2, 0, 512).error, WireError::invalid);   // NO_HOLE
+    EXPECT_EQ(client.request(0, 32, 0, 512).error, WireError::invalid);  // PAYLOAD_LEN
     EXPECT_EQ(client.request(3, 0, 0, 512).error, WireError::invalid);
-    EXPECT_EQ(client.request(7, 0, 0, 512).error, WireError::invalid);    // no context
-    EXPECT_EQ(client.request(8, 0, 0, 512).error, WireError::invalid);    // RESIZE
+    EXPECT_EQ(client.request(7, 0, 0, 512).error, WireError::invalid);  // no context
+    EXPECT_EQ(client.request(8, 0, 0, 512).error, WireError::invalid);  // RESIZE
     EXPECT_EQ(client.request(0xffff, 0, 0, 512).error, WireError::invalid);
     EXPECT_EQ(client.request(1, 16, 0, 512).error, WireError::invalid);
     const Request write = client.request(1, 32, 0, 512);
@@ -536,11 +535,9 @@ TEST(Reply, DataAndHoles) {
     const auto data = [](std::byte* out, const ReplyTo& to) { return put_data(out, to, 4096, 512, false); };
     EXPECT_EQ(written(data, {ReplyStyle::simple, 9, 5}), Bytes().u32(0x67446698).u32(0).u64(9).get());
     EXPECT_EQ(written(data, {ReplyStyle::structured, 9, 5}), Bytes().u32(0x668e33ef).u16(0).u16(1).u64(9).u32(520).u64(4096).get());
-    EXPECT_EQ(written(data, {ReplyStyle::extended, 9, 5}),
-              Bytes().u32(0x6e8a278c).u16(0).u16(1).u64(9).u64(5).u64(520).u64(4096).get());
+    EXPECT_EQ(written(data, {ReplyStyle::extended, 9, 5}), Bytes().u32(0x6e8a278c).u16(0).u16(1).u64(9).u64(5).u64(520).u64(4096).get());
     const auto hole = [](std::byte* out, const ReplyTo& to) { return put_hole(out, to, 4096, 512, true); };
-    EXPECT_EQ(written(hole, {ReplyStyle::structured, 9, 5}),
-              Bytes().u32(0x668e33ef).u16(1).u16(2).u64(9).u32(12).u64(4096).u32(512).get());
+    EXPECT_EQ(written(hole, {ReplyStyle::structured, 9, 5}), Bytes().u32(0x668e33ef).u16(1).u16(2).u64(9).u32(12).u64(4096).u32(512).get());
     EXPECT_EQ(written(hole, {ReplyStyle::extended, 9, 5}),
               Bytes().u32(0x6e8a278c).u16(1).u16(2).u64(9).u64(5).u64(12).u64(4096).u32(512).get());
 }

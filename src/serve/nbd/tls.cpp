@@ -47,9 +47,7 @@ Result<void> check_readable(const std::string& path, bool secret) {
     return {};
 }
 
-bool exists(const std::string& path) {
-    return ::access(path.c_str(), F_OK) == 0;
-}
+bool exists(const std::string& path) { return ::access(path.c_str(), F_OK) == 0; }
 
 class TlsTransport final : public Transport {
   public:
@@ -70,7 +68,8 @@ class TlsTransport final : public Transport {
         ssize_t total = 0;
         for (const iovec& vector : into) {
             for (std::size_t filled = 0; filled < vector.iov_len;) {
-                const ssize_t got = gnutls_record_recv(session_, static_cast<std::byte*>(vector.iov_base) + filled, vector.iov_len - filled);
+                const ssize_t got =
+                    gnutls_record_recv(session_, static_cast<std::byte*>(vector.iov_base) + filled, vector.iov_len - filled);
                 if (got > 0) {
                     filled += static_cast<std::size_t>(got);
                     total += got;
@@ -192,8 +191,8 @@ Result<std::shared_ptr<const TlsCredentials>> TlsCredentials::load(const TlsOpti
         gnutls_psk_set_server_known_dh_params(handles->psk, GNUTLS_SEC_PARAM_MEDIUM);
     }
     // The host's defaults, TLS 1.2 at least; pre-shared keys aren't among the defaults.
-    const char* const priorities = options.psk_file.empty() ? "-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2"
-                                                            : "-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2:+ECDHE-PSK:+DHE-PSK:+PSK";
+    const char* const priorities =
+        options.psk_file.empty() ? "-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2" : "-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2:+ECDHE-PSK:+DHE-PSK:+PSK";
     code = gnutls_priority_init2(&handles->priorities, priorities, nullptr, GNUTLS_PRIORITY_INIT_DEF_APPEND);
     if (code < 0)
         return fail_tls("TLS priorities", code);

@@ -43,8 +43,6 @@ class SocketTransport final : public Transport {
 
 }  // namespace
 
-std::unique_ptr<Transport> make_socket_transport(int fd) {
-    return std::make_unique<SocketTransport>(fd);
-}
+std::unique_ptr<Transport> make_socket_transport(int fd) { return std::make_unique<SocketTransport>(fd); }
 
 }  // namespace lamella::nbd

@@ -25,7 +25,10 @@ class Transport {
     virtual bool holds_bytes_back() const { return false; }
     // 0 when the stream is ready for use, or a negative errno: -EAGAIN to be called again when the descriptor is ready for
     // `wants_to_send`.
-    virtual int handshake(bool& wants_to_send) { (void)wants_to_send; return 0; }
+    virtual int handshake(bool& wants_to_send) {
+        (void)wants_to_send;
+        return 0;
+    }
     // Says goodbye, if the stream has a word for it. The descriptor isn't closed.
     virtual void finish() = 0;
 };

@@ -10,8 +10,8 @@
 namespace lamella::nbd {
 
 // Handshake: greeting and options.
-constexpr std::uint64_t greeting_magic = 0x4e42444d41474943;      // "NBDMAGIC"
-constexpr std::uint64_t option_magic = 0x49484156454f5054;        // "IHAVEOPT"
+constexpr std::uint64_t greeting_magic = 0x4e42444d41474943;  // "NBDMAGIC"
+constexpr std::uint64_t option_magic = 0x49484156454f5054;    // "IHAVEOPT"
 constexpr std::uint64_t option_reply_magic = 0x0003e889045565a9;
 
 namespace handshake_flag {

@@ -161,9 +161,7 @@ void Worker::wants_to_pump(Connection& connection) {
     to_pump_.push_back(&connection);
 }
 
-void Worker::bury(Connection& connection) {
-    to_bury_.push_back(&connection);
-}
+void Worker::bury(Connection& connection) { to_bury_.push_back(&connection); }
 
 void Worker::step_end() {
     // A few rounds, so that what one connection's replies set free goes on at once; then the others' events are looked at.
