@@ -157,6 +157,12 @@ class PoolTest : public testing::Test {
     std::unique_ptr<IoQueue> pool_queue;
     std::unique_ptr<IoQueue> own_queue;
     std::unique_ptr<Client> client;
+    // Of other threads: they live until the pool is gone, which may still be on its way out of a post() to them.
+    std::vector<std::unique_ptr<IoQueue>> more_queues;
+    IoQueue& another_queue() {
+        more_queues.push_back(*make_io_queue());
+        return *more_queues.back();
+    }
     std::unique_ptr<ThinPool> pool;
     std::uint64_t transaction = 0;
 
@@ -506,9 +512,8 @@ TEST_F(PoolTest, ASnapshotUnderLoadIsAPointInTimeOfEverythingAcknowledged) {
     std::atomic<int> errors{0};
     std::vector<std::thread> threads;
     for (unsigned writer = 0; writer < writers; ++writer)
-        threads.emplace_back([&, writer] {
-            auto queue = *make_io_queue();
-            Client self(*queue);
+        threads.emplace_back([&, writer, &queue = another_queue()] {
+            Client self(queue);
             for (std::uint64_t number = 1; !stop.load(); ++number) {
                 std::vector<std::byte> bytes(slot_bytes);
                 for (std::size_t at = 0; at < bytes.size(); at += 8)
@@ -1289,9 +1294,8 @@ class PoolLoad : public PoolTest {
         for (std::uint32_t round = 0; round < 4; ++round) {
             std::vector<std::thread> threads;
             for (unsigned number = 0; number < clients; ++number)
-                threads.emplace_back([&, number] {
-                    auto queue = *make_io_queue();
-                    Client self(*queue);
+                threads.emplace_back([&, number, &queue = another_queue()] {
+                    Client self(queue);
                     std::mt19937 random(seed * 1000 + round * 10 + number);
                     auto& model = models[number];
                     for (int step = 0; step < 150; ++step) {
