@@ -3,6 +3,10 @@
 // attach and detach: a volume as a block device or a file of this host.
 //
 //   kernel                    lamella process that serves the group
+//   /dev/nbdN   ------------> sockets that nobody else has           -> volume
+//
+// or, where the kernel has no NBD client and for who asks for a file,
+//
 //   /dev/loopN  ------------> RUNTIME/mnt/GROUP/VOLUME/VOLUME (FUSE) -> volume
 //
 // A group that nobody serves yet is served by a background process, which ends with the last volume that is detached from it.
@@ -126,22 +130,28 @@ Result<void> attach(Context& context, const VolumeAddress& volume, bool read_onl
     TRY(needs_paths(volume));
     std::vector<std::string> paths = TRY(absolute(volume.group.paths));
     std::unique_ptr<ControlClient> client = TRY(ControlClient::connect(paths));
-    if (!client) {
+    const bool started = !client;
+    if (started) {
         TRY(start_background(paths, read_only));
         client = TRY(ControlClient::connect(paths));
         if (!client)
             return fail(ErrorKind::failed, "the background process for {} ended at once", volume.group.text());
     }
-    Result<Json> attached = client->call("attach", {{"volume", volume.volume}, {"read_only", read_only}});
+    const bool device_wanted = !only_file && ::geteuid() == 0;
+    Result<Json> attached = client->call("attach", {{"volume", volume.volume}, {"read_only", read_only}, {"device", device_wanted}});
     if (!attached) {
-        let_go(*client, volume.volume);
+        if (started)
+            let_go(*client, volume.volume);
         return std::unexpected(attached.error());
     }
-    std::string file = TRY(member<std::string>(*attached, "path", "answer"));
     read_only = TRY(member<bool>(*attached, "read_only", "answer"));
+    std::string file, device;
+    if (attached->contains("device") && !attached->at("device").is_null())
+        device = TRY(member<std::string>(*attached, "device", "answer"));
+    else
+        file = TRY(member<std::string>(*attached, "path", "answer"));
 
-    std::string device;
-    if (!only_file && ::geteuid() == 0) {
+    if (device_wanted && device.empty()) {
         if (std::vector<std::string> devices = loop_devices_of(file); !devices.empty()) {
             device = devices.front();
         } else if (Result<std::string> made = make_loop_device(file, read_only)) {
@@ -149,29 +159,26 @@ Result<void> attach(Context& context, const VolumeAddress& volume, bool read_onl
         } else if (made.error().kind() == ErrorKind::unsupported) {
             context.note(fmt::format("{}; the volume is attached as a file", made.error().message()));
         } else {
-            let_go(*client, volume.volume);
+            if (started)
+                let_go(*client, volume.volume);
             return std::unexpected(made.error());
         }
     }
+    auto known = [](const std::string& path) { return path.empty() ? Json() : Json(path); };
     return context.answer((device.empty() ? file : device) + "\n", {{"volume", volume.volume},
-                                                                    {"device", device.empty() ? Json() : Json(device)},
-                                                                    {"file", file},
+                                                                    {"device", known(device)},
+                                                                    {"file", known(file)},
                                                                     {"read_only", read_only},
                                                                     {"process", client->server_process()}});
-}
-
-Result<void> refuse_if_used(const std::string& path, const std::string& what) {
-    std::vector<std::string> users = users_of(path);
-    if (!users.empty())
-        return fail(ErrorKind::refused, "volume {}: {} is in use: {}", what, path, fmt::join(users, ", "));
-    return {};
 }
 
 Result<void> detach(Context& context, const VolumeAddress& volume) {
     TRY(needs_paths(volume));
     std::unique_ptr<ControlClient> client = TRY(ControlClient::connect(volume.group.paths));
+    const std::vector<std::string> nbd_devices = TRY(nbd_devices_of(volume.group.paths, volume.volume));
     std::string group;
     bool attached = false;
+    bool dead_file = false;
     if (client) {
         Json serving = TRY(client->call("serving", Json::object()));
         group = TRY(member<std::string>(serving, "group", "answer"));
@@ -179,33 +186,40 @@ Result<void> detach(Context& context, const VolumeAddress& volume) {
             attached = attached || name == volume.volume;
     } else {
         group = TRY(TRY(context.open(volume.group, Access::read))->info()).name;
-        attached = mount_state(mount_point_of(group, volume.volume)) == MountState::dead;
+        dead_file = mount_state(mount_point_of(group, volume.volume)) == MountState::dead;
     }
-    if (!attached)
+    if (!attached && !dead_file && nbd_devices.empty())
         return fail(ErrorKind::not_found, "volume {}: not attached", volume.text());
     std::string mount_point = mount_point_of(group, volume.volume);
     std::string file = mount_point + "/" + volume.volume;
 
     context.suggest("unmount it and close what uses it, then the same command again");
+    std::string what = fmt::format("volume {}", volume.text());
+    for (const std::string& device : nbd_devices)
+        TRY_WITHIN(what, refuse_if_used(device));
     for (const std::string& device : loop_devices_of(file)) {
-        TRY(refuse_if_used(device, volume.text()));
+        TRY_WITHIN(what, refuse_if_used(device));
         if (!context.dry_run)
             TRY(remove_loop_device(device));
     }
-    if (context.dry_run && client)
-        TRY(refuse_if_used(file, volume.text()));
+    if (context.dry_run && client && nbd_devices.empty())
+        TRY_WITHIN(what, refuse_if_used(file));
     bool ending = false;
-    if (!context.dry_run && client) {
+    if (!context.dry_run && attached) {
         Result<Json> detached = client->call("detach", {{"volume", volume.volume}});
-        if (!detached && detached.error().kind() == ErrorKind::refused)
-            TRY(refuse_if_used(file, volume.text()));
+        if (!detached && detached.error().kind() == ErrorKind::refused && nbd_devices.empty())
+            TRY_WITHIN(what, refuse_if_used(file));
         ending = TRY(member<bool>(TRY(std::move(detached)), "ending", "answer"));
         if (ending)
             wait_for_end_of(client->server_process());
     } else if (!context.dry_run) {
         context.note(fmt::format("the process that served {} is gone; cleaning up after it", group));
-        TRY(unmount_dead(mount_point));
-        remove_mount_point(mount_point);
+        for (const std::string& device : nbd_devices)
+            TRY_WITHIN(what, remove_nbd_device(device));
+        if (dead_file) {
+            TRY(unmount_dead(mount_point));
+            remove_mount_point(mount_point);
+        }
     }
     return context.answer(fmt::format("volume {}: {}\n", volume.text(), context.done("detached")),
                           {{"dry_run", context.dry_run}, {"volume", volume.volume}, {"stopped_serving", ending}});
@@ -220,10 +234,12 @@ void define_attach(CommandLine& line) {
         bool file = false;
     };
     auto arguments = std::make_shared<Arguments>();
-    line.describe("Make a volume a block device or a file of this host",
-                  "Prints the path of the block device, for root, or of the file. A group that nobody serves is served by a process in the "
-                  "background, which ends with the last volume that is detached.");
-    line.example("attach ./vms.img:web", "prints /dev/loop0, to be formatted and mounted");
+    line.describe(
+        "Make a volume a block device or a file of this host",
+        "Prints the path of the block device, for root, or of the file. The device is one of the kernel's NBD client, or where there "
+        "is none a loop device. A group that nobody serves is served by a process in the background, which ends with the last "
+        "volume that is detached.");
+    line.example("attach ./vms.img:web", "prints /dev/nbd0, or /dev/loop0, to be formatted and mounted");
     line.argument("VOLUME", arguments->volume, "the volume");
     line.flag("--read-only", arguments->read_only, "for reading only");
     line.flag("--file", arguments->file, "a file, no block device");

@@ -63,6 +63,8 @@ TEST_F(Attach, WhatIsWrittenStays) {
     EXPECT_EQ(path, folder + "/run/mnt/vms/web/web");
     EXPECT_EQ(std::filesystem::file_size(path), 64u << 20);
     EXPECT_EQ(attach()["file"], path);  // once more is the same
+    EXPECT_EQ(run({"attach", volume, "--file", "--read-only"}), 4);
+    EXPECT_EQ(mount_state(folder + "/run/mnt/vms/web"), MountState::live);  // what was refused undoes nothing
     int fd = ::open(path.c_str(), O_RDWR | O_CLOEXEC);
     ASSERT_GE(fd, 0);
     EXPECT_EQ(::pwrite(fd, "content", 7, 1'000'001), 7);

@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "cli/files.h"
+#include "serve/nbd/kernel_client.h"
 #include "volumes/control.h"
 
 extern char** environ;
@@ -86,6 +87,18 @@ class OpenFile {
   private:
     int fd_;
 };
+
+// "7:3" for a device and for each of its partitions, with their names.
+std::vector<std::pair<std::string, std::string>> numbers_of(const struct stat& device) {
+    std::string number = fmt::format("{}:{}", major(device.st_rdev), minor(device.st_rdev));
+    std::filesystem::path folder = "/sys/dev/block/" + number;
+    std::error_code error;
+    std::vector<std::pair<std::string, std::string>> numbers{{number, std::filesystem::canonical(folder, error).filename()}};
+    for (const auto& entry : std::filesystem::directory_iterator(folder, error))
+        if (std::filesystem::exists(entry.path() / "partition", error))
+            numbers.emplace_back(first_line(entry.path() / "dev"), entry.path().filename());
+    return numbers;
+}
 
 // Processes other than this one that have the file or device open.
 std::vector<std::string> processes_with(const struct stat& wanted) {
@@ -169,6 +182,24 @@ Result<void> unmount_dead(const std::string& mount_point) {
     return {};
 }
 
+Result<std::string> nbd_identifier(const std::string& physical_volume, const std::string& volume) {
+    std::string name = TRY(control_socket_name(physical_volume));
+    return fmt::format("lamella/{}/{}", name.substr(0, name.rfind('.')), volume);
+}
+
+Result<std::vector<std::string>> nbd_devices_of(const std::vector<std::string>& physical_volumes, const std::string& volume) {
+    std::vector<std::string> devices;
+    for (const std::string& path : physical_volumes)
+        for (std::string& device : nbd::kernel_devices(TRY(nbd_identifier(path, volume))))
+            devices.push_back(std::move(device));
+    return devices;
+}
+
+Result<void> remove_nbd_device(const std::string& device) {
+    TRY(refuse_if_used(device));
+    return nbd::disconnect_kernel_device(device);
+}
+
 std::vector<std::string> loop_devices_of(const std::string& file) {
     std::vector<std::string> devices;
     std::error_code error;
@@ -242,21 +273,29 @@ std::vector<std::string> users_of(const std::string& path) {
     if (::stat(path.c_str(), &status) != 0)
         return users;
     if (S_ISBLK(status.st_mode)) {
-        std::string number = fmt::format("{}:{}", major(status.st_rdev), minor(status.st_rdev));
-        for (const Mount& mount : mounts())
-            if (mount.device == number)
-                users.push_back("mounted at " + mount.point);
-        std::error_code error;
-        for (const auto& holder : std::filesystem::directory_iterator("/sys/dev/block/" + number + "/holders", error))
-            users.push_back("device " + holder.path().filename().string());
-        std::ifstream swaps("/proc/swaps");
-        for (std::string line; std::getline(swaps, line);)
-            if (line.starts_with(path + " ") || line.starts_with(path + "\t"))
-                users.push_back("swap");
+        for (const auto& [number, name] : numbers_of(status)) {
+            for (const Mount& mount : mounts())
+                if (mount.device == number)
+                    users.push_back("mounted at " + mount.point);
+            std::error_code error;
+            for (const auto& holder : std::filesystem::directory_iterator("/sys/dev/block/" + number + "/holders", error))
+                users.push_back("device " + holder.path().filename().string());
+            std::ifstream swaps("/proc/swaps");
+            for (std::string line; std::getline(swaps, line);)
+                if (line.starts_with("/dev/" + name + " ") || line.starts_with("/dev/" + name + "\t"))
+                    users.push_back("swap");
+        }
     }
     if (users.empty())
         users = processes_with(status);
     return users;
+}
+
+Result<void> refuse_if_used(const std::string& path) {
+    std::vector<std::string> users = users_of(path);
+    if (!users.empty())
+        return fail(ErrorKind::refused, "{} is in use: {}", path, fmt::join(users, ", "));
+    return {};
 }
 
 void wait_for_end_of(int process) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Where attached volumes are on this host: mount points of FUSE files in the runtime directory, and loop devices over them. All of
-// it is read from the system (/proc, /sys) each time, so that nothing can be out of date.
+// Where attached volumes are on this host: the kernel's nbd devices; or mount points of FUSE files in the runtime directory, and loop
+// devices over them. All of it is read from the system (/proc, /sys) each time, so that nothing can be out of date.
 #pragma once
 
 #include <optional>
@@ -28,6 +28,13 @@ MountState mount_state(const std::string& mount_point);
 // Even when in use: for mounts whose process is gone.
 Result<void> unmount_dead(const std::string& mount_point);
 
+// By what the kernel knows an attached volume: named by what the physical volume is, as the control socket. Errors: not_found.
+Result<std::string> nbd_identifier(const std::string& physical_volume, const std::string& volume);
+// nbd devices of a volume of the group on these physical volumes.
+Result<std::vector<std::string>> nbd_devices_of(const std::vector<std::string>& physical_volumes, const std::string& volume);
+// Writes it back and frees it. Refused, with their names, while somebody uses it.
+Result<void> remove_nbd_device(const std::string& device);
+
 // Block devices over a file: "/dev/loop3", ...
 std::vector<std::string> loop_devices_of(const std::string& file);
 // Errors: unsupported when this process can't have one (no root, no loop devices).
@@ -35,8 +42,10 @@ Result<std::string> make_loop_device(const std::string& file, bool read_only);
 // Flushes it and takes it off its file.
 Result<void> remove_loop_device(const std::string& device);
 
-// Who uses a block device or a file: mount points, devices above it, swap, processes that have it open. Empty: nobody.
+// Who uses a block device (its partitions are meant too) or a file: mount points, devices above it, swap, processes that have it open.
+// Empty: nobody.
 std::vector<std::string> users_of(const std::string& path);
+Result<void> refuse_if_used(const std::string& path);
 
 // Returns when the process has ended.
 void wait_for_end_of(int process);

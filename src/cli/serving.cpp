@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/serving.h"
 
+#include <algorithm>
 #include <csignal>
 #include <cstdlib>
 #include <map>
@@ -16,6 +17,7 @@
 #include "cli/attachment.h"
 #include "cli/files.h"
 #include "serve/fuse/fuse_export.h"
+#include "serve/nbd/kernel_client.h"
 #include "volumes/control.h"
 
 namespace lamella::cli {
@@ -33,18 +35,26 @@ class Serving::Implementation {
     std::vector<std::string> uris;
 
   private:
+    // A volume as a file, or as a device of the kernel's nbd client.
     struct Attached {
+        bool read_only = false;
         std::unique_ptr<Export> volume;
         std::unique_ptr<fuse::FuseExport> file;  // gone before the volume
-        bool read_only = false;
+        std::string device;
+        std::unique_ptr<ExportSource> source;  // of this volume alone
+        std::unique_ptr<nbd::Server> server;   // nobody but the kernel can connect to it; gone before the source
     };
 
     Result<void> start_nbd();
     // Control methods, on the control server's thread.
     Result<Json> describe();
-    Result<Json> attach(const std::string& volume, bool read_only);
+    Result<Json> attach(const std::string& volume, bool read_only, bool device_wanted);
+    Result<Attached> attach_file(const std::string& volume, bool read_only);
+    // Errors: unsupported where there is no nbd client.
+    Result<Attached> attach_device(const std::string& volume, bool read_only);
     Result<Json> detach(const std::string& volume);
-    void forget_unmounted();
+    // What was unmounted or disconnected from outside.
+    void forget_detached();
 
     ServingOptions options_;
     int signals_ = -1;
@@ -86,7 +96,8 @@ Result<void> Serving::Implementation::start() {
     ControlHandlers handlers = group_handlers(*group_);
     handlers["serving"] = [this](const Json&) { return describe(); };
     handlers["attach"] = [this](const Json& params) -> Result<Json> {
-        return attach(TRY(member<std::string>(params, "volume", "params")), TRY(member<bool>(params, "read_only", "params")));
+        return attach(TRY(member<std::string>(params, "volume", "params")), TRY(member<bool>(params, "read_only", "params")),
+                      params.contains("device") && TRY(member<bool>(params, "device", "params")));
     };
     handlers["detach"] = [this](const Json& params) -> Result<Json> {
         return detach(TRY(member<std::string>(params, "volume", "params")));
@@ -122,6 +133,12 @@ Result<void> Serving::Implementation::stop() {
     std::unique_ptr<ControlServer> control = std::move(control_);
     control.reset();
     for (auto& [name, attached] : attached_) {
+        if (attached.server) {
+            // Who still uses it loses it with this process in any case.
+            keep(nbd::disconnect_kernel_device(attached.device, nbd::InUse::disconnect));
+            keep(attached.server->stop());
+            continue;
+        }
         std::string mount_point = mount_point_of(opened.name, name);
         if (!attached.file->unmount() && !attached.read_only)
             keep(flush_now(attached.volume->device()));
@@ -142,43 +159,82 @@ Result<void> Serving::Implementation::stop() {
 }
 
 Result<Json> Serving::Implementation::describe() {
-    forget_unmounted();
+    forget_detached();
     std::vector<std::string> volumes;
     for (const auto& entry : attached_)
         volumes.push_back(entry.first);
     return Json{{"group", opened.name}, {"process", ::getpid()}, {"automatic", options_.automatic}, {"uris", uris}, {"attached", volumes}};
 }
 
-Result<Json> Serving::Implementation::attach(const std::string& volume, bool read_only) {
-    forget_unmounted();
+Result<Json> Serving::Implementation::attach(const std::string& volume, bool read_only, bool device_wanted) {
+    forget_detached();
     read_only = read_only || options_.engine.read_only;
     auto found = attached_.find(volume);
     if (found != attached_.end() && found->second.read_only != read_only)
         return fail(ErrorKind::refused, "volume {}: attached already, {}", volume, read_only ? "for writing" : "read-only");
+    if (found != attached_.end() && found->second.server && !device_wanted)
+        return fail(ErrorKind::refused, "volume {}: attached already, as {}", volume, found->second.device);
     if (found == attached_.end()) {
-        Attached attached;
-        attached.volume = TRY(attach_source_->open(volume, read_only));
-        attached.read_only = read_only || attached.volume->read_only();
-        std::string mount_point = TRY(make_mount_point(opened.name, volume));
-        Result<std::unique_ptr<fuse::FuseExport>> file =
-            fuse::FuseExport::mount(attached.volume->device(), {mount_point, volume, attached.read_only});
-        if (!file) {
-            remove_mount_point(mount_point);
-            return std::unexpected(file.error());
-        }
-        attached.file = std::move(*file);
-        found = attached_.emplace(volume, std::move(attached)).first;
+        Result<Attached> attached = fail(ErrorKind::unsupported, "no device wanted");
+        if (device_wanted)
+            attached = attach_device(volume, read_only);
+        if (!attached && attached.error().kind() == ErrorKind::unsupported)
+            attached = attach_file(volume, read_only);
+        found = attached_.emplace(volume, TRY(std::move(attached))).first;
     }
-    return Json{{"volume", volume}, {"path", found->second.file->path()}, {"read_only", found->second.read_only}};
+    const Attached& attached = found->second;
+    return Json{{"volume", volume},
+                {"path", attached.file ? Json(attached.file->path()) : Json()},
+                {"device", attached.server ? Json(attached.device) : Json()},
+                {"read_only", attached.read_only}};
+}
+
+Result<Serving::Implementation::Attached> Serving::Implementation::attach_file(const std::string& volume, bool read_only) {
+    Attached attached;
+    attached.volume = TRY(attach_source_->open(volume, read_only));
+    attached.read_only = read_only || attached.volume->read_only();
+    std::string mount_point = TRY(make_mount_point(opened.name, volume));
+    Result<std::unique_ptr<fuse::FuseExport>> file =
+        fuse::FuseExport::mount(attached.volume->device(), {mount_point, volume, attached.read_only});
+    if (!file) {
+        remove_mount_point(mount_point);
+        return std::unexpected(file.error());
+    }
+    attached.file = std::move(*file);
+    return attached;
+}
+
+Result<Serving::Implementation::Attached> Serving::Implementation::attach_device(const std::string& volume, bool read_only) {
+    std::string identifier = TRY(nbd_identifier(options_.paths.front(), volume));
+    // This process alone serves the group: these are of one that is dead.
+    for (const std::string& device : TRY(nbd_devices_of(options_.paths, volume)))
+        TRY(remove_nbd_device(device));
+    Attached attached;
+    attached.read_only = read_only || TRY(group_->volume(volume)).read_only;
+    attached.source = group_->exports({volume});
+    nbd::ServerOptions options;
+    options.read_only = attached.read_only;
+    attached.server = TRY(nbd::Server::start(*reactors_, *attached.source, options));
+    attached.device =
+        TRY(nbd::connect_kernel_device(*attached.server, volume, {identifier, attached.read_only, std::clamp(reactors_->size(), 2u, 4u)}));
+    return attached;
 }
 
 Result<Json> Serving::Implementation::detach(const std::string& volume) {
-    forget_unmounted();
+    forget_detached();
     auto found = attached_.find(volume);
     if (found != attached_.end()) {
-        TRY(found->second.file->unmount());
-        remove_mount_point(mount_point_of(opened.name, volume));
-        attached_.erase(found);
+        Attached& attached = found->second;
+        if (attached.server) {
+            TRY(remove_nbd_device(attached.device));
+            Result<void> stopped = attached.server->stop();
+            attached_.erase(found);
+            TRY(std::move(stopped));
+        } else {
+            TRY(attached.file->unmount());
+            remove_mount_point(mount_point_of(opened.name, volume));
+            attached_.erase(found);
+        }
     }
     bool ending = options_.automatic && attached_.empty() && server_->connections() == 0;
     if (ending)
@@ -186,9 +242,16 @@ Result<Json> Serving::Implementation::detach(const std::string& volume) {
     return Json{{"ending", ending}};
 }
 
-void Serving::Implementation::forget_unmounted() {
+void Serving::Implementation::forget_detached() {
     for (auto entry = attached_.begin(); entry != attached_.end();) {
-        if (entry->second.file->mounted()) {
+        const Attached& attached = entry->second;
+        bool lives = true;
+        if (attached.file) {
+            lives = attached.file->mounted();
+        } else if (auto devices = nbd_devices_of(options_.paths, entry->first)) {
+            lives = std::ranges::find(*devices, attached.device) != devices->end();
+        }
+        if (lives) {
             ++entry;
             continue;
         }

@@ -27,7 +27,9 @@ struct ServingOptions {
 
 // Beside VolumeGroup's methods (volumes/control.h) the control socket answers
 //   serving  {}                        {"group", "process", "automatic", "uris": [...], "attached": [volumes]}
-//   attach   {"volume", "read_only"}   {"volume", "path", "read_only"}; the same again for a volume that is attached already
+//   attach   {"volume", "read_only",   {"volume", "path", "device", "read_only"}; the same again for a volume that is attached already.
+//             "device"}                With "device" true a device of the kernel's nbd client where there is one. Else, and without it, a
+//                                      file, "path". The other one is null.
 //   detach   {"volume"}                {"ending": true if the process ends now}
 class Serving {
   public:

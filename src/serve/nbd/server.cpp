@@ -5,6 +5,7 @@
 #include <cassert>
 #include <cerrno>
 
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/epoll.h>
@@ -86,6 +87,21 @@ class Server::Implementation {
         return watching;
     }
 
+    Result<int> connect() {
+        int ends[2];
+        if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0)
+            return fail_errno("NBD connection");
+        if (::fcntl(ends[0], F_SETFL, O_NONBLOCK) != 0 || !shared_.population.enter(shared_.limits.connections)) {
+            ::close(ends[0]);
+            ::close(ends[1]);
+            return fail(ErrorKind::refused, "the NBD server has {} connections already", shared_.limits.connections);
+        }
+        tune(ends[0], true);
+        tune(ends[1], true);
+        reactors_[0].run_and_wait([&] { hand_out(ends[0]); });
+        return ends[1];
+    }
+
     Result<void> stop() {
         if (std::exchange(stopped_, true))
             return {};
@@ -155,12 +171,17 @@ class Server::Implementation {
                 continue;
             }
             tune(fd, listener.is_unix());
-            Worker& worker = **std::min_element(workers_.begin(), workers_.end(), [](const auto& left, const auto& right) {
-                return left->load().load(std::memory_order_relaxed) < right->load().load(std::memory_order_relaxed);
-            });
-            worker.load().fetch_add(1, std::memory_order_relaxed);
-            worker.reactor().run([&worker, fd] { worker.adopt(fd); });
+            hand_out(fd);
         }
+    }
+
+    // To the reactor that has the fewest. The connection is among the population already.
+    void hand_out(int fd) {
+        Worker& worker = **std::min_element(workers_.begin(), workers_.end(), [](const auto& left, const auto& right) {
+            return left->load().load(std::memory_order_relaxed) < right->load().load(std::memory_order_relaxed);
+        });
+        worker.load().fetch_add(1, std::memory_order_relaxed);
+        worker.reactor().run([&worker, fd] { worker.adopt(fd); });
     }
 
     // Nothing to make a connection of. The waiting client would be announced without end: look again a little later.
@@ -197,8 +218,8 @@ Result<std::unique_ptr<Server>> Server::start(ReactorGroup& reactors, ExportSour
     if (options.socket_activation)
         for (Listener& listener : TRY(Listener::activated()))
             listeners.push_back(std::move(listener));
-    if (listeners.empty())
-        return fail(ErrorKind::usage, "no socket to listen on");
+    if (listeners.empty() && options.socket_activation)
+        return fail(ErrorKind::usage, "no socket to listen on: none was passed to this process");
     for (const Listener& listener : listeners)
         if (listener.beyond_this_host() && options.tls.mode != TlsMode::forced && !options.allow_insecure_tcp)
             return fail(ErrorKind::refused, "{}: other hosts could read and change everything; require TLS or allow insecure TCP",
@@ -209,6 +230,7 @@ Result<std::unique_ptr<Server>> Server::start(ReactorGroup& reactors, ExportSour
 }
 
 Result<void> Server::stop() { return implementation_->stop(); }
+Result<int> Server::connect() { return implementation_->connect(); }
 const std::vector<std::string>& Server::uris() const { return implementation_->uris(); }
 Result<void> Server::disconnect(std::string_view export_name) { return implementation_->disconnect(export_name); }
 std::vector<ExportStatistics> Server::statistics() const { return implementation_->statistics(); }

@@ -64,10 +64,10 @@ struct ExportStatistics {
 
 // An NBD server: fixed newstyle handshake, simple, structured and extended replies, TLS. See README.md for what it speaks.
 //
-// Threads: start(), stop() and the destructor from one thread that is no reactor; the rest from any.
+// Threads: start(), stop() and the destructor from one thread; the rest from any. None of them from a reactor.
 class Server {
   public:
-    // Listens when it returns. `reactors` and `source` outlive the server. With an export's name empty a client gets the only
+    // Listens when it returns; without any socket only connect() reaches it. `reactors` and `source` outlive the server. With an export's name empty a client gets the only
     // export that there is; with several, none.
     static Result<std::unique_ptr<Server>> start(ReactorGroup& reactors, ExportSource& source, const ServerOptions& options);
     // stop(), its error lost.
@@ -76,6 +76,10 @@ class Server {
     // Stops listening, lets requests in flight finish and their replies go out, closes every connection, flushes what was open for
     // writing and closes it. The error is the first one of a flush. Nothing happens the second time.
     Result<void> stop();
+
+    // The other end of a new connection, a blocking unix socket that is the caller's. No TLS unless the client asks for it. Not after
+    // stop(). Errors: refused when there are as many connections as there may be.
+    Result<int> connect();
 
     // Where clients find the server, as NBD URIs without an export name: "nbd+unix:///?socket=/run/x", "nbds://[::1]:10809".
     const std::vector<std::string>& uris() const;
