@@ -86,7 +86,7 @@ class Lamella:
         if self.server:
             self.server.stop()
             self.server = None
-        self.image.unlink()
+        self.bench.remove(self.image)
 
 
 def null_server(bench):

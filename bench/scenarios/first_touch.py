@@ -10,9 +10,9 @@ from servers import Lamella, qcow2_image, qemu_nbd
 
 
 def run(bench):
-    writes = bench.size(65536, 1024)
+    writes = bench.size(32768, 1024)
     size = writes * 4 * 65536  # four chunks for each write
-    bench.need_room(writes * 65536 * 2)
+    bench.need_room(2 * size)
     workload = {"seconds": 0, "extra": [f"--size={size}", f"--io_size={writes * 4096}"]}
 
     def ours():
@@ -27,7 +27,7 @@ def run(bench):
         server = qemu_nbd(bench, image, "qcow2")
         sample = server.fio("disk", "randwrite", **workload)
         server.stop()
-        image.unlink()
+        bench.remove(image)
         return sample
 
     bench.compare("first touch: randwrite, 4 KiB, depth 32", {"lamella, empty volume": ours, "qemu-nbd, empty qcow2": peer}, target=2.5)

@@ -30,7 +30,7 @@ def run(bench):
         overlay = qemu_nbd(bench, image, "qcow2")
         sample = overlay.fio("disk", "randwrite", **workload)
         overlay.stop()
-        image.unlink()
+        bench.remove(image)
         return sample
 
     bench.compare("breaking of sharing: randwrite, 4 KiB, depth 32",
