@@ -9,6 +9,7 @@
 #include "device/io_queue.h"
 
 #include <algorithm>
+#include <thread>
 
 namespace lamella {
 
@@ -30,7 +31,14 @@ void IoQueue::complete_later(StatusRequest& request, int error) {
     ready_status_tail_ = &request.next;
 }
 
+// A poster is inside post() for some instructions after its task has run; a queue that is destroyed then must wait for it.
+void IoQueue::wait_for_posters() const {
+    while (posting_.load(std::memory_order_acquire) != 0)
+        std::this_thread::yield();
+}
+
 void IoQueue::post(Task& task) {
+    posting_.fetch_add(1, std::memory_order_relaxed);
     Task* head = posted_.load(std::memory_order_relaxed);
     do {
         task.next = head;
@@ -38,6 +46,7 @@ void IoQueue::post(Task& task) {
     // Only now the task may run, and be gone: it isn't touched any more.
     if (sleeping_.load(std::memory_order_seq_cst) && sleeping_.exchange(false, std::memory_order_seq_cst))
         wake();
+    posting_.fetch_sub(1, std::memory_order_release);
 }
 
 void IoQueue::arm(Timer& timer, Duration deadline) {

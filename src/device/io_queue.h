@@ -56,8 +56,8 @@ class IoQueue {
     virtual void complete_later(IoRequest& request, int error);
     virtual void complete_later(StatusRequest& request, int error);
 
-    // Any thread. Tasks of one poster run in the order posted. The queue must outlive the call, not just the task: whoever
-    // destroys a queue first makes sure that every poster has returned.
+    // Any thread. Tasks of one poster run in the order posted. The queue may be destroyed, on its own thread, as soon as the task has
+    // run; a call that comes after that is an error.
     void post(Task& task);
     // Any thread: lets a waiting run_once() return.
     virtual void wake() = 0;
@@ -87,6 +87,9 @@ class IoQueue {
     bool has_posted_tasks() const { return posted_.load(std::memory_order_relaxed) != nullptr; }
     std::optional<Duration> next_deadline() const { return timers_.empty() ? std::nullopt : std::optional((*timers_.begin())->deadline); }
 
+    // For destructors of what implements wake(): returns when no poster is inside post() any more.
+    void wait_for_posters() const;
+
     // True while poll_kernel() may sleep: a poster must wake() then.
     std::atomic<bool> sleeping_{false};
 
@@ -103,6 +106,7 @@ class IoQueue {
 
     Clock& clock_;
     std::atomic<Task*> posted_{nullptr};
+    std::atomic<unsigned> posting_{0};
     IoRequest* ready_head_ = nullptr;
     IoRequest** ready_tail_ = &ready_head_;
     StatusRequest* ready_status_head_ = nullptr;

@@ -11,6 +11,7 @@ namespace {
 class PlainQueue final : public IoQueue {
   public:
     explicit PlainQueue(Clock& clock) : IoQueue(clock) {}
+    ~PlainQueue() override { wait_for_posters(); }
 
     void submit_file(int fd, bool is_block_device, IoRequest& request) override {
         FileOperation operation;

@@ -115,6 +115,7 @@ class UringQueue final : public IoQueue {
     }
 
     ~UringQueue() override {
+        wait_for_posters();
         if (ring_open_)
             io_uring_queue_exit(&ring_);
     }
