@@ -9,7 +9,7 @@ source "$(dirname "$0")/../support/host-side.sh"
 verified() {
     local name=$1 volume=$2
     shift 2
-    check "$name" fio --name=verify --ioengine=nbd "--uri=$(uri "$volume")" --randseed="$SEED" --verify=crc32c --verify_fatal=1 \
+    check "$name" fio --name=verify --ioengine=nbd "--uri=$(uri "$volume")" --randseed="$SEED" --verify=crc32c --verify_fatal=1 --verify_state_save=0 \
         --size=48M --iodepth=32 --output-format=terse --group_reporting "$@"
 }
 
