@@ -60,7 +60,7 @@ class Lamella:
         self.image = image or bench.path(".group.img")
         self.server = None
         if image is None:
-            self.command("init", self.image, "--size", f"{size}b", "--vg", "bench", *options)
+            self.command("init", self.image, "--size", f"{size}b", "--vg", "bench", "--pool-size", "100%FREE", *options)
 
     def command(self, *words, timeout=600):
         return self.bench.processes.run([self.bench.programs.need("lamella"), *words], timeout=timeout)

@@ -14,7 +14,7 @@ void define_init(CommandLine& line) {
         GroupAddress group;
         CreateGroup request;
         CreatePool pool;
-        SizeArgument pool_size{.percentage = Percentage{100, PercentOf::free}};
+        SizeArgument pool_size{.percentage = Percentage{60, PercentOf::free}};
         bool no_pool = false;
         bool no_zero = false;
         std::string when_full = "queue";

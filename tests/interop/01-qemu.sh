@@ -5,7 +5,7 @@
 source "$(dirname "$0")/../support/host-side.sh"
 
 group=$SCRATCH/vms.img
-check "init" "$LAMELLA" init "$group" --size 1G
+check "init" "$LAMELLA" init "$group" --pool-size 100%FREE --size 1G
 check "create" "$LAMELLA" create "$group:web" --size 200M
 check "create a second" "$LAMELLA" create "$group:copy" --size 200M
 serve "$group"

@@ -15,7 +15,7 @@ verified() {
 
 for chunk in 64K 192K 1M; do
     group=$SCRATCH/$chunk.img
-    quietly "$LAMELLA" init "$group" --size 700M --chunk-size $chunk
+    quietly "$LAMELLA" init "$group" --pool-size 100%FREE --size 700M --chunk-size $chunk
     quietly "$LAMELLA" create "$group:web" --size 200M
     serve "$group"
     verified "$chunk: first touch, random 4 KiB" web --rw=randwrite --bs=4k

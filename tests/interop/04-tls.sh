@@ -5,7 +5,7 @@
 source "$(dirname "$0")/../support/host-side.sh"
 
 group=$SCRATCH/vms.img
-quietly "$LAMELLA" init "$group" --size 500M
+quietly "$LAMELLA" init "$group" --pool-size 100%FREE --size 500M
 quietly "$LAMELLA" create "$group:web" --size 100M
 head -c 3M /dev/urandom >random.raw
 truncate -s 100M random.raw

@@ -5,7 +5,7 @@
 source "$(dirname "$0")/../support/host-side.sh"
 
 group=$SCRATCH/vms.img
-quietly "$LAMELLA" init "$group" --size 500M
+quietly "$LAMELLA" init "$group" --pool-size 100%FREE --size 500M
 for volume in web db; do quietly "$LAMELLA" create "$group:$volume" --size 100M; done
 
 port=$(free_port)

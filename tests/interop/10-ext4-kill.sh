@@ -78,7 +78,7 @@ sys.exit(bad > 0 or judged == 0)
 PYTHON
 
 group=$SCRATCH/vms.img
-quietly "$LAMELLA" init "$group" --size 1G
+quietly "$LAMELLA" init "$group" --pool-size 100%FREE --size 1G
 quietly "$LAMELLA" create "$group:web" --size 400M
 serve "$group"
 connect web

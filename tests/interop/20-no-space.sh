@@ -34,7 +34,7 @@ PYTHON
 
 echo "--- the pool"
 group=$SCRATCH/full.img
-quietly "$LAMELLA" init "$group" --size 120M
+quietly "$LAMELLA" init "$group" --pool-size 100%FREE --size 120M
 quietly "$LAMELLA" create "$group:web" --size 400M
 serve "$group"
 # A full pool queues writes for a minute first, in the hope of being extended.
@@ -52,7 +52,7 @@ mount -o loop small.fs small
 head -c 20M /dev/zero | tr '\0' 'x' >small/ballast
 sync -f small
 group=$SCRATCH/small/vms.img
-quietly "$LAMELLA" init "$group" --size 1G
+quietly "$LAMELLA" init "$group" --pool-size 100%FREE --size 1G
 quietly "$LAMELLA" create "$group:web" --size 400M
 serve "$group"
 read -r flushed reason < <(/usr/bin/python3 fill.py "$(uri web)" "$SEED")

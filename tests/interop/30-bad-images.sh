@@ -5,7 +5,7 @@
 source "$(dirname "$0")/../support/host-side.sh"
 
 good=$SCRATCH/good.img
-quietly "$LAMELLA" init "$good" --size 200M
+quietly "$LAMELLA" init "$good" --pool-size 100%FREE --size 200M
 quietly "$LAMELLA" create "$good:web" --size 100M
 serve "$good"
 scatter web "$SEED"

@@ -19,7 +19,7 @@ for chunk in 64K 192K 1M; do
     in_kernel disk.img <<END
 chunk=$chunk
 $(cat <<'SAME'
-check "$chunk: init on a block device" "$LAMELLA" init /dev/ubda --vg vms --pool pool --chunk-size $chunk
+check "$chunk: init on a block device" "$LAMELLA" init /dev/ubda --pool-size 100%FREE --vg vms --pool pool --chunk-size $chunk
 check "$chunk: create" "$LAMELLA" create /dev/ubda:web --size 200M
 socket=/run/nbd.sock
 "$LAMELLA" serve /dev/ubda --socket $socket >"$SCRATCH/serve.log" 2>&1 &

@@ -22,7 +22,7 @@ nothing_is_left() {
     [[ $(connected) == 0 && $(cat /sys/block/nbd[0-3]/size | sort -u) == 0 ]] && ! pgrep -x lamella && ! ls /run/lamella/*.sock /run/lamella/*.control
 }
 
-check "init" "$LAMELLA" init "$image" --vg vms --pool pool --size 512M
+check "init" "$LAMELLA" init "$image" --pool-size 100%FREE --vg vms --pool pool --size 512M
 check "create" "$LAMELLA" create "$image:web" --size 200M
 device=$("$LAMELLA" attach "$image:web")
 check_equal "attach prints an nbd device" /dev/nbd0 "$device"
