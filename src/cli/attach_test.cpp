@@ -93,8 +93,9 @@ TEST_F(Attach, AfterTheServingProcessWasKilled) {
         ASSERT_EQ(::kill(process, SIGKILL), 0);
         wait_for_end_of(process);
         EXPECT_EQ(mount_state(folder + "/run/mnt/vms/web"), MountState::dead);
-        if (attach_again)
+        if (attach_again) {
             EXPECT_NE(attach()["process"], process);
+        }
         EXPECT_EQ(run({"detach", volume}), 0) << err;
         EXPECT_EQ(mount_state(folder + "/run/mnt/vms/web"), MountState::none);
     }

@@ -3,12 +3,22 @@
 
 #include <nlohmann/json.hpp>
 
+#include "cli/progress_line.h"
+
 namespace lamella::cli {
 
 Result<VolumeGroup*> Context::open(const GroupAddress& address, Access access) {
     group_ = TRY(environment_.open_group(address, access));
     address_ = address;
     return group_.get();
+}
+
+ChangeOptions Context::change() const {
+    ChangeOptions options{.dry_run = dry_run};
+    if (!json && !dry_run && environment_.columns > 0)
+        options.progress = [line = std::make_shared<ProgressLine>(environment_.err, *environment_.clock, environment_.columns)](
+                               const Progress& progress) { line->show(progress); };
+    return options;
 }
 
 Result<void> Context::answer(std::string_view text, const Json& value) {

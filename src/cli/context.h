@@ -20,7 +20,8 @@ class Context {
     bool dry_run = false;
     bool yes = false;
 
-    ChangeOptions change() const { return {.dry_run = dry_run}; }
+    // For one change: at a terminal it shows how far the change has come, until the options are gone.
+    ChangeOptions change() const;
 
     // The group stays open until the command ends.
     Result<VolumeGroup*> open(const GroupAddress& address, Access access);

@@ -2,13 +2,27 @@
 #include "cli/environment.h"
 
 #include <cstdio>
+#include <cstdlib>
 
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include "volumes/engine_group.h"
 #include "volumes/remote_group.h"
 
 namespace lamella::cli {
+
+namespace {
+
+unsigned terminal_columns() {
+    const char* kind = std::getenv("TERM");
+    if (!::isatty(STDERR_FILENO) || kind == nullptr || std::string_view(kind) == "dumb")
+        return 0;
+    winsize size{};
+    return ::ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
+}
+
+}  // namespace
 
 Environment system_environment() {
     Environment environment;
@@ -28,6 +42,7 @@ Environment system_environment() {
             std::string_view line(answer);
             return std::string(line.substr(0, line.find('\n')));
         };
+    environment.columns = terminal_columns();
     environment.open_group = open_group;
     return environment;
 }

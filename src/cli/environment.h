@@ -6,6 +6,7 @@
 #include <string>
 #include <string_view>
 
+#include "base/clock.h"
 #include "base/result.h"
 #include "volumes/names.h"
 #include "volumes/volume_group.h"
@@ -24,6 +25,9 @@ struct Environment {
     std::function<void()> flush;                // of standard output
     // Asks the user at the terminal and returns the answer. Empty when there is no terminal to ask at.
     std::function<std::string(std::string_view question)> ask;
+    // Columns of the terminal that standard error is; 0: it is none, or one that can't erase a line.
+    unsigned columns = 0;
+    Clock* clock = &Clock::system();
     std::function<Result<std::unique_ptr<VolumeGroup>>(const GroupAddress&, Access)> open_group;
 };
 

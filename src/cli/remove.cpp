@@ -35,7 +35,7 @@ void define_remove(CommandLine& line) {
         TRY(context.confirm(fmt::format("Remove {} of {}{}, and lose what is on {}?", fmt::join(names, ", "), volumes.front().group.text(),
                                         arguments->with_contents ? " with all that it contains" : "", names.size() > 1 ? "them" : "it")));
         if (!context.dry_run)
-            TRY(group.remove(names, arguments->with_contents, {}));
+            TRY(group.remove(names, arguments->with_contents, context.change()));
         std::string text;
         for (const std::string& name : names)
             text += fmt::format("volume {}: {}\n", name, context.done("removed"));

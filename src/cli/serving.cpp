@@ -94,12 +94,12 @@ Result<void> Serving::Implementation::start() {
     attach_source_ = group_->exports();
 
     ControlHandlers handlers = group_handlers(*group_);
-    handlers["serving"] = [this](const Json&) { return describe(); };
-    handlers["attach"] = [this](const Json& params) -> Result<Json> {
+    handlers["serving"] = [this](const Json&, const ReportProgress&) { return describe(); };
+    handlers["attach"] = [this](const Json& params, const ReportProgress&) -> Result<Json> {
         return attach(TRY(member<std::string>(params, "volume", "params")), TRY(member<bool>(params, "read_only", "params")),
                       params.contains("device") && TRY(member<bool>(params, "device", "params")));
     };
-    handlers["detach"] = [this](const Json& params) -> Result<Json> {
+    handlers["detach"] = [this](const Json& params, const ReportProgress&) -> Result<Json> {
         return detach(TRY(member<std::string>(params, "volume", "params")));
     };
     control_ = TRY(ControlServer::start(options_.paths, std::move(handlers)));

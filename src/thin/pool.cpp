@@ -145,8 +145,10 @@ Result<std::shared_ptr<ThinVolume>> ThinPool::open_volume(ThinId id, std::uint64
     });
 }
 
-Result<void> ThinPool::transact(const std::vector<PoolChange>& changes, std::uint64_t old_transaction, std::uint64_t new_transaction) {
-    return thread_->ask<void>([&](Answer<void>& answer) { thread_->transact(changes, old_transaction, new_transaction, answer); });
+Result<void> ThinPool::transact(const std::vector<PoolChange>& changes, std::uint64_t old_transaction, std::uint64_t new_transaction,
+                                const Progress& progress) {
+    return thread_->ask<void>(
+        [&](Answer<void>& answer) { thread_->transact(changes, old_transaction, new_transaction, progress, answer); });
 }
 
 Result<void> ThinPool::freeze(const std::vector<ThinId>& origins) {

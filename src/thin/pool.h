@@ -89,7 +89,10 @@ class ThinPool {
     // Performs the changes and moves the transaction id from `old_transaction` to `new_transaction`; durable on return, all or
     // nothing (but for a removal, which after a crash is begun again). Snapshots are one moment of all their origins:
     // everything acknowledged before is in them.
-    Result<void> transact(const std::vector<PoolChange>& changes, std::uint64_t old_transaction, std::uint64_t new_transaction);
+    // `progress`, if given, hears how many of the mappings of all devices to be removed are gone; on the pool's thread: must not block.
+    using Progress = std::function<void(std::uint64_t removed, std::uint64_t total)>;
+    Result<void> transact(const std::vector<PoolChange>& changes, std::uint64_t old_transaction, std::uint64_t new_transaction,
+                          const Progress& progress = {});
 
     // For one moment of volumes in several pools: holds the writes to these volumes back, once those under way have ended, until
     // thaw(). Snapshots that transact() takes meanwhile are of that moment.

@@ -58,16 +58,20 @@ struct PoolThread::Change : GracePeriod::Waiter {
     std::vector<PoolChange> changes;
     std::uint64_t old_transaction;
     std::uint64_t new_transaction;
+    const ThinPool::Progress* progress;
     Answer<void>* answer;
     std::vector<ThinId> frozen;
     std::size_t removing = 0;
+    std::uint64_t mappings = 0;  // of all devices to be removed
+    std::uint64_t removed_mappings = 0;
     struct StepTask : Task {
         Change* change;
     } step_task;
 };
 
 void PoolThread::transact(std::vector<PoolChange> changes, std::uint64_t old_transaction, std::uint64_t new_transaction,
-                          Answer<void>& answer) {
+                          const ThinPool::Progress& progress, Answer<void>& answer) {
+    std::uint64_t mappings = 0;
     const auto check = [&]() -> Result<void> {
         TRY(writable());
         if (change_ != nullptr)
@@ -79,7 +83,8 @@ void PoolThread::transact(std::vector<PoolChange> changes, std::uint64_t old_tra
                 continue;
             if (volumes_.contains(change.id))
                 return fail(ErrorKind::refused, "thin device {} is in use", change.id);
-            TRY(metadata_->details(change.id));  // removals come last, when it is too late to find that one isn't there
+            // Removals come last, when it is too late to find that one isn't there.
+            mappings += TRY(metadata_->details(change.id)).mapped_blocks;
         }
         return {};
     };
@@ -91,7 +96,9 @@ void PoolThread::transact(std::vector<PoolChange> changes, std::uint64_t old_tra
     change->changes = std::move(changes);
     change->old_transaction = old_transaction;
     change->new_transaction = new_transaction;
+    change->progress = &progress;
     change->answer = &answer;
+    change->mappings = mappings;
     change->step_task.change = change;
     change->step_task.run = [](Task& task) {
         Change& stepped = *static_cast<Change::StepTask&>(task).change;
@@ -206,6 +213,9 @@ void PoolThread::advance_change(Change& change) {
                     break;
                 }
                 mark_dirty();
+                change.removed_mappings += progress->unmapped;
+                if (*change.progress)
+                    (*change.progress)(change.removed_mappings, change.mappings);
                 if (!progress->done) {
                     queue_.post(change.step_task);
                     return;

@@ -94,7 +94,9 @@ class PoolThread {
     // --- On the pool's thread ---
     ThinMetadata& metadata() { return *metadata_; }
     Result<std::shared_ptr<ThinVolume>> open_volume(ThinId id, std::uint64_t size, std::string name, BlockDevice* external_origin);
-    void transact(std::vector<PoolChange> changes, std::uint64_t old_transaction, std::uint64_t new_transaction, Answer<void>& answer);
+    // `progress` lives until the answer is given.
+    void transact(std::vector<PoolChange> changes, std::uint64_t old_transaction, std::uint64_t new_transaction,
+                  const ThinPool::Progress& progress, Answer<void>& answer);
     void freeze(const std::vector<ThinId>& origins, Answer<void>& answer);
     void thaw(const std::vector<ThinId>& origins);
     Result<PoolStatus> status();

@@ -2,6 +2,7 @@
 #include "volumes/control.h"
 
 #include <array>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <list>
@@ -24,6 +25,7 @@ namespace lamella {
 namespace {
 
 constexpr std::size_t max_clients = 16;
+constexpr auto progress_pause = std::chrono::milliseconds(100);
 
 class FileDescriptor {
   public:
@@ -142,73 +144,87 @@ Result<std::string> control_socket_name(const std::string& physical_volume) {
 }
 
 ControlHandlers group_handlers(VolumeGroup& group) {
-    auto options = [](const Json& params) { return member<ChangeOptions>(params, "options", "params"); };
+    auto options = [](const Json& params, const ReportProgress& progress = {}) -> Result<ChangeOptions> {
+        ChangeOptions change = TRY(member<ChangeOptions>(params, "options", "params"));
+        change.progress = progress;
+        return change;
+    };
     auto name = [](const Json& params, std::string_view key = "name") { return member<std::string>(params, key, "params"); };
     auto done = [] { return Json::object(); };
     ControlHandlers handlers;
-    handlers["info"] = [&group](const Json&) -> Result<Json> {
+    handlers["info"] = [&group](const Json&, const ReportProgress&) -> Result<Json> {
         GroupInfo info = TRY(group.info());
         info.served = true;
         return to_json(info);
     };
-    handlers["volumes"] = [&group](const Json&) -> Result<Json> { return to_json(TRY(group.volumes())); };
-    handlers["volume"] = [&group, name](const Json& params) -> Result<Json> { return to_json(TRY(group.volume(TRY(name(params))))); };
-    handlers["create_pool"] = [&group, options](const Json& params) -> Result<Json> {
+    handlers["volumes"] = [&group](const Json&, const ReportProgress&) -> Result<Json> { return to_json(TRY(group.volumes())); };
+    handlers["volume"] = [&group, name](const Json& params, const ReportProgress&) -> Result<Json> {
+        return to_json(TRY(group.volume(TRY(name(params)))));
+    };
+    handlers["create_pool"] = [&group, options](const Json& params, const ReportProgress&) -> Result<Json> {
         return to_json(TRY(group.create_pool(TRY(member<CreatePool>(params, "request", "params")), TRY(options(params)))));
     };
-    handlers["create_volume"] = [&group, options](const Json& params) -> Result<Json> {
+    handlers["create_volume"] = [&group, options](const Json& params, const ReportProgress&) -> Result<Json> {
         return to_json(TRY(group.create_volume(TRY(member<CreateVolume>(params, "request", "params")), TRY(options(params)))));
     };
-    handlers["create_snapshots"] = [&group, options](const Json& params) -> Result<Json> {
+    handlers["create_snapshots"] = [&group, options](const Json& params, const ReportProgress&) -> Result<Json> {
         auto requests = TRY(member<std::vector<CreateSnapshot>>(params, "requests", "params"));
         return to_json(TRY(group.create_snapshots(requests, TRY(options(params)))));
     };
-    handlers["resize"] = [&group, options](const Json& params) -> Result<Json> {
+    handlers["resize"] = [&group, options](const Json& params, const ReportProgress&) -> Result<Json> {
         return to_json(TRY(group.resize(TRY(member<ResizeVolume>(params, "request", "params")), TRY(options(params)))));
     };
-    handlers["rename"] = [&group, name, options](const Json& params) -> Result<Json> {
+    handlers["rename"] = [&group, name, options](const Json& params, const ReportProgress&) -> Result<Json> {
         return to_json(TRY(group.rename(TRY(name(params)), TRY(name(params, "new_name")), TRY(options(params)))));
     };
-    handlers["change_tags"] = [&group, name, options](const Json& params) -> Result<Json> {
+    handlers["change_tags"] = [&group, name, options](const Json& params, const ReportProgress&) -> Result<Json> {
         auto add = TRY(member<std::vector<std::string>>(params, "add", "params"));
         auto remove = TRY(member<std::vector<std::string>>(params, "remove", "params"));
         return to_json(TRY(group.change_tags(TRY(name(params)), add, remove, TRY(options(params)))));
     };
-    handlers["remove"] = [&group, options, done](const Json& params) -> Result<Json> {
+    handlers["remove"] = [&group, options, done](const Json& params, const ReportProgress& progress) -> Result<Json> {
         auto names = TRY(member<std::vector<std::string>>(params, "names", "params"));
-        TRY(group.remove(names, TRY(member<bool>(params, "with_contents", "params")), TRY(options(params))));
+        TRY(group.remove(names, TRY(member<bool>(params, "with_contents", "params")), TRY(options(params, progress))));
         return done();
     };
-    handlers["rollback"] = [&group, name, options](const Json& params) -> Result<Json> {
-        return to_json(TRY(group.rollback(TRY(name(params)), TRY(name(params, "snapshot")), TRY(options(params)))));
+    handlers["rollback"] = [&group, name, options](const Json& params, const ReportProgress& progress) -> Result<Json> {
+        return to_json(TRY(group.rollback(TRY(name(params)), TRY(name(params, "snapshot")), TRY(options(params, progress)))));
     };
-    handlers["reserve_metadata_snapshot"] = [&group, name, options](const Json& params) -> Result<Json> {
+    handlers["reserve_metadata_snapshot"] = [&group, name, options](const Json& params, const ReportProgress&) -> Result<Json> {
         return to_json(TRY(group.reserve_metadata_snapshot(TRY(name(params, "pool")), TRY(options(params)))));
     };
-    handlers["release_metadata_snapshot"] = [&group, name, options, done](const Json& params) -> Result<Json> {
+    handlers["release_metadata_snapshot"] = [&group, name, options, done](const Json& params, const ReportProgress&) -> Result<Json> {
         TRY(group.release_metadata_snapshot(TRY(name(params, "pool")), TRY(options(params))));
         return done();
     };
-    handlers["status_line"] = [&group, name](const Json& params) -> Result<Json> {
+    handlers["status_line"] = [&group, name](const Json& params, const ReportProgress&) -> Result<Json> {
         return to_json(TRY(group.status_line(TRY(name(params)))));
     };
-    handlers["table_line"] = [&group, name](const Json& params) -> Result<Json> {
+    handlers["table_line"] = [&group, name](const Json& params, const ReportProgress&) -> Result<Json> {
         return to_json(TRY(group.table_line(TRY(name(params)))));
     };
-    handlers["send_message"] = [&group, name, done](const Json& params) -> Result<Json> {
+    handlers["send_message"] = [&group, name, done](const Json& params, const ReportProgress&) -> Result<Json> {
         TRY(group.send_message(TRY(name(params, "pool")), TRY(name(params, "message"))));
         return done();
     };
     // Not to_json: the text has to arrive as it is, or not at all.
-    handlers["backup_text"] = [&group](const Json&) -> Result<Json> { return Json(TRY(group.backup_text())); };
-    handlers["restore_text"] = [&group, name, options, done](const Json& params) -> Result<Json> {
+    handlers["backup_text"] = [&group](const Json&, const ReportProgress&) -> Result<Json> { return Json(TRY(group.backup_text())); };
+    handlers["restore_text"] = [&group, name, options, done](const Json& params, const ReportProgress&) -> Result<Json> {
         TRY(group.restore_text(TRY(name(params, "text")), TRY(member<bool>(params, "force", "params")), TRY(options(params))));
         return done();
     };
     return handlers;
 }
 
-std::string answer_control_request(const ControlHandlers& handlers, std::string_view line) {
+std::string answer_control_request(const ControlHandlers& handlers, std::string_view line,
+                                   const std::function<void(std::string)>& send_progress) {
+    // A report is cheap, a line isn't.
+    ReportProgress report = [&send_progress, next = std::chrono::steady_clock::time_point()](const Progress& progress) mutable {
+        if (auto now = std::chrono::steady_clock::now(); now >= next) {
+            next = now + progress_pause;
+            send_progress(print_answer("progress", to_json(progress)));
+        }
+    };
     Result<Json> answer = [&]() -> Result<Json> {
         Json request = TRY_WITHIN("request", parse_json(line));
         auto version = TRY(member<std::uint64_t>(request, "version", "request"));
@@ -222,7 +238,8 @@ std::string answer_control_request(const ControlHandlers& handlers, std::string_
         if (handler == handlers.end())
             return fail(ErrorKind::unsupported, "the serving process has no method of the name asked for");
         auto params = request.find("params");
-        return handler->second(params != request.end() ? *params : Json::object());
+        bool wants_progress = send_progress && request.contains("progress") && TRY(member<bool>(request, "progress", "request"));
+        return handler->second(params != request.end() ? *params : Json::object(), wants_progress ? report : ReportProgress());
     }();
     return answer ? print_answer("result", *std::move(answer)) : print_answer("error", error_to_json(answer.error()));
 }
@@ -373,7 +390,21 @@ bool ControlServer::Loop::answer_lines(Client& client) {
             client.scanned = client.input.size();
             return true;
         } else {
-            client.output = answer_control_request(handlers_, std::string_view(client.input).substr(0, end)) + "\n";
+            // Progress is sent at once, from the thread that reports it while this one waits; what doesn't fit is no loss, but for the
+            // rest of a line that was begun.
+            std::string rest;
+            auto send_progress = [&](std::string line) {
+                if (!rest.empty())
+                    return;
+                line += '\n';
+                ssize_t count = ::send(client.socket.get(), line.data(), line.size(), MSG_NOSIGNAL);
+                if (count > 0)
+                    rest = line.substr(static_cast<std::size_t>(count));
+            };
+            std::string answer = answer_control_request(handlers_, std::string_view(client.input).substr(0, end), send_progress);
+            rest += answer;
+            rest += '\n';
+            client.output = std::move(rest);
             client.input.erase(0, end + 1);
             client.scanned = 0;
         }
@@ -431,11 +462,13 @@ Result<std::unique_ptr<ControlClient>> ControlClient::connect(const std::vector<
 
 ControlClient::~ControlClient() { ::close(socket_); }
 
-Result<Json> ControlClient::call(std::string_view method, const Json& params) {
+Result<Json> ControlClient::call(std::string_view method, const Json& params, const ReportProgress& progress) {
     Json request = Json::object();
     request["version"] = control_version;
     request["method"] = std::string(method);
     request["params"] = params;
+    if (progress)
+        request["progress"] = true;
     std::string line = TRY(print_json(request)) + "\n";
     if (line.size() > max_control_request)
         return fail(ErrorKind::usage, "the request is longer than {} bytes", max_control_request);
@@ -451,23 +484,33 @@ Result<Json> ControlClient::call(std::string_view method, const Json& params) {
             return std::unexpected(broken(errno));
         sent += count > 0 ? static_cast<std::size_t>(count) : 0;
     }
-    std::string answer;
-    while (answer.empty() || answer.back() != '\n') {
-        std::array<char, 64 * 1024> buffer;
-        ssize_t count = ::recv(socket_, buffer.data(), buffer.size(), 0);
-        if (count < 0 && errno == EINTR)
+    for (std::string received;;) {
+        std::size_t end = 0;
+        for (std::size_t scanned = 0; (end = received.find('\n', scanned)) == std::string::npos;) {
+            scanned = received.size();
+            std::array<char, 64 * 1024> buffer;
+            ssize_t count = ::recv(socket_, buffer.data(), buffer.size(), 0);
+            if (count < 0 && errno == EINTR)
+                continue;
+            if (count <= 0)
+                return std::unexpected(broken(count < 0 ? errno : 0));
+            received.append(buffer.data(), static_cast<std::size_t>(count));
+            if (received.size() > max_control_answer + buffer.size())
+                return fail(ErrorKind::failed, "the answer of serving process {} is longer than {} bytes", server_process_,
+                            max_control_answer);
+        }
+        Json json = TRY_WITHIN("answer of the serving process", parse_json(std::string_view(received).substr(0, end)));
+        received.erase(0, end + 1);
+        if (auto told = json.find("progress"); told != json.end() && progress) {
+            progress(TRY(from_json<Progress>(*told, "progress")));
             continue;
-        if (count <= 0)
-            return std::unexpected(broken(count < 0 ? errno : 0));
-        answer.append(buffer.data(), static_cast<std::size_t>(count));
-        if (answer.size() > max_control_answer + 1)
-            return fail(ErrorKind::failed, "the answer of serving process {} is longer than {} bytes", server_process_, max_control_answer);
+        }
+        if (auto error = json.find("error"); error != json.end())
+            return std::unexpected(error_from_json(*error));
+        if (auto result = json.find("result"); result != json.end())
+            return std::move(*result);
+        break;
     }
-    Json json = TRY_WITHIN("answer of the serving process", parse_json(answer));
-    if (auto error = json.find("error"); error != json.end())
-        return std::unexpected(error_from_json(*error));
-    if (auto result = json.find("result"); result != json.end())
-        return std::move(*result);
     return fail(ErrorKind::failed, "the answer of serving process {} holds neither a result nor an error", server_process_);
 }
 

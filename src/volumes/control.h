@@ -8,6 +8,11 @@
 //   -> {"version":1,"method":"rename","params":{"name":"web","new_name":"www","options":{"dry_run":false}}}
 //   <- {"version":1,"result":{...}}     or     {"version":1,"error":{"kind":"not_found","message":"...","errno":2}}
 //
+// A request with "progress":true is told meanwhile how far it has come (Progress in volume_group.h), in any number of lines before the
+// answer:
+//
+//   <- {"version":1,"progress":{"done":1073741824,"total":4294967296}}
+//
 // A request is at most max_control_request long, an answer max_control_answer. Answers come in the order of the requests of a
 // connection. Only the same user and root are answered.
 #pragma once
@@ -40,14 +45,17 @@ Result<std::string> make_runtime_directory();
 // The name of a physical volume's socket, without a folder. Errors: not_found.
 Result<std::string> control_socket_name(const std::string& physical_volume);
 
-using ControlHandler = std::function<Result<Json>(const Json& params)>;
+// `progress` is empty when the client doesn't ask for it.
+using ControlHandler = std::function<Result<Json>(const Json& params, const ReportProgress& progress)>;
 using ControlHandlers = std::map<std::string, ControlHandler, std::less<>>;
 
 // The methods of VolumeGroup, each under its name, as RemoteGroup calls them. `group` outlives the handlers.
 ControlHandlers group_handlers(VolumeGroup& group);
 
-// The answer to one request line, without its line end. Never fails: what is wrong is in the answer.
-std::string answer_control_request(const ControlHandlers& handlers, std::string_view line);
+// The answer to one request line, without its line end. Never fails: what is wrong is in the answer. `send_progress` gets lines for
+// the client before the answer, without their ends too, on whatever thread the handler reports.
+std::string answer_control_request(const ControlHandlers& handlers, std::string_view line,
+                                   const std::function<void(std::string)>& send_progress = {});
 
 // The server side. Requests of all clients run one at a time, on one thread of its own.
 class ControlServer {
@@ -73,8 +81,8 @@ class ControlClient {
     ControlClient(const ControlClient&) = delete;
     ControlClient& operator=(const ControlClient&) = delete;
 
-    // Waits for the answer. Errors: the server's; failed when the connection breaks or the answer can't be understood.
-    Result<Json> call(std::string_view method, const Json& params);
+    // Waits for the answer; `progress`, if given, is called meanwhile. Errors: the server's; failed when the connection breaks or the answer can't be understood.
+    Result<Json> call(std::string_view method, const Json& params, const ReportProgress& progress = {});
 
     int server_process() const { return server_process_; }
 

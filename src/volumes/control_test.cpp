@@ -214,6 +214,68 @@ TEST_F(Control, PipelinedRequestsAreAnsweredInOrder) {
     ::close(socket);
 }
 
+TEST_F(Control, ProgressIsToldToWhoAsks) {
+    auto server = serve();
+    // The server thins out what it sends: so many reports that the last surely comes later than the first line.
+    constexpr std::uint64_t total = 1000;
+    group.work = [&](const ReportProgress& report) {
+        auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(250);
+        for (std::uint64_t done = 1; report && std::chrono::steady_clock::now() < end; done += done < total)
+            report({done, total});
+    };
+    std::vector<Progress> told;
+    ASSERT_TRUE(remote()->remove({"web"}, false, {.progress = [&](const Progress& progress) { told.push_back(progress); }}));
+    ASSERT_GE(told.size(), 2u);
+    EXPECT_LE(told.size(), 4u);
+    EXPECT_EQ(told[0].done, 1u);
+    EXPECT_EQ(told[0].total, total);
+    EXPECT_GT(told[1].done, told[0].done);
+
+    // On the wire: lines before the answer, and none for a request that doesn't ask.
+    int socket = raw_connection();
+    for (const char* asks : {R"("progress":true,)", R"("progress":false,)", ""}) {
+        std::string request = std::string(R"({"version":1,)") + asks +
+                              R"("method":"remove","params":{"names":[],"with_contents":false,"options":{"dry_run":false}}})"
+                              "\n";
+        ASSERT_EQ(::send(socket, request.data(), request.size(), 0), static_cast<ssize_t>(request.size()));
+        std::string line = read_line(socket);
+        if (std::string(asks).find("true") != std::string::npos) {
+            EXPECT_EQ(line, R"({"version":1,"progress":{"done":1,"total":1000}})");
+            while (line.find("\"progress\"") != std::string::npos)
+                line = read_line(socket);
+        }
+        EXPECT_EQ(line.find(R"({"version":1,"result":)"), 0u) << line;
+    }
+    std::string wrong = R"({"version":1,"progress":"yes","method":"info"})"
+                        "\n";
+    ASSERT_EQ(::send(socket, wrong.data(), wrong.size(), 0), static_cast<ssize_t>(wrong.size()));
+    EXPECT_NE(read_line(socket).find("usage"), std::string::npos);
+    ::close(socket);
+}
+
+// A client that asks and doesn't read gets whole lines and its answer all the same.
+TEST_F(Control, ProgressWaitsForNobody) {
+    auto server = serve();
+    group.work = [&](const ReportProgress& report) {
+        for (int i = 0; report && i < 100'000; ++i)
+            report({1, 2});
+    };
+    int socket = raw_connection();
+    const std::string one =
+        R"({"version":1,"progress":true,"method":"remove","params":{"names":[],"with_contents":false,"options":{"dry_run":false}}})"
+        "\n";
+    std::string requests;
+    for (int i = 0; i < 100; ++i)
+        requests += one;
+    ASSERT_EQ(::send(socket, requests.data(), requests.size(), 0), static_cast<ssize_t>(requests.size()));
+    for (int answers = 0; answers < 100;) {
+        const std::string line = read_line(socket);
+        ASSERT_TRUE(parse_json(line)) << line;
+        answers += line.find("\"result\"") != std::string::npos;
+    }
+    ::close(socket);
+}
+
 TEST_F(Control, Garbage) {
     auto server = serve();
     int socket = raw_connection();

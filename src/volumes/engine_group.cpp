@@ -557,7 +557,7 @@ Result<void> EngineGroup::remove(const std::vector<std::string>& names, bool wit
         lvm2::VolumeGroup next = state_->group();
         for (const std::string& name : volumes)
             TRY(lvm2::remove_volume(next, name));
-        TRY(state_->change_pools(std::move(next), {pool}, fmt::format("remove {}", fmt::join(volumes, " "))));
+        TRY(state_->change_pools(std::move(next), {pool}, fmt::format("remove {}", fmt::join(volumes, " ")), options.progress));
     }
     for (const std::string& pool : pools) {
         lvm2::VolumeGroup next = state_->group();
@@ -597,7 +597,7 @@ Result<VolumeInfo> EngineGroup::rollback(const std::string& name, const std::str
     if (options.dry_run)
         return state_->describe(next, *next.logical_volume(name), nullptr);
     const std::string pool = thin->pool;
-    TRY(state_->change_pools(std::move(next), {pool}, fmt::format("rollback {} to {}", name, snapshot)));
+    TRY(state_->change_pools(std::move(next), {pool}, fmt::format("rollback {} to {}", name, snapshot), options.progress));
     return state_->describe(name);
 }
 

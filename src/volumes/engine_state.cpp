@@ -176,8 +176,8 @@ Result<void> EngineGroup::State::recover_pools() {
     return {};
 }
 
-Result<void> EngineGroup::State::change_pools(lvm2::VolumeGroup next, const std::vector<std::string>& names,
-                                              const std::string& description) {
+Result<void> EngineGroup::State::change_pools(lvm2::VolumeGroup next, const std::vector<std::string>& names, const std::string& description,
+                                              const ReportProgress& progress) {
     struct Part {
         std::string name;
         thin::ThinPool* pool;
@@ -186,6 +186,7 @@ Result<void> EngineGroup::State::change_pools(lvm2::VolumeGroup next, const std:
         std::vector<thin::PoolChange> changes;
         std::vector<ThinId> origins;
         std::vector<std::string> created;
+        std::uint64_t chunk_bytes;
         bool removes = false;
     };
     std::vector<Part> parts;
@@ -196,6 +197,7 @@ Result<void> EngineGroup::State::change_pools(lvm2::VolumeGroup next, const std:
         part.old_transaction = group().logical_volume(name)->sole<lvm2::ThinPool>()->transaction_id;
         const lvm2::ThinPool& segment = *next.logical_volume(name)->sole<lvm2::ThinPool>();
         part.new_transaction = segment.transaction_id;
+        part.chunk_bytes = segment.chunk_sectors * sector_bytes;
         part.changes = TRY(changes_of(next, segment));
         for (const lvm2::ThinMessage& message : segment.messages)
             if (!message.create.empty())
@@ -217,7 +219,10 @@ Result<void> EngineGroup::State::change_pools(lvm2::VolumeGroup next, const std:
     std::size_t carried_out = 0;
     while (result && carried_out < parts.size()) {
         const Part& part = parts[carried_out];
-        result = part.pool->transact(part.changes, part.old_transaction, part.new_transaction);
+        thin::ThinPool::Progress removed;
+        if (progress)
+            removed = [&](std::uint64_t done, std::uint64_t total) { progress({done * part.chunk_bytes, total * part.chunk_bytes}); };
+        result = part.pool->transact(part.changes, part.old_transaction, part.new_transaction, removed);
         carried_out += result ? 1 : 0;
     }
     for (std::size_t index = 0; index < frozen; ++index)

@@ -53,7 +53,8 @@ class EngineGroup::State {
     Result<void> close_all();
     // The part of these pools in a change that `next` has queued messages for: the three durable steps. What several pools create
     // is of one moment; when one of them can't, none has.
-    Result<void> change_pools(lvm2::VolumeGroup next, const std::vector<std::string>& pools, const std::string& description);
+    Result<void> change_pools(lvm2::VolumeGroup next, const std::vector<std::string>& pools, const std::string& description,
+                              const ReportProgress& progress = {});
     // Finishes what the messages in the text ask for, if anything.
     Result<void> recover_pools();
     // The devices of an open pool have grown in the text.

@@ -38,6 +38,8 @@ class FakeGroup : public VolumeGroup {
     std::optional<Error> refuse;
     std::vector<std::string> changes;
     std::string text = "# a group\n";
+    // What remove and rollback do meanwhile, and report.
+    std::function<void(const ReportProgress&)> work;
 
     Result<GroupInfo> info() override { return group; }
     Result<std::vector<VolumeInfo>> volumes() override { return list; }
@@ -97,6 +99,7 @@ class FakeGroup : public VolumeGroup {
             if ((*TRY(find(name))).kind == VolumeKind::thin_pool && !with_contents)
                 return fail(ErrorKind::refused, "pool {}: has volumes", name);
         TRY(may_change("remove", options));
+        do_work(options);
         for (const std::string& name : names)
             if (!options.dry_run)
                 std::erase_if(list, [&](const VolumeInfo& volume) { return volume.name == name; });
@@ -106,6 +109,7 @@ class FakeGroup : public VolumeGroup {
         VolumeInfo volume = *TRY(find(name));
         TRY(find(snapshot));
         TRY(may_change("rollback " + name + " to " + snapshot, options));
+        do_work(options);
         if (!options.dry_run)
             std::erase_if(list, [&](const VolumeInfo& other) { return other.name == snapshot; });
         return volume;
@@ -149,6 +153,10 @@ class FakeGroup : public VolumeGroup {
     }
 
   private:
+    void do_work(const ChangeOptions& options) {
+        if (work && !options.dry_run)
+            work(options.progress);
+    }
     Result<VolumeInfo*> find(const std::string& name) {
         auto found = std::ranges::find(list, name, &VolumeInfo::name);
         if (found == list.end())

@@ -88,10 +88,19 @@ struct Fields<ResizeVolume> {
     };
 };
 
+// Its `progress` is a matter of the request around it (control.h).
 template <>
 struct Fields<ChangeOptions> {
     static constexpr std::tuple list{
         Field{"dry_run", &ChangeOptions::dry_run},
+    };
+};
+
+template <>
+struct Fields<Progress> {
+    static constexpr std::tuple list{
+        Field{"done", &Progress::done},
+        Field{"total", &Progress::total},
     };
 };
 
@@ -180,7 +189,7 @@ consteval std::size_t field_count() {
 
 template <typename... T>
 constexpr bool all_fields_listed = ((std::tuple_size_v<decltype(Fields<T>::list)> == field_count<T>()) && ...);
-static_assert(all_fields_listed<SizeRequest, CreateVolume, CreatePool, CreateSnapshot, ResizeVolume, ChangeOptions, VolumeInfo,
+static_assert(all_fields_listed<SizeRequest, CreateVolume, CreatePool, CreateSnapshot, ResizeVolume, Progress, VolumeInfo,
                                 PhysicalVolumeInfo, GroupInfo>);
 
 template <typename T>
@@ -399,6 +408,7 @@ LAMELLA_JSON_TYPE(CreateSnapshot)
 LAMELLA_JSON_TYPE(std::vector<CreateSnapshot>)
 LAMELLA_JSON_TYPE(ResizeVolume)
 LAMELLA_JSON_TYPE(ChangeOptions)
+LAMELLA_JSON_TYPE(Progress)
 LAMELLA_JSON_TYPE(VolumeInfo)
 LAMELLA_JSON_TYPE(std::vector<VolumeInfo>)
 LAMELLA_JSON_TYPE(GroupInfo)

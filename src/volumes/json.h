@@ -18,7 +18,7 @@ namespace lamella {
 
 using Json = nlohmann::ordered_json;
 
-// T: bool, std::uint64_t, std::string, SizeRequest, CreateVolume, CreatePool, CreateSnapshot, ResizeVolume, ChangeOptions,
+// T: bool, std::uint64_t, std::string, SizeRequest, CreateVolume, CreatePool, CreateSnapshot, ResizeVolume, ChangeOptions, Progress,
 // VolumeInfo, GroupInfo, and std::vector of std::string, CreateSnapshot, VolumeInfo.
 template <typename T>
 Json to_json(const T& value);

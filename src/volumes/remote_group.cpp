@@ -13,13 +13,13 @@ Json exactly(const std::string& text) { return Json(text); }
 Json names(const std::vector<std::string>& list) { return Json(list); }
 
 template <typename T>
-Result<T> call(ControlClient& client, std::string_view method, const Json& params) {
-    Json result = TRY(client.call(method, params));
+Result<T> call(ControlClient& client, std::string_view method, const Json& params, const ReportProgress& progress = {}) {
+    Json result = TRY(client.call(method, params, progress));
     return from_json<T>(result, fmt::format("answer to {}", method));
 }
 
-Result<void> call_void(ControlClient& client, std::string_view method, const Json& params) {
-    TRY(client.call(method, params));
+Result<void> call_void(ControlClient& client, std::string_view method, const Json& params, const ReportProgress& progress = {}) {
+    TRY(client.call(method, params, progress));
     return {};
 }
 
@@ -58,12 +58,13 @@ Result<VolumeInfo> RemoteGroup::change_tags(const std::string& name, const std::
 }
 
 Result<void> RemoteGroup::remove(const std::vector<std::string>& list, bool with_contents, ChangeOptions options) {
-    return call_void(*client_, "remove", {{"names", names(list)}, {"with_contents", with_contents}, {"options", to_json(options)}});
+    return call_void(*client_, "remove", {{"names", names(list)}, {"with_contents", with_contents}, {"options", to_json(options)}},
+                     options.progress);
 }
 
 Result<VolumeInfo> RemoteGroup::rollback(const std::string& name, const std::string& snapshot, ChangeOptions options) {
-    return call<VolumeInfo>(*client_, "rollback",
-                            {{"name", exactly(name)}, {"snapshot", exactly(snapshot)}, {"options", to_json(options)}});
+    return call<VolumeInfo>(*client_, "rollback", {{"name", exactly(name)}, {"snapshot", exactly(snapshot)}, {"options", to_json(options)}},
+                            options.progress);
 }
 
 Result<std::uint64_t> RemoteGroup::reserve_metadata_snapshot(const std::string& pool, ChangeOptions options) {

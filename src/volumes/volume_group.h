@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -15,7 +16,7 @@
 namespace lamella {
 
 enum class VolumeKind {
-    linear,         // type striped with one stripe
+    linear,  // type striped with one stripe
     striped,
     thin_pool,
     thin,           // a thin volume or thin snapshot
@@ -44,7 +45,7 @@ struct VolumeInfo {
 
     // Thin volumes.
     std::string pool;
-    std::string origin;           // the thin volume that this is a snapshot of, while that exists
+    std::string origin;  // the thin volume that this is a snapshot of, while that exists
     std::string external_origin;
     std::optional<std::uint32_t> device_id;
     std::optional<std::uint64_t> mapped;  // bytes that have blocks of their own or shared ones
@@ -56,10 +57,10 @@ struct VolumeInfo {
     std::optional<std::uint64_t> metadata_size;
     std::optional<std::uint64_t> metadata_used;
     std::optional<std::uint64_t> metadata_snapshot;  // the held root, a block number
-    std::string discards;    // "passdown", "nopassdown", "ignore"
+    std::string discards;                            // "passdown", "nopassdown", "ignore"
     bool zero_new_blocks = true;
     bool error_when_full = false;
-    std::string pool_mode;   // as the kernel's status line: "rw", "ro", "out_of_data_space", "Fail"; empty when unknown
+    std::string pool_mode;  // as the kernel's status line: "rw", "ro", "out_of_data_space", "Fail"; empty when unknown
     bool needs_check = false;
 
     // Being served: connections that have it open.
@@ -69,7 +70,7 @@ struct VolumeInfo {
 };
 
 struct PhysicalVolumeInfo {
-    std::string name;    // "pv0"
+    std::string name;  // "pv0"
     std::string id;
     std::string device;  // path it was opened by; the hint in the metadata when missing
     std::uint64_t size = 0;
@@ -90,10 +91,10 @@ struct GroupInfo {
     std::string lock_type;
     std::vector<std::string> tags;
     std::vector<PhysicalVolumeInfo> physical_volumes;
-    std::vector<std::string> findings;  // what is wrong with the group, in words; empty when sound
-    std::vector<std::string> recovered; // what opening it put right
+    std::vector<std::string> findings;   // what is wrong with the group, in words; empty when sound
+    std::vector<std::string> recovered;  // what opening it put right
     bool writable = true;
-    bool served = false;                // answered by a process that serves it
+    bool served = false;  // answered by a process that serves it
 };
 
 // A size as a user gives it, resolved by the engine that knows the group.
@@ -107,8 +108,8 @@ struct SizeRequest {
 
 struct CreateVolume {
     std::string name;
-    SizeRequest size;  // rounded up to whole extents
-    std::string pool;  // thin: the pool; empty: the only pool of the group
+    SizeRequest size;     // rounded up to whole extents
+    std::string pool;     // thin: the pool; empty: the only pool of the group
     bool linear = false;  // a thick volume, of `stripes` stripes
     std::uint32_t stripes = 1;
     std::uint64_t stripe_size = 64 * 1024;
@@ -144,9 +145,19 @@ struct ResizeVolume {
     bool shrink_allowed = false;
 };
 
+// How far a change that takes long has come: for a removal, bytes that were mapped and now aren't. What several pools have to do
+// is counted for one after the other.
+struct Progress {
+    std::uint64_t done = 0;
+    std::uint64_t total = 0;
+};
+using ReportProgress = std::function<void(const Progress&)>;
+
 // The metadata commands of a group are the same for a trial: nothing is written, the result is what would be.
 struct ChangeOptions {
     bool dry_run = false;
+    // May be empty. Called while the change is carried out, often, on any thread but never on two at once; must not block.
+    ReportProgress progress = {};
 };
 
 // Threads: one caller at a time. Errors: not_found, exists, refused, no_space, usage, unsupported, damaged, failed.
