@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""Measurements of Lamella beside its peers: docs/benchmarks.md.
+"""Measurements of Lamella beside its peers: docs/benchmarks.md. Ends with 1 if something couldn't be run; a missed target is no error.
 
 Programs: $LAMELLA (default build/lamella), and $BENCH_PROGRAMS (default: the folder bench beside it) for bench_nbd_load and
 bench_null_server. The rest comes from Debian and is looked for in $PATH.
@@ -82,6 +82,7 @@ def main():
             bench.clean()
             print(f"({time.monotonic() - begin:.0f} s)")
         summary(bench.results)
+        status = 1 if any("not_run" in row for row in bench.results) else 0
     except KeyboardInterrupt:
         status = 130
     finally:

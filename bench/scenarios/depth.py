@@ -12,7 +12,7 @@ def run(bench):
     size = bench.size(GiB, 64 * MiB)
     snapshots = bench.size(500, 5)
     bench.need_room(6 * size)
-    group = Lamella(bench, 16 * size + GiB)
+    group = Lamella(bench, 16 * size + GiB, "--metadata-size", "256m")
     for name in ("deep", "flat"):
         group.create(name, size)
     server = group.serve()
