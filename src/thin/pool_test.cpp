@@ -1271,7 +1271,17 @@ TEST_F(PoolTest, RemovingABigVolumeLetsOthersWork) {
     std::vector<std::byte> bytes(512, std::byte{'b'});
     Busy busy(*other, *pool_queue, bytes.data());
     busy.submit();
-    change({removal(1)});
+    // It says how far it is, in steps, to the end.
+    std::vector<std::uint64_t> removed;
+    auto progress = [&](std::uint64_t count, std::uint64_t total) {
+        EXPECT_EQ(total, 30000u);
+        removed.push_back(count);
+    };
+    ASSERT_TRUE(pool->transact({removal(1)}, transaction, transaction + 1, progress));
+    ++transaction;
+    EXPECT_GE(removed.size(), 2u);
+    EXPECT_TRUE(std::is_sorted(removed.begin(), removed.end()));
+    EXPECT_EQ(removed.back(), 30000u);
     busy.stop = true;
     pool_queue->run_until([&] { return busy.idle; });
     EXPECT_GE(busy.count, 2u) << "the removal was one piece";

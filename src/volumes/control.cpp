@@ -218,9 +218,9 @@ ControlHandlers group_handlers(VolumeGroup& group) {
 
 std::string answer_control_request(const ControlHandlers& handlers, std::string_view line,
                                    const std::function<void(std::string)>& send_progress) {
-    // A report is cheap, a line isn't.
+    // A report is cheap, a line isn't; the last one is always told.
     ReportProgress report = [&send_progress, next = std::chrono::steady_clock::time_point()](const Progress& progress) mutable {
-        if (auto now = std::chrono::steady_clock::now(); now >= next) {
+        if (auto now = std::chrono::steady_clock::now(); now >= next || progress.done == progress.total) {
             next = now + progress_pause;
             send_progress(print_answer("progress", to_json(progress)));
         }
