@@ -4,6 +4,7 @@
 import json
 import pathlib
 import socket
+import struct
 
 from harness import NotRun, wait_for
 
@@ -30,6 +31,17 @@ class Server:
 
     def load(self, export, **options):
         return self.bench.load(self.socket, export, servers=[self], **options)
+
+    def hold(self, export):
+        """A connection that does nothing: an export that nobody uses any more is closed, and its memory given back."""
+        client = socket.socket(socket.AF_UNIX)
+        client.connect(str(self.socket))
+        client.recv(18, socket.MSG_WAITALL)
+        name = export.encode()
+        client.sendall(struct.pack(">I8sII", 3, b"IHAVEOPT", 1, len(name)) + name)  # NBD_OPT_EXPORT_NAME
+        if len(client.recv(10, socket.MSG_WAITALL)) != 10:
+            raise NotRun(f"no export {export}")
+        return client
 
     def fill(self, export, size):
         """Writes all of it, in order, with data that no server takes for zeros, and flushes."""

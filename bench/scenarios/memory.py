@@ -28,12 +28,14 @@ def run(bench):
     restore_mappings(bench, group.image, place, [(1, 0, chunks, mappings)])
 
     server = group.serve()
+    client = server.hold("web")
     steps = []
     for offset, span in ((0, 4096), (0, size // 2), (size // 2, size // 2)):
         bench.load(server.socket, "web", pattern="sequential", stride=TOGETHER * CHUNK, offset=offset, span=span, depth=64,
                    requests=max(1, span // (TOGETHER * CHUNK)))
         steps.append(resident(server.pid)[0])
     most = resident(server.pid)[1]
+    client.close()
     bench.bound(f"resident at most, {size / GiB:.0f} GiB mapped in 64 KiB chunks", most / MiB, 64 + 160 * size / TiB, unit="MiB",
                 note=", ".join(f"{step / MiB:.1f}" for step in steps) + " MiB with nothing, a half, all of the mappings met")
     bench.bound("growth for each TiB mapped", (steps[2] - steps[1]) / MiB * TiB / (size // 2), 160, unit="MiB")
