@@ -9,7 +9,7 @@
 
 namespace lamella {
 
-// A sparse device in memory: pages that were never written, or discarded, read as zeros and take no room. For tests.
+// A sparse device in memory: pages that were never written, or discarded, read as zeros and take no room. For tests and trials.
 // Any thread.
 class MemoryDevice final : public BlockDevice {
   public:

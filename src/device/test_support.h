@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdlib>
+#include <filesystem>
 #include <memory>
 #include <random>
 #include <string>
@@ -57,24 +58,18 @@ struct Request : IoRequest {
 class TemporaryFolder {
   public:
     TemporaryFolder() {
-        std::string name = "/tmp/lamella-device-XXXXXX";
+        std::string name = "/tmp/lamella-test-XXXXXX";
         if (::mkdtemp(name.data()) == nullptr)
             std::abort();
         path_ = name;
     }
-    ~TemporaryFolder() {
-        for (const std::string& file : files_)
-            ::unlink(file.c_str());
-        ::rmdir(path_.c_str());
-    }
-    std::string file(const std::string& name) {
-        files_.push_back(path_ + "/" + name);
-        return files_.back();
-    }
+    ~TemporaryFolder() { std::filesystem::remove_all(path_); }
+    TemporaryFolder(const TemporaryFolder&) = delete;
+
+    std::string file(const std::string& name) const { return path_ + "/" + name; }
 
   private:
     std::string path_;
-    std::vector<std::string> files_;
 };
 
 enum class QueueKind { plain, uring };

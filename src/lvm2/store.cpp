@@ -445,7 +445,7 @@ Result<void> check_blank(BlockDevice& device, std::uint64_t begin, std::uint64_t
         TRY_WITHIN(device.name(), read_now(device, begin, part));
         const auto found = std::ranges::find_if(part, [](std::byte byte) { return byte != std::byte{0}; });
         if (found != part.end())
-            return fail(ErrorKind::refused, "{} is not blank: byte {} is not zero", device.name(),
+            return fail(ErrorKind::exists, "{} is not blank: byte {} is not zero", device.name(),
                         begin + static_cast<std::uint64_t>(found - part.begin()));
         begin += part.size();
     }
@@ -455,7 +455,7 @@ Result<void> check_blank(BlockDevice& device, std::uint64_t begin, std::uint64_t
 // Everything that a new group writes to the device: before its data, and areas behind it.
 Result<void> check_blank(BlockDevice& device, const Label& label) {
     if (auto old = read_label(device); old && *old)
-        return fail(ErrorKind::refused, "{} is a physical volume already ({})", device.name(), (*old)->id.dashed());
+        return fail(ErrorKind::exists, "{} is a physical volume already ({})", device.name(), (*old)->id.dashed());
     TRY(check_blank(device, 0, label.data_areas[0].offset));
     TRY(check_blank(device, data_end(label), label.device_bytes));
     return {};

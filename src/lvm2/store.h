@@ -66,7 +66,7 @@ class GroupStore {
     static Result<GroupStore> open(std::span<BlockDevice* const> devices, const StoreOptions& options);
 
     // Labels, areas and a first text (seqno 1). Until the labels are written, last, the devices are as blank as they were.
-    // Refuses devices that hold anything but zeros where the group's own data goes, unless told to overwrite.
+    // Devices that hold anything but zeros where the group's own data goes are an error (exists), unless told to overwrite.
     static Result<GroupStore> create(const NewGroup& group, const StoreOptions& options);
 
     enum class RestoreTo {

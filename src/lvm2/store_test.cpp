@@ -62,7 +62,7 @@ TEST(Store, CreatesCommitsAndOpens) {
     EXPECT_EQ(store->device("pv0"), &disks.a);
     EXPECT_EQ(store->device("pv1"), &disks.b);
     EXPECT_TRUE(store->notes().empty());
-    EXPECT_EQ(disks.create().error().kind(), ErrorKind::refused);  // not blank
+    EXPECT_EQ(disks.create().error().kind(), ErrorKind::exists);  // not blank
 }
 
 TEST(Store, RefusesWhatIsNotOneWholeGroup) {
@@ -290,7 +290,7 @@ TEST(Store, BacksUpAndRestores) {
     ASSERT_TRUE(moved) << moved.error().message();
     EXPECT_EQ(moved->group().id, store->group().id);
     EXPECT_TRUE(GroupStore::open(blank, writing()));
-    EXPECT_EQ(GroupStore::restore(backup, blank, GroupStore::RestoreTo::blank, writing()).error().kind(), ErrorKind::refused);
+    EXPECT_EQ(GroupStore::restore(backup, blank, GroupStore::RestoreTo::blank, writing()).error().kind(), ErrorKind::exists);
     MemoryDevice small(16 * MiB, "small"), other(96 * MiB, "other");
     std::vector<BlockDevice*> too_small = {&small, &other};
     EXPECT_EQ(GroupStore::restore(backup, too_small, GroupStore::RestoreTo::blank, writing()).error().kind(), ErrorKind::damaged);

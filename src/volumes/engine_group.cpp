@@ -4,8 +4,11 @@
 #include <unistd.h>
 #include <algorithm>
 #include <cstdlib>
+#include <system_error>
 
 #include "device/file_device.h"
+#include "device/memory_device.h"
+#include "device/trial_device.h"
 #include "lvm2/allocation.h"
 #include "volumes/engine_state.h"
 
@@ -163,6 +166,15 @@ std::vector<BlockDevice*> pointers(const std::vector<std::unique_ptr<BlockDevice
     return borrowed;
 }
 
+// For a trial: what opening the file for writing, or making it, would fail with.
+Result<void> check_permission(const std::string& path, bool there) {
+    const std::filesystem::path folder = std::filesystem::absolute(path).parent_path();
+    const std::string& needed = there ? path : folder.native();
+    if (::access(needed.c_str(), W_OK) != 0)
+        return fail(ErrorKind::refused, "{}: {}", needed, std::generic_category().message(errno));
+    return {};
+}
+
 }  // namespace
 
 Result<GroupInfo> EngineGroup::create(const CreateGroup& request, ChangeOptions options) {
@@ -173,38 +185,38 @@ Result<GroupInfo> EngineGroup::create(const CreateGroup& request, ChangeOptions 
     if (request.extent_size % sector_bytes != 0 || request.extent_size / sector_bytes > UINT32_MAX)
         return fail(ErrorKind::usage, "extent size {} is not a number of sectors", request.extent_size);
 
-    // A trial works on sparse files without names that go away by themselves.
     std::vector<std::string> made;
     const auto undo = [&] {
         for (const std::string& path : made)
             std::filesystem::remove(path);
     };
     const auto make = [&]() -> Result<GroupInfo> {
+        std::vector<std::unique_ptr<BlockDevice>> lower;  // of trials
         std::vector<std::unique_ptr<BlockDevice>> devices;
         for (const std::string& path : request.paths) {
-            FileOptions file_options;
-            std::string opened = path;
             std::error_code error;
             const bool there = std::filesystem::exists(path, error);
-            if (!there || options.dry_run) {
-                std::uint64_t size = request.size.value_or(0);
+            if (!there && !request.size)
+                return fail(ErrorKind::usage, "{} isn't there, and no size is given to make it", path);
+            FileOptions file_options;
+            file_options.read_only = options.dry_run;
+            if (!there)
+                file_options.create = *request.size;
+            if (options.dry_run) {
+                TRY(check_permission(path, there));
                 if (there) {
-                    FileOptions looking;
-                    looking.read_only = true;
-                    size = TRY(FileDevice::open(path, looking))->size();
-                } else if (!request.size) {
-                    return fail(ErrorKind::usage, "{} isn't there, and no size is given to make it", path);
+                    lower.push_back(TRY(FileDevice::open(path, file_options)));
+                    devices.push_back(std::make_unique<TrialDevice>(*lower.back()));
+                } else {
+                    devices.push_back(std::make_unique<MemoryDevice>(*request.size, path));
                 }
-                if (options.dry_run)
-                    opened =
-                        (std::filesystem::temp_directory_path() / fmt::format("lamella-trial-{}-{}", ::getpid(), made.size())).string();
-                file_options.create = size;
+                continue;
             }
-            auto file = FileDevice::open(opened, file_options);
+            auto file = FileDevice::open(path, file_options);
             if (!file)
                 return std::unexpected(file.error());
             if (file_options.create)
-                made.push_back(opened);
+                made.push_back(path);
             devices.push_back(std::move(*file));
         }
         lvm2::NewGroup group;
@@ -224,7 +236,7 @@ Result<GroupInfo> EngineGroup::create(const CreateGroup& request, ChangeOptions 
         return info;
     };
     auto info = make();
-    if (!info || options.dry_run)
+    if (!info)
         undo();
     return info;
 }

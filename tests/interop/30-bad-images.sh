@@ -36,6 +36,13 @@ refused() {
     rm -f "$3"
 }
 
+before=$(sum_of "$good")
+check_status 4 "a trial of making a group where one is says so" "$LAMELLA" init "$good" --dry-run
+[[ $output == *"is a physical volume already"*--overwrite* ]] || fail "and names the option to lose it: $output"
+pass "and names the option to lose it"
+check "a trial with that option" "$LAMELLA" init "$good" --dry-run --overwrite
+check_equal "trials don't change a byte" "$before" "$(sum_of "$good")"
+
 : >bad.img
 refused "3|5" "an empty file" "$SCRATCH/bad.img"
 truncate -s 10M bad.img

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "volumes/engine_group.h"
+
+#include <gtest/gtest.h>
+#include <filesystem>
+#include <fstream>
+
+#include "device/test_support.h"
+
+namespace lamella {
+namespace {
+
+constexpr std::uint64_t mib = 1 << 20;
+
+class EngineGroupTest : public testing::Test {
+  protected:
+    std::string path(const std::string& name) const { return folder.file(name); }
+
+    static CreateGroup with_pool(const std::string& image) {
+        CreateGroup request;
+        request.paths = {image};
+        request.size = 128 * mib;
+        request.pool.emplace();
+        request.pool->name = "pool";
+        request.pool->size = {.base = SizeRequest::Base::percent_of_free, .value = 50'00};
+        return request;
+    }
+
+    static std::string content(const std::string& name) {
+        std::ifstream file(name, std::ios::binary);
+        std::string bytes(std::filesystem::file_size(name), '\0');
+        file.read(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+        return bytes;
+    }
+
+    test::TemporaryFolder folder;
+    const ChangeOptions trial{.dry_run = true};
+};
+
+TEST_F(EngineGroupTest, ATrialOfMakingAGroupMakesNothing) {
+    auto tried = EngineGroup::create(with_pool(path("vms.img")), trial);
+    ASSERT_TRUE(tried) << tried.error().message();
+    EXPECT_FALSE(std::filesystem::exists(path("vms.img")));
+    auto made = EngineGroup::create(with_pool(path("vms.img")), {});
+    ASSERT_TRUE(made) << made.error().message();
+    EXPECT_EQ(tried->name, made->name);
+    EXPECT_EQ(tried->size, made->size);
+    EXPECT_EQ(tried->free, made->free);
+    EXPECT_EQ(tried->sequence_number, made->sequence_number);
+}
+
+TEST_F(EngineGroupTest, ATrialSeesWhatMakingWouldOverwrite) {
+    ASSERT_TRUE(EngineGroup::create(with_pool(path("vms.img")), {}));
+    const std::string before = content(path("vms.img"));
+    auto tried = EngineGroup::create(with_pool(path("vms.img")), trial);
+    auto refused = EngineGroup::create(with_pool(path("vms.img")), {});
+    ASSERT_FALSE(tried);
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(tried.error().kind(), ErrorKind::exists) << tried.error().message();
+    EXPECT_EQ(tried.error().message(), refused.error().message());
+
+    CreateGroup over = with_pool(path("vms.img"));
+    over.overwrite = true;
+    EXPECT_TRUE(EngineGroup::create(over, trial));
+    EXPECT_EQ(content(path("vms.img")), before);
+}
+
+TEST_F(EngineGroupTest, ATrialFailsAsMakingWould) {
+    CreateGroup nowhere = with_pool(path("no/such/folder/vms.img"));
+    EXPECT_FALSE(EngineGroup::create(nowhere, {}));
+    EXPECT_FALSE(EngineGroup::create(nowhere, trial));
+    CreateGroup small = with_pool(path("small.img"));
+    small.size = 4 * mib;
+    auto refused = EngineGroup::create(small, {});
+    auto tried = EngineGroup::create(small, trial);
+    ASSERT_FALSE(refused);
+    ASSERT_FALSE(tried);
+    EXPECT_EQ(tried.error().kind(), refused.error().kind());
+    EXPECT_EQ(tried.error().message(), refused.error().message());
+    EXPECT_FALSE(std::filesystem::exists(path("small.img")));
+}
+
+}  // namespace
+}  // namespace lamella
