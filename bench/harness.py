@@ -287,7 +287,8 @@ def machine(folder):
                   if line.startswith("model name")), platform.machine())
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     mount = max((line.split() for line in pathlib.Path("/proc/self/mounts").read_text().splitlines()
-                 if (str(folder) + "/").startswith(line.split()[1].rstrip("/") + "/")), key=lambda fields: len(fields[1]))
+                 if (str(folder) + "/").startswith(line.split()[1].rstrip("/") + "/")),
+                key=lambda fields: len(fields[1]), default=["?", "?", "?"])  # a root that was changed isn't in the list
     return [
         f"processor   {len(os.sched_getaffinity(0))} x {model}",
         f"memory      {memory / GiB:.1f} GiB",
