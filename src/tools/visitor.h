@@ -9,6 +9,7 @@
 //   superblock_end
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -20,14 +21,26 @@
 namespace lamella::tools {
 
 struct PoolHeader {
-    std::string uuid;  // as the peer's tools print it: the superblock's bytes up to the first zero
+    std::string uuid;  // 32 hexadecimal digits; empty when it is all zeros, as the kernel leaves it
     std::uint32_t time = 0;
     std::uint64_t transaction_id = 0;
     std::uint32_t flags = 0;  // thin::Superblock::flags
     std::uint32_t version = 0;
     std::uint32_t data_block_sectors = 0;
     std::uint64_t data_blocks = 0;
-    std::optional<MetadataBlock> metadata_snapshot{};  // where it lies; none: there is none
+};
+
+// What a user knows better than the source.
+struct HeaderOverrides {
+    std::optional<std::uint64_t> transaction_id{};  // if it is higher
+    std::optional<std::uint32_t> data_block_sectors{};
+    std::optional<std::uint64_t> data_blocks{};  // if there are more
+
+    void apply(PoolHeader& header) const {
+        header.transaction_id = std::max(header.transaction_id, transaction_id.value_or(0));
+        header.data_block_sectors = data_block_sectors.value_or(header.data_block_sectors);
+        header.data_blocks = std::max(header.data_blocks, data_blocks.value_or(0));
+    }
 };
 
 struct DeviceHeader {
