@@ -7,6 +7,7 @@ namespace lamella::thin {
 
 namespace {
 constexpr Duration commit_period = std::chrono::seconds(1);  // dm-thin.c: COMMIT_PERIOD
+constexpr Duration longest_gathering = std::chrono::milliseconds(10);
 constexpr std::size_t most_status_mappings = 65536;
 constexpr unsigned most_passdowns_in_flight = 8;
 }  // namespace
@@ -34,6 +35,8 @@ PoolThread::PoolThread(BlockDevice& data, const ThinPoolOptions& options, std::u
     };
     commit_timer_.pool = this;
     commit_timer_.fired = [](Timer& timer) { static_cast<PoolTimer&>(timer).pool->schedule_commit(); };
+    gather_timer_.pool = this;
+    gather_timer_.fired = [](Timer& timer) { static_cast<PoolTimer&>(timer).pool->schedule_commit(); };
     space_timer_.pool = this;
     space_timer_.fired = [](Timer& timer) { static_cast<PoolTimer&>(timer).pool->space_timeout(); };
     if (metadata_->read_only() || metadata_->needs_check())
@@ -76,6 +79,7 @@ Result<void> PoolThread::stop() {
         queue_.run_until([&] { return !busy(); });
     }
     queue_.disarm(commit_timer_);
+    queue_.disarm(gather_timer_);
     queue_.disarm(space_timer_);
     return result;
 }
@@ -332,15 +336,32 @@ void PoolThread::join_commit(ThinIo& io) {
         ThinIo& joining = *static_cast<ThinIo::IoTask&>(task).io;
         PoolThread& pool = joining.volume.pool();
         pool.commit_joiners_.push_back(&joining);
-        pool.schedule_commit();
+        pool.gather_joiners();
     };
     queue_.post(io.task);
 }
 
+// A commit takes two disk flushes however many join it, and first writes of blocks wait until it is over. Where several joined lately,
+// it is therefore held back until as many have come again and the writes under way, whose clients may be about to flush, have ended;
+// for as long as the last commit took, at most. One writer that flushes alone never waits.
+void PoolThread::gather_joiners() {
+    if (commit_posted_ || commit_joiners_.empty())
+        return;
+    const std::size_t lately = std::max(last_joiners_, joiners_before_);
+    if (lately <= 1 || (cells_.empty() && commit_joiners_.size() >= lately))
+        return schedule_commit();
+    if (!gather_timer_.armed)
+        queue_.arm(gather_timer_, queue_.clock().monotonic() + last_commit_took_);
+}
+
 void PoolThread::run_commit() {
+    queue_.disarm(gather_timer_);
     std::vector<ThinIo*> joiners;
     joiners.swap(commit_joiners_);
+    joiners_before_ = std::exchange(last_joiners_, joiners.size());
+    const Duration began = queue_.clock().monotonic();
     auto committed = commit();
+    last_commit_took_ = std::min(queue_.clock().monotonic() - began, longest_gathering);
     for (ThinIo* io : joiners) {
         if (!committed)
             io->note_error(committed.error().error_number());

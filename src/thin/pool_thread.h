@@ -202,6 +202,7 @@ class PoolThread {
 
     void mark_dirty();
     void schedule_commit();
+    void gather_joiners();
     void run_commit();
     void after_commit();
     void released(Passdown& passdown);
@@ -259,6 +260,10 @@ class PoolThread {
     PoolTimer commit_timer_;
     PoolTimer space_timer_;
     std::vector<ThinIo*> commit_joiners_;
+    // How many joined the last two commits, how long the last one took, and until when the next one waits for as many.
+    std::size_t last_joiners_ = 0, joiners_before_ = 0;
+    Duration last_commit_took_{};
+    PoolTimer gather_timer_;
     std::uint64_t passdowns_ = 0;
     std::uint64_t settling_ = 0;  // commits after which somebody may still use mappings that they replaced
     bool low_water_triggered_ = false;

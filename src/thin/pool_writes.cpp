@@ -379,6 +379,8 @@ void PoolThread::block_written(BlockWrite& write, int error) {
     restart(waiting);
     if (copied)
         restart(copy_waiters_);
+    if (cells_.empty())
+        gather_joiners();
 }
 
 // --- Discards -------------------------------------------------------------------------------------------------------------
