@@ -87,6 +87,30 @@ TEST_F(Attach, WhatIsWrittenStays) {
     EXPECT_EQ(run({"detach", folder + "/vms.img:web-s1"}), 0) << err;
 }
 
+TEST_F(Attach, ABlockDeviceGrowsWithItsVolume) {
+    if (::geteuid() != 0)
+        GTEST_SKIP() << "needs root";
+    ASSERT_EQ(run({"attach", volume, "--json"}), 0) << err;
+    const Json device = parse_json(out).value_or(Json()).at("device");
+    if (!device.is_string())
+        GTEST_SKIP() << "no block devices here";
+    const auto size = [&] {
+        const int fd = ::open(device.get<std::string>().c_str(), O_RDONLY | O_CLOEXEC);
+        const off_t end = ::lseek(fd, 0, SEEK_END);
+        ::close(fd);
+        return end;
+    };
+    EXPECT_EQ(size(), 64 << 20);
+    EXPECT_EQ(run({"resize", volume, "--size", "+16M", "--dry-run"}), 0) << err;
+    EXPECT_EQ(size(), 64 << 20);
+    EXPECT_EQ(run({"resize", volume, "--size", "+16M"}), 0) << err;
+    EXPECT_EQ(size(), 80 << 20);
+    EXPECT_EQ(run({"extend", volume, "--size", "96M"}), 0) << err;
+    EXPECT_EQ(err, "");
+    EXPECT_EQ(size(), 96 << 20);
+    EXPECT_EQ(run({"detach", volume}), 0) << err;
+}
+
 TEST_F(Attach, AfterTheServingProcessWasKilled) {
     for (bool attach_again : {true, false}) {
         int process = attach()["process"];

@@ -267,6 +267,27 @@ Result<void> remove_loop_device(const std::string& path) {
     return {};
 }
 
+void grow_attached(Context& context, const VolumeAddress& address, VolumeGroup& group, const VolumeInfo& volume) {
+    if (context.dry_run || address.group.paths.empty())
+        return;
+    const auto follow = [&]() -> Result<void> {
+        for (const std::string& device : TRY(nbd_devices_of(address.group.paths, volume.name)))
+            TRY(nbd::resize_kernel_device(device, volume.size));
+        const std::string file = mount_point_of(TRY(group.info()).name, volume.name) + "/" + volume.name;
+        for (const std::string& path : loop_devices_of(file)) {
+            struct statx status;  // asking the file's process makes the kernel see its new size
+            OpenFile device(path, O_RDWR);
+            if (::statx(AT_FDCWD, file.c_str(), AT_STATX_FORCE_SYNC, STATX_SIZE, &status) != 0 || device.fd() < 0 ||
+                ::ioctl(device.fd(), LOOP_SET_CAPACITY, 0) != 0)
+                return fail_errno(path);
+        }
+        return {};
+    };
+    if (auto followed = follow(); !followed)
+        context.note(fmt::format("volume {} has grown, but not the block device that it is attached as: {}", address.text(),
+                                 followed.error().message()));
+}
+
 std::vector<std::string> users_of(const std::string& path) {
     std::vector<std::string> users;
     struct stat status;

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "cli/context.h"
 
 namespace lamella::cli {
 
@@ -41,6 +42,10 @@ std::vector<std::string> loop_devices_of(const std::string& file);
 Result<std::string> make_loop_device(const std::string& file, bool read_only);
 // Flushes it and takes it off its file.
 Result<void> remove_loop_device(const std::string& device);
+
+// Gives the block devices over a volume that has grown, if it is attached, its new size. Where that fails it is noted: the volume itself
+// has grown.
+void grow_attached(Context& context, const VolumeAddress& address, VolumeGroup& group, const VolumeInfo& volume);
 
 // Who uses a block device (its partitions are meant too) or a file: mount points, devices above it, swap, processes that have it open.
 // Empty: nobody.

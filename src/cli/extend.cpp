@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <nlohmann/json.hpp>
 
+#include "cli/attachment.h"
 #include "cli/command_line.h"
 #include "cli/context.h"
 #include "cli/output.h"
@@ -33,6 +34,7 @@ void define_extend(CommandLine& line) {
         VolumeInfo before = TRY(group.volume(request.name));
         request.size = TRY(size_request(arguments->size, request.metadata ? before.metadata_size : before.size));
         VolumeInfo volume = TRY(group.resize(request, context.change()));
+        grow_attached(context, arguments->volume, group, volume);
         std::string size = request.metadata ? "metadata " + shown_size(volume.metadata_size) : print_size(volume.size);
         return answer_volume(context, fmt::format("volume {}: {} to {}", volume.name, context.done("extended"), size), volume);
     });

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <nlohmann/json.hpp>
 
+#include "cli/attachment.h"
 #include "cli/command_line.h"
 #include "cli/context.h"
 #include "cli/output.h"
@@ -15,9 +16,10 @@ void define_resize(CommandLine& line) {
         ResizeVolume request;
     };
     auto arguments = std::make_shared<Arguments>();
-    line.describe("Change the size of a volume",
-                  "A volume that is in use can grow at once. To make it smaller, shrink what it holds first, then say --shrink: what lies "
-                  "beyond the new end is gone.");
+    line.describe(
+        "Change the size of a volume",
+        "A volume that is in use can grow at once, and the block device that it is attached as with it. To make it smaller, shrink what "
+        "it holds first, then say --shrink: what lies beyond the new end is gone.");
     line.example("resize ./vms.img:web --size +5G", "5 GiB more");
     line.example("resize ./vms.img:web --size 8G --shrink", "cut off what lies beyond 8 GiB");
     line.argument("VOLUME", arguments->volume, "the volume");
@@ -44,6 +46,7 @@ void define_resize(CommandLine& line) {
                                                 print_size(before.size), print_size(after.size))));
         }
         VolumeInfo volume = TRY(group.resize(request, context.change()));
+        grow_attached(context, arguments->volume, group, volume);
         return answer_volume(context, fmt::format("volume {}: {} to {}", volume.name, context.done("resized"), print_size(volume.size)),
                              volume);
     });

@@ -46,6 +46,14 @@ head -c 5000000 /dev/urandom >"/run/origin/tree/file 2"
 check "fsync" sync "/run/origin/tree/file 2"
 check "fstrim" fstrim /run/origin
 
+check "resize while mounted" "$LAMELLA" resize "$image:web" --size +40M
+check_equal "the device is larger at once" $((240 * 1024 * 1024)) "$(blockdev --getsize64 "$device")"
+check "so that the file system can grow" resize2fs "$device"
+check "and be filled" dd if=/dev/urandom of=/run/origin/filler bs=1M count=190 conv=fsync status=none
+rm /run/origin/filler
+check_status 4 "it doesn't shrink while it is in use" "$LAMELLA" resize "$image:web" --size 100M --shrink --yes
+check_equal "nor its device" $((240 * 1024 * 1024)) "$(blockdev --getsize64 "$device")"
+
 snapshot=$("$LAMELLA" attach "$image:web-s1" --read-only)
 check_equal "the snapshot is the next device" /dev/nbd1 "$snapshot"
 check_equal "which is read-only" 1 "$(blockdev --getro "$snapshot")"

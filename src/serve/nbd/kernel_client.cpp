@@ -269,16 +269,30 @@ Result<void> make_node(const std::string& path, const std::string& name) {
     return {};
 }
 
-Result<void> disconnect(unsigned index) {
+// A command for one device. `add_attributes(message)` after its number.
+template <typename AddAttributes>
+Result<void> command(std::uint8_t number, unsigned index, AddAttributes add_attributes) {
     Netlink netlink = TRY(Netlink::open());
     auto family = netlink.nbd_family();
     if (!family)
         return fail_errno("nbd", family.error());
-    Message message(*family, NBD_CMD_DISCONNECT);
+    Message message(*family, number);
     message.number(NBD_ATTR_INDEX, std::uint32_t{index});
+    add_attributes(message);
     if (auto done = netlink.call(std::move(message)); !done)
         return fail_errno(fmt::format("/dev/nbd{}", index), done.error());
     return {};
+}
+
+Result<void> disconnect(unsigned index) {
+    return command(NBD_CMD_DISCONNECT, index, [](Message&) {});
+}
+
+Result<unsigned> index_of(const std::string& path) {
+    unsigned index = 0;
+    if (std::sscanf(path.c_str(), "/dev/nbd%u", &index) != 1)
+        return fail(ErrorKind::usage, "{}: no nbd device", path);
+    return index;
 }
 
 }  // namespace
@@ -415,10 +429,17 @@ std::vector<std::string> kernel_devices(std::string_view identifier) {
     return devices;
 }
 
+Result<void> resize_kernel_device(const std::string& path, std::uint64_t size) {
+    const unsigned index = TRY(index_of(path));
+    return command(NBD_CMD_RECONFIGURE, index, [&](Message& message) {
+        message.number(NBD_ATTR_SIZE_BYTES, size / sector_bytes * sector_bytes);
+        // Proves to the kernel that the device is the one that is meant.
+        message.text(NBD_ATTR_BACKEND_IDENTIFIER, first_line(fmt::format("/sys/block/nbd{}/backend", index)));
+    });
+}
+
 Result<void> disconnect_kernel_device(const std::string& path, InUse in_use) {
-    unsigned index = 0;
-    if (std::sscanf(path.c_str(), "/dev/nbd%u", &index) != 1)
-        return fail(ErrorKind::usage, "{}: no nbd device", path);
+    const unsigned index = TRY(index_of(path));
     // While it is held like this, nobody can mount it.
     int fd = ::open(path.c_str(), O_RDONLY | O_EXCL | O_CLOEXEC);
     if (fd < 0 && errno == EBUSY && in_use == InUse::disconnect)

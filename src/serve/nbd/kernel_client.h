@@ -42,6 +42,9 @@ Result<std::string> connect_kernel_device(Server& server, std::string_view expor
 // "/dev/nbd0", ...: the connected devices of that identifier, those of dead servers among them.
 std::vector<std::string> kernel_devices(std::string_view identifier);
 
+// Gives the device the size that the export has now. In bytes; what is below 512 bytes is left out.
+Result<void> resize_kernel_device(const std::string& path, std::uint64_t size);
+
 enum class InUse { refuse, disconnect };
 
 // Writes back what the kernel caches of the device, and frees it. A device whose server is gone can't be written back and is freed all
