@@ -65,8 +65,11 @@ inline std::string describe_sector(const std::byte* bytes, std::uint64_t sector)
 
 class Content {
   public:
-    // All zeros, for certain.
-    explicit Content(std::uint64_t sectors) : sectors_(sectors) {}
+    // The first `shown_through` sectors hold `value`, the rest zeros, for certain.
+    explicit Content(std::uint64_t sectors, std::uint64_t shown_through = 0, Value value = 0) : sectors_(sectors) {
+        for (std::uint64_t sector = 0; sector < std::min(sectors, shown_through); ++sector)
+            sectors_[sector].versions[0].value = value;
+    }
 
     std::uint64_t sectors() const { return sectors_.size(); }
 

@@ -15,6 +15,7 @@
 #include "content.h"
 #include "device/concatenation_device.h"
 #include "device/crash_device.h"
+#include "device/memory_device.h"
 #include "device/simulation.h"
 #include "seeds.h"
 #include "structure.h"
@@ -35,6 +36,9 @@ const char* to_string(IoOperation operation) {
     return names[static_cast<unsigned>(operation)];
 }
 
+// What an external origin holds.
+constexpr Value origin_value = UINT32_MAX;
+
 std::atomic<std::uint64_t> cuts{0};
 
 class World {
@@ -53,6 +57,14 @@ class World {
         options_.mapping_cache_bytes = draw(3) == 0 ? 1 : 1 << 20;
         options_.copy_buffer_bytes = draw(3) == 0 ? 1 : 1 << 20;
         options_.low_water_blocks = draw(20);
+        // Read-only, so that no crash concerns it; it may end before the volumes over it do, within a block too.
+        const std::uint64_t origin_sectors = draw(volume_bytes_ / sector_bytes * 3 / 2) + 1;
+        std::vector<std::byte> bytes(origin_sectors * sector_bytes);
+        for (std::uint64_t sector = 0; sector < origin_sectors; ++sector)
+            fill_sector(&bytes[sector * sector_bytes], origin_value, sector);
+        origin_ = std::make_unique<MemoryDevice>(bytes.size(), "origin");
+        if (auto written = write_now(*origin_, 0, bytes); !written)
+            ADD_FAILURE() << written.error().message();
     }
 
     void run() {
@@ -68,6 +80,7 @@ class World {
     struct Volume {
         std::shared_ptr<thin::ThinVolume> device;
         Content content;
+        BlockDevice* origin = nullptr;                             // external
         bool going = false;                                        // is being removed or made: no new requests
         std::set<std::pair<std::uint64_t, std::uint64_t>> busy{};  // sectors [first, end) with a request in flight
         unsigned in_flight = 0;
@@ -252,7 +265,7 @@ class World {
     }
 
     void open_volume(std::uint32_t id, Volume& volume) {
-        auto opened = pool_->open_volume(ThinId(id), volume.content.sectors() * sector_bytes, fmt::format("volume{}", id));
+        auto opened = pool_->open_volume(ThinId(id), volume.content.sectors() * sector_bytes, fmt::format("volume{}", id), volume.origin);
         if (opened)
             volume.device = *std::move(opened);
         else if (!power_->off())
@@ -349,11 +362,11 @@ class World {
             volume->content.submitted(slot.first, slot.end - slot.first, 0);
             break;
         case IoOperation::discard:
-            // Whole blocks read as zeros from then on, parts of blocks stay as they are.
+            // Whole blocks read as zeros, or the origin, from then on; parts of blocks stay as they are.
             slot.zero_first = (slot.first + chunk_sectors_ - 1) / chunk_sectors_ * chunk_sectors_;
             slot.zero_end = slot.end == sectors ? slot.end : slot.end / chunk_sectors_ * chunk_sectors_;
             if (slot.zero_first < slot.zero_end)
-                volume->content.submitted(slot.zero_first, slot.zero_end - slot.zero_first, 0);
+                unmapped(*volume, slot.zero_first, slot.zero_end);
             break;
         case IoOperation::read: slot.memory.assign(slot.length, std::byte{0xee}); break;
         case IoOperation::flush: break;
@@ -365,6 +378,13 @@ class World {
         trace("volume {} {} {}..{} write {}{}", id, to_string(slot.operation), slot.first, slot.end, slot.value,
               slot.durable ? " durable" : "");
         volume->device->submit(*slot.home, slot);
+    }
+
+    void unmapped(Volume& volume, std::uint64_t first, std::uint64_t end) {
+        const std::uint64_t through = volume.origin == nullptr ? 0 : volume.origin->size() / sector_bytes;
+        const std::uint64_t middle = std::clamp(through, first, end);
+        volume.content.submitted(first, middle - first, origin_value);
+        volume.content.submitted(middle, end - middle, 0);
     }
 
     void finished(Slot& slot, int error) {
@@ -465,7 +485,8 @@ class World {
         for (const auto& [id, origin] : planned.snapshots) {
             if (!done)
                 continue;
-            auto snapshot = std::make_unique<Volume>(Volume{nullptr, volumes_.at(origin)->content.snapshot(planned.begun)});
+            auto snapshot = std::make_unique<Volume>(
+                Volume{nullptr, volumes_.at(origin)->content.snapshot(planned.begun), volumes_.at(origin)->origin});
             volumes_.at(origin)->content.flushed(planned.begun);
             if (pool_ != nullptr)
                 open_volume(id, *snapshot);
@@ -474,7 +495,9 @@ class World {
         for (const std::uint32_t id : planned.created) {
             if (!done)
                 continue;
-            auto volume = std::make_unique<Volume>(Volume{nullptr, Content(volume_bytes_ / sector_bytes)});
+            BlockDevice* const origin = draw(4) == 0 ? origin_.get() : nullptr;
+            const std::uint64_t through = origin == nullptr ? 0 : origin->size() / sector_bytes;
+            auto volume = std::make_unique<Volume>(Volume{nullptr, Content(volume_bytes_ / sector_bytes, through, origin_value), origin});
             if (pool_ != nullptr)
                 open_volume(id, *volume);
             volumes_.emplace(id, std::move(volume));
@@ -654,7 +677,7 @@ class World {
             volume->going = false;
             volume->busy.clear();
             bytes.assign(volume->content.sectors() * sector_bytes, std::byte{0xee});
-            auto device = pool.open_volume(ThinId(id), bytes.size(), "volume");
+            auto device = pool.open_volume(ThinId(id), bytes.size(), "volume", volume->origin);
             ASSERT_TRUE(device) << device.error().message();
             struct Read : IoRequest {
                 std::optional<int> error;
@@ -680,6 +703,7 @@ class World {
     std::uint64_t data_blocks_;
     std::uint64_t volume_bytes_;
     thin::ThinPoolOptions options_;
+    std::unique_ptr<MemoryDevice> origin_;  // external, of some of the volumes
 
     std::vector<SparseBytes> content_;  // of the disks, between two lives
     std::vector<std::uint64_t> sizes_;
