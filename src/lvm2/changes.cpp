@@ -209,6 +209,8 @@ Result<void> extend_striped(VolumeGroup& group, LogicalVolume& volume, std::uint
     shape.stripes = static_cast<std::uint32_t>(striped->areas.size());
     if (shape.stripes > 1)
         shape.stripe_sectors = striped->stripe_sectors;
+    if (!shape.policy)
+        shape.policy = allocation_policy(group, &volume);
     const std::uint64_t present = volume.extent_count();
     std::vector<Segment> added =
         TRY(allocate(group, shape, static_cast<std::uint32_t>(present), TRY(round_up(extents, shape.stripes)), volume.segments));
@@ -271,28 +273,6 @@ std::uint32_t largest_metadata(const VolumeGroup& group) {
             if (const LogicalVolume* metadata = group.logical_volume(pool->metadata_volume))
                 largest = std::max(largest, metadata->extent_count());
     return static_cast<std::uint32_t>(largest);
-}
-
-// Where a new pool's metadata goes: as far away from its data as may be, and in one piece. So the last physical volume without
-// data that has such a run, else the last of any; else wherever there is room.
-Placement metadata_placement(const VolumeGroup& group, const Placement& wanted, const std::vector<Segment>& data, std::uint32_t extents) {
-    const auto holds_data = [&](const PhysicalVolume& volume) {
-        return std::ranges::any_of(data, [&](const Segment& segment) {
-            return std::ranges::find(segment.as<Striped>()->areas, volume.name, &Area::name) != segment.as<Striped>()->areas.end();
-        });
-    };
-    const PhysicalVolume* best = nullptr;
-    for (const PhysicalVolume& volume : group.physical_volumes) {
-        if (!volume.allocatable() || (!wanted.physical_volumes.empty() && !has(wanted.physical_volumes, volume.name)) ||
-            std::ranges::none_of(free_runs(group, volume.name), [&](const ExtentRun& run) { return run.count >= extents; }))
-            continue;
-        if (!best || holds_data(*best) || !holds_data(volume))
-            best = &volume;
-    }
-    Placement placement = wanted;
-    if (best && wanted.stripes == 1)
-        placement.physical_volumes = {best->name};
-    return placement;
 }
 
 // --- Thin pools
@@ -458,13 +438,14 @@ Result<void> create_thin_pool(VolumeGroup& group, const NewThinPool& request) {
     VolumeGroup changed = group;
     const Stamp& created = request.volume.created;
     if (request.spare)
-        TRY_WITHIN("spare metadata", grow_spare(changed, std::max(metadata_extents, largest_metadata(changed)), created, Placement{}));
+        TRY_WITHIN("spare metadata", grow_spare(changed, metadata_extents, created, request.data));
 
     LogicalVolume pool = make_volume(request.volume);
     LogicalVolume metadata = make_volume(metadata_name, created, false);
     LogicalVolume data = make_volume(data_name, created, false);
-    data.segments = TRY_WITHIN("data", allocate(changed, request.data, 0, data_extents));
-    const std::vector<Segment> data_segments = data.segments;
+    PoolSegments segments = TRY(allocate_pool(changed, request.data, data_extents, metadata_extents));
+    metadata.segments = {std::move(segments.metadata)};
+    data.segments = std::move(segments.data);
     ThinPool body;
     body.metadata_volume = metadata.name;
     body.data_volume = data.name;
@@ -476,11 +457,8 @@ Result<void> create_thin_pool(VolumeGroup& group, const NewThinPool& request) {
     pool.segments.push_back(whole_segment("thin-pool", data_extents, std::move(body)));
     set_word(pool.flags, flag_order, "ERROR_WHEN_FULL", request.error_when_full);
     changed.logical_volumes.push_back(std::move(pool));
-    const std::size_t metadata_place = changed.logical_volumes.size();
+    changed.logical_volumes.push_back(std::move(metadata));
     changed.logical_volumes.push_back(std::move(data));
-    const Placement placement = metadata_placement(changed, request.metadata, data_segments, metadata_extents);
-    metadata.segments = TRY_WITHIN("metadata", allocate(changed, placement, 0, TRY(round_up(metadata_extents, placement.stripes))));
-    changed.logical_volumes.insert(changed.logical_volumes.begin() + static_cast<std::ptrdiff_t>(metadata_place), std::move(metadata));
     group = std::move(changed);
     return {};
 }
@@ -496,8 +474,11 @@ Result<void> extend_metadata(VolumeGroup& group, std::string_view name, std::uin
         return fail(ErrorKind::usage, "thin pool {}/{}: {} extents of metadata; {} are the most that it can use", group.name, name,
                     present + extents, most);
     TRY(extend_striped(changed, *metadata, extents, placement));
-    if (find_spare(changed))
-        TRY_WITHIN("spare metadata", grow_spare(changed, largest_metadata(changed), {}, Placement{}));
+    // As LVM has it: the pool's own need goes first, and what the physical volumes are named for.
+    if (placement.physical_volumes.empty() && find_spare(changed))
+        if (const Result<void> grown = grow_spare(changed, largest_metadata(changed), {}, Placement{});
+            !grown && grown.error().kind() != ErrorKind::no_space)
+            return std::unexpected(grown.error());
     group = std::move(changed);
     return {};
 }

@@ -266,11 +266,19 @@ struct NewVolume {
 constexpr std::uint32_t max_stripes = 128;
 constexpr std::uint32_t min_stripe_sectors = 8;
 
+// LVM's `allocation_policy`, of a group or of a volume. A volume of the policy `anywhere` gets what `normal` would give it.
+enum class AllocationPolicy {
+    contiguous,  // one run for each stripe, right behind the present one
+    cling,       // physical volumes that the volume is on
+    normal,      // any; no two stripes on the same
+};
+
 // Where extents may come from and in what shape.
 struct Placement {
     std::uint32_t stripes = 1;
-    std::uint32_t stripe_sectors = 128;         // with two or more stripes; a power of two, at most an extent
-    std::vector<std::string> physical_volumes;  // "pv0"; empty: any
+    std::uint32_t stripe_sectors = 128;                     // with two or more stripes; a power of two, at most an extent
+    std::vector<std::string> physical_volumes;              // "pv0", the first choice first; empty: any
+    std::optional<AllocationPolicy> policy = std::nullopt;  // none: the group's
 };
 
 // `extents` is rounded up to a multiple of the stripes.
@@ -288,10 +296,9 @@ struct NewThinPool {
     bool zero_new_blocks = true;
     bool error_when_full = false;
     bool spare = true;  // make or grow the group's spare metadata volume
-    Placement data;
-    Placement metadata;
+    Placement data;     // the physical volumes are the metadata's and the spare's too
 };
-// Makes NAME_tdata, NAME_tmeta and NAME, and lvolN_pmspare as large as the largest pool metadata volume.
+// Makes NAME_tdata, NAME_tmeta and NAME, and lvolN_pmspare, or makes it as large as this pool's metadata.
 Result<void> create_thin_pool(VolumeGroup& group, const NewThinPool& pool);
 
 // What LVM chooses when not told: 64 KiB, doubled until the default metadata size is at most 128 MiB.
@@ -321,7 +328,7 @@ Result<void> resize_thin(VolumeGroup& group, std::string_view volume, std::uint3
 // A linear or striped volume, or a pool's data, by `extents` more, rounded up to a multiple of the stripes, which are those of
 // the last segment. Of `placement` only the physical volumes count.
 Result<void> extend_volume(VolumeGroup& group, std::string_view volume, std::uint32_t extents, const Placement& placement);
-// A pool's metadata, and the spare with it.
+// A pool's metadata, and the spare with it where there is one, and room, and no physical volumes are named.
 Result<void> extend_metadata(VolumeGroup& group, std::string_view pool, std::uint32_t extents, const Placement& placement);
 // A linear or striped volume that nothing uses: `extents`, rounded down to a multiple of the stripes, are cut off its end.
 Result<void> reduce_volume(VolumeGroup& group, std::string_view volume, std::uint32_t extents);

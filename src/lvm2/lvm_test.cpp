@@ -115,6 +115,13 @@ class Lvm : public testing::Test {
         return opened;
     }
 
+    VolumeGroup read_group() {
+        const Opened opened = open(true);
+        const auto store = GroupStore::open(opened.devices, {});
+        EXPECT_TRUE(store) << store.error().message();
+        return store ? store->group() : VolumeGroup();
+    }
+
     std::string directory_;
     std::vector<std::string> images_;
     std::vector<std::string> loops_;
@@ -157,9 +164,10 @@ TEST_F(Lvm, ReadsOurGroups) {
         GTEST_SKIP() << "no loop devices";
     expect_lvm("vgck ours", "");
     expect_lvm(
-        "pvs --noheadings --units m --nosuffix --separator : -o vg_name,pv_size,pv_free,pv_mda_count,pv_used,pe_start,pv_name",
-        fmt::format("  ours:196.00:112.00:1:84.00:1.00:{}\n  ours:296.00:248.00:2:48.00:1.00:{}\n  ours:96.00:92.00:0:4.00:1.00:{}\n",
-                    loops_[0], loops_[1], loops_[2]));
+        "pvs -O vg_name,-pv_mda_count,-pv_size --noheadings --units m --nosuffix --separator : -o "
+        "vg_name,pv_size,pv_free,pv_mda_count,pv_used,pe_start,pv_name",
+        fmt::format("  ours:296.00:248.00:2:48.00:1.00:{}\n  ours:196.00:112.00:1:84.00:1.00:{}\n  ours:96.00:92.00:0:4.00:1.00:{}\n",
+                    loops_[1], loops_[0], loops_[2]));
     expect_lvm("vgs --noheadings --separator : -o vg_name,vg_seqno,vg_tags,lv_count,snap_count,vg_mda_count,vg_attr,vg_uuid",
                fmt::format("  ours:2:t:5:0:3:wz--n-:{}\n", group.id.dashed()));
     expect_lvm("lvs -a --noheadings --units m --nosuffix --separator : -o lv_name,lv_size,segtype,pool_lv,origin,lv_tags,devices ours",
@@ -228,79 +236,152 @@ TEST_F(Lvm, AndWeTakeTurns) {
                            loops_[0], loops_[1]));
 }
 
-// The same commands, given to LVM and to the model, succeed and fail alike, and lead to the same segments. In a group as fragmented
-// as this one becomes, a few extensions fall out differently (both are sound): nine in ten must not.
-TEST_F(Lvm, ChoosesTheSameExtents) {
-    image("a", 41 * MiB);
-    image("b", 65 * MiB);
-    image("c", 33 * MiB);
+// LVM 2.03.16 ends with an assertion when it is to make this pool: it wants data and metadata in the run of 20.
+TEST_F(Lvm, TakesAPoolThatItCouldNotPlace) {
+    image("a", 27 * MiB);
+    image("b", 4 * MiB);
     if (!attach())
         GTEST_SKIP() << "no loop devices";
-    ASSERT_EQ(lvm(fmt::format("vgcreate -s 1M vg {} {} {}", loops_[0], loops_[1], loops_[2])).status, 0);
+    ASSERT_EQ(lvm("vgcreate -s 1M vg " + loops_[0] + " " + loops_[1]).status, 0);
+    {
+        Opened opened = open(false);
+        auto store = GroupStore::open(opened.devices, writing());
+        ASSERT_TRUE(store) << store.error().message();
+        VolumeGroup next = store->group();
+        ASSERT_TRUE(create_volume(next, {"gone", {}, false, {1, "h"}}, 20, {}));
+        ASSERT_TRUE(create_volume(next, {"between", {}, false, {1, "h"}}, 1, {.physical_volumes = {"pv0"}}));
+        ASSERT_TRUE(remove_volume(next, "gone"));
+        NewThinPool pool{.volume = {"pool", {}, false, {1, "h"}}, .data_extents = 20, .metadata_extents = 5, .spare = false};
+        const auto made = create_thin_pool(next, pool);
+        ASSERT_TRUE(made) << made.error().message();
+        ASSERT_TRUE(store->commit(next, "a pool"));
+    }
+    expect_lvm("vgck vg", "");
+    expect_lvm("lvs -a --noheadings -o lv_name,seg_pe_ranges --separator : vg",
+               fmt::format("  between:{0}:20-20\n  pool:pool_tdata:0-19\n  [pool_tdata]:{0}:0-19\n  [pool_tmeta]:{0}:21-25\n", loops_[0]));
+}
+
+// Every volume's segments, a line each.
+std::string layout(const VolumeGroup& group) {
+    std::string text;
+    for (const LogicalVolume& volume : group.logical_volumes)
+        for (const Segment& segment : volume.segments) {
+            text += fmt::format("{} {}+{}:", volume.name, segment.start_extent, segment.extent_count);
+            for (const Area& area : segment.as<Striped>()->areas)
+                text += fmt::format(" {}@{}", area.name, area.first_extent);
+            text += "\n";
+        }
+    return text;
+}
+
+// How many extents LVM says it lacks.
+std::optional<std::uint64_t> missing_extents(const std::string& text) {
+    const auto number_behind = [&](std::string_view words) -> std::optional<std::uint64_t> {
+        const std::size_t place = text.find(words);
+        if (place == std::string::npos)
+            return std::nullopt;
+        return std::strtoull(text.c_str() + place + words.size(), nullptr, 10);
+    };
+    if (const auto needed = number_behind("Insufficient free space: "))
+        return *needed - number_behind("extents needed, but only ").value();
+    if (const std::size_t place = text.find("allocatable extents for logical volume"); place != std::string::npos)
+        return number_behind(text.substr(place, text.find(": ", place) + 2 - place));
+    return std::nullopt;
+}
+
+// The same commands, given to LVM and to the model, succeed and fail alike, lack as many extents, and lead to the same segments:
+// in groups that become as fragmented as these, on few sizes of runs, so that many are equal.
+TEST_F(Lvm, ChoosesTheSameExtents) {
     const char* given = std::getenv("LAMELLA_TEST_SEED");
-    const unsigned seed = given ? static_cast<unsigned>(std::atoi(given)) : 1;
-    SCOPED_TRACE(fmt::format("LAMELLA_TEST_SEED={}", seed));
+    const unsigned seed = given ? static_cast<unsigned>(std::atoi(given)) : std::random_device()();
+    fmt::print("LAMELLA_TEST_SEED={}\n", seed);
     std::mt19937 random(seed);
-    std::vector<std::string> names;
+    const auto below = [&](std::uint32_t limit) { return static_cast<std::uint32_t>(random() % limit); };
+    const auto one_in = [&](std::uint32_t count) { return below(count) == 0; };
+
+    const std::uint32_t physical_volumes = 2 + below(4), common_size = 16 + below(32);
+    for (std::uint32_t i = 0; i < physical_volumes; ++i)
+        image(fmt::format("disk{}", i), (1 + (one_in(2) ? common_size : 8 + below(56))) * MiB);
+    if (!attach())
+        GTEST_SKIP() << "no loop devices";
     std::string history;
-    int compared = 0, same = 0;
+    const auto expect_done = [&](const std::string& command) {
+        const Output output = lvm(command);
+        ASSERT_EQ(output.status, 0) << command << "\n" << output.text;
+    };
+    const std::vector<const char*> policies = {"contiguous", "cling", "normal"};
+    history = fmt::format("vgcreate -s 1M --alloc {} vg {}", policies[one_in(4) ? below(2) : 2], fmt::join(loops_, " "));
+    expect_done(history);
+    history += "\n";
+
+    std::vector<std::string> names;
     for (int step = 0; step < 40; ++step) {
-        Opened opened = open(true);
-        auto before = GroupStore::open(opened.devices, {});
-        ASSERT_TRUE(before) << before.error().message();
-        VolumeGroup group = before->group();
+        VolumeGroup group = read_group();
+        Placement placement;
+        std::string on;
+        if (one_in(4))
+            for (std::uint32_t i = 0; i < 1 + below(physical_volumes); ++i) {
+                const std::uint32_t index = below(physical_volumes);
+                if (const std::string name = fmt::format("pv{}", index);
+                    std::ranges::find(placement.physical_volumes, name) == placement.physical_volumes.end()) {
+                    placement.physical_volumes.push_back(name);
+                    on += " " + loops_[index];
+                }
+            }
         std::string command;
         Result<void> ours;
-        const std::uint32_t extents = 1 + random() % 24;
-        const std::size_t chosen = names.empty() ? 0 : random() % names.size();
-        switch (names.empty() ? 0 : random() % 6) {
-        case 0:
-        case 1:
-        case 2: {
-            const std::uint32_t stripes = 1 + random() % 3;
+        const std::uint32_t extents = one_in(3) ? 1 + below(4) : 1 + below(24);
+        const std::string chosen = names.empty() ? "" : names[below(static_cast<std::uint32_t>(names.size()))];
+        const std::uint32_t action = names.empty() ? 0 : below(20);
+        if (action < 8) {
+            placement.stripes = 1 + below(std::min(4u, physical_volumes));
             const std::string name = fmt::format("v{}", step);
-            ours = create_volume(group, {name, {}, false, {1, "h"}}, extents, {.stripes = stripes});
-            command = fmt::format("lvcreate -an -Zn -Wn -n {} -l {} -i {} vg", name, extents, stripes);
-            names.push_back(name);
-            break;
-        }
-        case 3:
-        case 4:
-            ours = extend_volume(group, names[chosen], extents, {});
-            command = fmt::format("lvextend -l +{} vg/{}", extents, names[chosen]);
-            break;
-        default:
-            ours = remove_volume(group, names[chosen]);
-            command = fmt::format("lvremove -y vg/{}", names[chosen]);
-            names.erase(names.begin() + static_cast<std::ptrdiff_t>(chosen));
+            ours = create_volume(group, {name, {}, false, {1, "h"}}, extents, placement);
+            command = fmt::format("lvcreate -an -Zn -Wn -n {} -l {} -i {} vg{}", name, extents, placement.stripes, on);
+            if (ours)
+                names.push_back(name);
+        } else if (action < 14) {
+            ours = extend_volume(group, chosen, extents, placement);
+            command = fmt::format("lvextend -l +{} vg/{}{}", extents, chosen, on);
+        } else if (action < 16) {
+            const std::uint64_t size = group.logical_volume(chosen)->extent_count();
+            const std::size_t stripes = group.logical_volume(chosen)->segments.back().as<Striped>()->areas.size();
+            if (size <= stripes)
+                continue;
+            const auto less = static_cast<std::uint32_t>((1 + below(static_cast<std::uint32_t>((size - 1) / stripes))) * stripes);
+            if (less >= size)
+                continue;
+            ours = reduce_volume(group, chosen, less);
+            command = fmt::format("lvreduce -f -y -l -{} vg/{}", less, chosen);
+        } else if (action < 18) {
+            ours = remove_volume(group, chosen);
+            command = fmt::format("lvremove -y vg/{}", chosen);
+            std::erase(names, chosen);
+        } else {
+            if (action == 18)
+                command = fmt::format("pvchange -x {} {}", one_in(3) ? "n" : "y", loops_[below(physical_volumes)]);
+            else
+                command = fmt::format("lvchange --alloc {} vg/{}", one_in(2) ? "inherit" : policies[below(3)], chosen);
+            history += command + "\n";
+            lvm(command);  // fails when nothing changes
+            continue;
         }
         history += command + "\n";
         SCOPED_TRACE(history);
-        opened = {};
+        const std::string present = layout(group);
         const Output theirs = lvm(command);
-        EXPECT_EQ(theirs.status == 0, bool(ours)) << theirs.text << (ours ? "" : ours.error().message());
-        std::erase_if(names, [&](const std::string& name) { return group.logical_volume(name) == nullptr; });
-        if (!ours)
+        ASSERT_EQ(theirs.status == 0, bool(ours)) << theirs.text << (ours ? present : ours.error().message());
+        if (!ours) {
+            const auto missing = missing_extents(theirs.text);
+            if (missing) {
+                ASSERT_THAT(ours.error().message(), HasSubstr(fmt::format("{} are missing", *missing))) << theirs.text;
+            }
             continue;
-        opened = open(true);
-        auto after = GroupStore::open(opened.devices, {});
-        ASSERT_TRUE(after);
-        const auto layout = [](const VolumeGroup& one) {
-            std::string text;
-            for (const LogicalVolume& volume : one.logical_volumes)
-                for (const Segment& segment : volume.segments) {
-                    text += fmt::format("{} {}+{}:", volume.name, segment.start_extent, segment.extent_count);
-                    for (const Area& area : segment.as<Striped>()->areas)
-                        text += fmt::format(" {}@{}", area.name, area.first_extent);
-                    text += "\n";
-                }
-            return text;
-        };
+        }
         ASSERT_TRUE(check(group).empty());
-        ++compared;
-        same += layout(group) == layout(after->group());
+        ASSERT_EQ(layout(group), layout(read_group())) << "before:\n" << present;
     }
-    EXPECT_GE(10 * same, 9 * compared) << same << " of " << compared;
+    expect_lvm("vgck vg", "");
 }
 
 }  // namespace
