@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "base/result.h"
 #include "base/strong.h"
@@ -56,6 +57,10 @@ struct Superblock {
     // Checks magic, checksum, block number, version, flags and the range of every field; an error (damaged, or unsupported for
     // features that aren't known) names the field. `writable`: unknown compatible_read_only_flags refuse as well.
     static Result<Superblock> unpack(std::span<const std::byte> block, bool writable, MetadataBlock location = MetadataBlock(0));
+    // All that unpack() would find, not only the first.
+    static std::vector<Error> problems(std::span<const std::byte> block, bool writable, MetadataBlock location = MetadataBlock(0));
+    // The fields as they are, whatever they say.
+    static Superblock read_fields(std::span<const std::byte> block);
 };
 
 // True for a block of zeros only: metadata that was never formatted.
