@@ -67,6 +67,11 @@ bool IoQueue::run_once(bool may_wait) {
     bool ran = run_ready();
     ran |= run_tasks();
     ran |= run_timers();
+    // What ran may have made replies: they go out, at the end of the step, before the next request is looked for. Not twice in a row,
+    // so that nothing keeps descriptors waiting.
+    left_kernel_out_ = ran && may_wait && !left_kernel_out_ && only_watches();
+    if (left_kernel_out_)
+        return true;
     if (ran || !may_wait || ready_head_ != nullptr || ready_status_head_ != nullptr)
         return poll_kernel(Duration::zero()) || ran;
 

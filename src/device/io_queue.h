@@ -84,6 +84,9 @@ class IoQueue {
     // Submits what is gathered, reaps what the kernel finished; sleeps up to `wait` (nullopt: without limit; 0: not at all).
     virtual bool poll_kernel(std::optional<Duration> wait) = 0;
 
+    // No file I/O is under way or waits to be submitted: poll_kernel() would look at watched descriptors and nothing else.
+    virtual bool only_watches() const { return false; }
+
     bool has_posted_tasks() const { return posted_.load(std::memory_order_relaxed) != nullptr; }
     std::optional<Duration> next_deadline() const { return timers_.empty() ? std::nullopt : std::optional((*timers_.begin())->deadline); }
 
@@ -105,6 +108,7 @@ class IoQueue {
     };
 
     Clock& clock_;
+    bool left_kernel_out_ = false;  // in the last step
     std::atomic<Task*> posted_{nullptr};
     std::atomic<unsigned> posting_{0};
     IoRequest* ready_head_ = nullptr;

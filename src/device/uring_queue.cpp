@@ -167,7 +167,7 @@ class UringQueue final : public IoQueue {
     bool poll_kernel(std::optional<Duration> wait) override {
         // With no file I/O under way there is nothing that only the ring would tell, and waking a thread from epoll itself takes the
         // kernel fewer steps than through the ring's poll of it.
-        if (in_ring_ == 0 && unsubmitted_head_ == nullptr)
+        if (only_watches())
             return watches_.poll(wait);
         if (!enabled_) {
             // By system call: some builds of liburing 2.3 don't export io_uring_enable_rings().
@@ -191,6 +191,8 @@ class UringQueue final : public IoQueue {
         }
         return reap();
     }
+
+    bool only_watches() const override { return in_ring_ == 0 && unsubmitted_head_ == nullptr; }
 
   private:
     static constexpr std::uint64_t watches_ready = 1;  // no slot's address
