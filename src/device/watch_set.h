@@ -40,6 +40,10 @@ class WatchSet {
     bool dispatch(int milliseconds);
 
   private:
+    void take_events(int milliseconds);
+    bool look_out();
+    bool call_ready();
+
     std::atomic<bool> wake_wanted_{false};
     std::atomic<int> event_fd_{-1};
     int epoll_fd_ = -1;
@@ -47,6 +51,9 @@ class WatchSet {
     // The events of the running poll(), so that unwatch() can strike out what is to come.
     std::array<epoll_event, 64> events_;
     int event_count_ = 0;
+    // See look_out().
+    unsigned in_vain_ = 0;
+    unsigned left_out_ = 0;
 };
 
 }  // namespace lamella
