@@ -47,4 +47,11 @@ std::vector<BlockTable::Fault> BlockTable::faults(MetadataBlock block) const {
     return found == faults_.end() ? std::vector<Fault>() : found->second;
 }
 
+std::optional<std::string> BlockTable::first_fault() const {
+    std::lock_guard lock(mutex_);
+    if (faults_.empty())
+        return std::nullopt;
+    return fmt::format("metadata block {}: {}", faults_.begin()->first, faults_.begin()->second.front().text);
+}
+
 }  // namespace lamella::tools

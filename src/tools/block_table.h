@@ -95,6 +95,8 @@ class BlockTable {
     // Counts a fault, and keeps its text if there is room.
     void add_fault(MetadataBlock block, Fault fault);
     std::vector<Fault> faults(MetadataBlock block) const;
+    // "metadata block 7: ...", of one that has a fault.
+    std::optional<std::string> first_fault() const;
 
   private:
     BlockTable() = default;

@@ -2,9 +2,6 @@
 #include "tools/check.h"
 
 #include <algorithm>
-#include <atomic>
-#include <map>
-#include <mutex>
 
 #include "pdata/bitmap.h"
 #include "pdata/metadata_space_map.h"
@@ -14,9 +11,9 @@
 #include "tools/data_block_counts.h"
 #include "tools/mapping_forest.h"
 #include "tools/metadata_reader.h"
-#include "tools/plain_tree.h"
 #include "tools/space_map_check.h"
 #include "tools/space_map_writer.h"
+#include "tools/volume_trees.h"
 
 namespace lamella::tools {
 
@@ -26,22 +23,7 @@ using pdata::Node;
 using pdata::SpaceMapRoot;
 using thin::Superblock;
 
-constexpr std::uint32_t root_bytes = 8;
-constexpr std::uint32_t details_bytes = 24;
 constexpr std::uint64_t time_mask = thin::max_time;
-
-// What the two trees know of one volume.
-struct Volume {
-    std::optional<MetadataBlock> root{};
-    bool root_counted = false;  // the entry that holds the root was counted as its parent before
-    std::optional<thin::DeviceDetails> details{};
-};
-using Volumes = std::map<std::uint64_t, Volume>;
-
-thin::DeviceDetails unpack_details(const std::byte* value) {
-    return {load_little<std::uint64_t>(value), load_little<std::uint64_t>(value + 8), load_little<std::uint32_t>(value + 16),
-            load_little<std::uint32_t>(value + 20)};
-}
 
 class Checker {
   public:
@@ -49,7 +31,7 @@ class Checker {
 
     Result<CheckReport> run() {
         TRY(check_all());
-        report_.grade = findings_.worst();
+        report_.grade = report_.grade_after = findings_.worst();
         report_.finding_count = findings_.count();
         report_.findings = findings_.take();
         return std::move(report_);
@@ -62,13 +44,14 @@ class Checker {
     Result<void> check_all();
     bool check_superblock();
     Result<std::optional<Superblock>> check_held_superblock();
-    Result<bool> walk_volumes(const Superblock& superblock, bool held, Volumes& volumes);
-    void check_details(const Superblock& superblock, const Volumes& volumes, bool held, bool whole);
-    Result<void> walk_mappings(const Volumes& volumes, bool live);
+    Result<bool> walk_volumes(const Superblock& superblock, bool held, VolumeEntries& volumes);
+    void check_details(const Superblock& superblock, const VolumeEntries& volumes, bool held, bool whole);
+    Result<void> walk_mappings(const VolumeEntries& volumes, bool live);
     Result<void> visit_leaves(const MetadataBlockSet& leaves, bool live);
     Result<void> find_unsafe_users(const MetadataBlockSet& leaves);
-    void check_mapped_blocks(const Volumes& volumes, bool held);
+    void check_mapped_blocks(const VolumeEntries& volumes, bool held);
     Result<void> check_space_maps();
+    void tell_free_data();
     Result<void> mend();
     Result<void> write_superblock(const Superblock& superblock);
 
@@ -118,14 +101,17 @@ Result<void> Checker::check_all() {
     counts_ = TRY(DataBlockCounts::create(data_size_known_ ? data_root_.blocks : 0));
     const bool mappings = options_.scope == CheckOptions::Scope::everything;
 
-    Volumes volumes;
+    VolumeEntries volumes;
     if (!options_.metadata_snapshot) {
         bool whole = TRY(walk_volumes(superblock_, false, volumes));
         check_details(superblock_, volumes, false, whole);
+        for (const auto& [id, volume] : volumes)
+            if (id <= UINT32_MAX)
+                report_.volume_ids.emplace_back(static_cast<std::uint32_t>(id));
         if (mappings)
             TRY(walk_mappings(volumes, true));
     }
-    Volumes held_volumes;
+    VolumeEntries held_volumes;
     if (superblock_.held_root.value() != 0) {
         if (auto held = TRY(check_held_superblock())) {
             bool whole = TRY(walk_volumes(*held, true, held_volumes));
@@ -216,45 +202,14 @@ Result<std::optional<Superblock>> Checker::check_held_superblock() {
     return Superblock::read_fields(bytes.bytes());
 }
 
-// The trees of volumes and of their details. False: not all could be read.
-Result<bool> Checker::walk_volumes(const Superblock& superblock, bool held, Volumes& volumes) {
-    std::mutex mutex;
-    bool devices = TRY(walk_plain_tree(
-        *reader_, *table_,
-        {.name = "tree of volumes",
-         .use = BlockUse::device_tree,
-         .value_size = root_bytes,
-         .root = superblock.data_mapping_root,
-         .in_metadata_snapshot = held},
-        findings_,
-        [&](MetadataBlock, const Node& leaf, bool first_visit) {
-            std::lock_guard lock(mutex);
-            for (std::uint32_t index = 0; index < leaf.entries(); ++index) {
-                Volume& volume = volumes[leaf.key(index)];
-                volume.root = leaf.child(index);
-                volume.root_counted = !first_visit;
-            }
-        },
-        options_.control));
-    bool details = TRY(walk_plain_tree(
-        *reader_, *table_,
-        {.name = "tree of volumes' details",
-         .use = BlockUse::details_tree,
-         .value_size = details_bytes,
-         .root = superblock.device_details_root,
-         .in_metadata_snapshot = held},
-        findings_,
-        [&](MetadataBlock, const Node& leaf, bool) {
-            std::lock_guard lock(mutex);
-            for (std::uint32_t index = 0; index < leaf.entries(); ++index)
-                volumes[leaf.key(index)].details = unpack_details(leaf.value(index));
-        },
-        options_.control));
-    complete_ = complete_ && devices && details;
-    return devices && details;
+// False: not all could be read.
+Result<bool> Checker::walk_volumes(const Superblock& superblock, bool held, VolumeEntries& volumes) {
+    bool whole = TRY(read_volumes(*reader_, *table_, superblock, held, findings_, options_.control, volumes));
+    complete_ = complete_ && whole;
+    return whole;
 }
 
-void Checker::check_details(const Superblock& superblock, const Volumes& volumes, bool held, bool whole) {
+void Checker::check_details(const Superblock& superblock, const VolumeEntries& volumes, bool held, bool whole) {
     for (const auto& [id, volume] : volumes) {
         if (id > thin::max_thin_id)
             add(Severity::needs_repair, fmt::format("the highest id there can be is {}", thin::max_thin_id), id, held);
@@ -278,7 +233,7 @@ void Checker::check_details(const Superblock& superblock, const Volumes& volumes
     }
 }
 
-Result<void> Checker::walk_mappings(const Volumes& volumes, bool live) {
+Result<void> Checker::walk_mappings(const VolumeEntries& volumes, bool live) {
     std::vector<ForestRoot> roots;
     std::uint32_t owner = 0;
     for (const auto& [id, volume] : volumes) {
@@ -383,7 +338,7 @@ Result<void> Checker::find_unsafe_users(const MetadataBlockSet& leaves) {
         {.stop = options_.control.stop});
 }
 
-void Checker::check_mapped_blocks(const Volumes& volumes, bool held) {
+void Checker::check_mapped_blocks(const VolumeEntries& volumes, bool held) {
     for (const auto& [id, volume] : volumes) {
         if (!volume.root)
             continue;
@@ -433,14 +388,32 @@ Result<void> Checker::check_space_maps() {
         }
     report_.leaked_data_blocks = data_map_.leaked;
     report_.leaked_metadata_blocks = metadata_map_.leaked;
+    report_.overcounted_blocks = data_map_.too_high + metadata_map_.too_high;
     auto nothing_worse = [](const SpaceMapComparison& map) { return map.readable && map.too_low == 0 && !map.overflow_wrong; };
     report_.accounting_only = findings_.worst() != Severity::note && worst_elsewhere_ == Severity::note && complete_ &&
                               nothing_worse(data_map_) && nothing_worse(metadata_map_);
+    if (options_.free_data && complete_ && findings_.worst() <= Severity::leak)
+        tell_free_data();
     if (data_map_.readable)
         report_.data_free = data_root_.blocks - std::min(data_map_.used, data_root_.blocks);
     if (metadata_map_.readable)
         report_.metadata_free = metadata_root_.blocks - std::min(metadata_map_.used, metadata_root_.blocks);
     return {};
+}
+
+void Checker::tell_free_data() {
+    std::optional<DataBlock> begin;
+    for (std::uint64_t number = 0; number < counts_->blocks(); ++number) {
+        const DataBlock block(number);
+        if (begin && counts_->referenced(block)) {
+            options_.free_data({*begin, block});
+            begin.reset();
+        } else if (!begin && !counts_->referenced(block)) {
+            begin = block;
+        }
+    }
+    if (begin)
+        options_.free_data({*begin, DataBlock(counts_->blocks())});
 }
 
 Result<void> Checker::mend() {
@@ -495,6 +468,7 @@ Result<CheckReport> check(BlockDevice& metadata, const CheckOptions& options) {
     if (after.grade > checker.worst_elsewhere())
         return fail(ErrorKind::damaged, "{}: the space maps were written anew, but then: {}", metadata.name(),
                     after.findings.front().to_text());
+    report.grade_after = after.grade;
     report.metadata_free = after.metadata_free;
     report.data_free = after.data_free;
     return report;

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <vector>
 
@@ -41,6 +42,9 @@ struct CheckOptions {
     // The flag that keeps the pool read-only is cleared, if nothing is wrong any more but leaks.
     bool clear_needs_check = false;
 
+    // Called with every run of data blocks that nothing refers to, in ascending order, if nothing is wrong but leaks. May be empty.
+    std::function<void(DataRange)> free_data{};
+
     unsigned threads = 0;  // 0: one a core, at most 8
     Control control{};
 };
@@ -57,14 +61,18 @@ struct FaultyVolume {
 struct CheckReport {
     // The worst of the findings: note means clean.
     Severity grade = Severity::note;
+    // Of what was left after changes; the same if nothing was changed.
+    Severity grade_after = Severity::note;
     std::vector<Finding> findings;    // worst first; at most Findings::most
     std::uint64_t finding_count = 0;  // all
     std::vector<FaultyVolume> volumes;
+    std::vector<ThinId> volume_ids;  // of all volumes, in ascending order; not the metadata snapshot's
 
     // Nothing is wrong but leaks and sums of the space maps, which return_leaks mends.
     bool accounting_only = false;
     std::uint64_t leaked_data_blocks = 0;
     std::uint64_t leaked_metadata_blocks = 0;
+    std::uint64_t overcounted_blocks = 0;  // in use, but counted too often
 
     // As the superblock says; 0 if it can't be read.
     std::uint64_t transaction_id = 0;
@@ -74,8 +82,8 @@ struct CheckReport {
     std::uint64_t data_free = 0;
     bool needs_check = false;
 
-    // What was changed. The findings are those of before; after a change everything is checked again, and what that found is an
-    // error of the call.
+    // What was changed. The findings are those of before. When space maps were written everything is checked again, and what is wrong
+    // with them then is an error of the call.
     bool space_maps_written = false;
     bool needs_check_cleared = false;
 };

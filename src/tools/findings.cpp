@@ -57,6 +57,11 @@ void Findings::add(Finding finding) {
         found_.push_back(std::move(finding));
 }
 
+std::optional<Finding> Findings::first() const {
+    std::lock_guard lock(mutex_);
+    return found_.empty() ? std::nullopt : std::optional(found_.front());
+}
+
 std::vector<Finding> Findings::take() {
     auto order = [](const Finding& finding) {
         return std::tuple(-static_cast<int>(finding.severity), finding.in_metadata_snapshot, finding.volume,

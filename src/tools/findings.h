@@ -59,11 +59,12 @@ class Findings {
     std::uint64_t count() const { return count_; }
     Severity worst() const { return worst_; }
     bool full() const { return found_.size() >= most; }
+    std::optional<Finding> first() const;
     // Worst first, then by volume, range and block.
     std::vector<Finding> take();
 
   private:
-    std::mutex mutex_;
+    mutable std::mutex mutex_;
     std::vector<Finding> found_;
     std::uint64_t count_ = 0;
     Severity worst_ = Severity::note;

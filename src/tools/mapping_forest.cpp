@@ -264,6 +264,25 @@ void MappingForest::trace_faults(MetadataBlock root, const std::function<bool(Tr
         trace(root, {}, visit);
 }
 
+Result<void> MappingForest::visit_counted_leaves(MetadataBlock root, const std::function<void(const Node&)>& visit) const {
+    if (table_[root].mapped == 0)
+        return {};
+    AlignedBuffer bytes(pdata::block_bytes);
+    TRY(reader_.read_block(root, pdata::BlockKind::node, bytes.bytes()));
+    TRY_WITHIN(reader_.describe(root), pdata::verify_node(bytes.data()));
+    Node node(bytes.data());
+    if (node.is_leaf() != (table_[root].height == leaf_height))
+        return fail(ErrorKind::damaged, "{}: it has changed meanwhile", reader_.describe(root));
+    if (node.is_leaf()) {
+        visit(node);
+        return {};
+    }
+    for (std::uint32_t index = 0; index < node.entries(); ++index)
+        if (edge_fault(node.child(index), table_[root].height).empty())
+            TRY(visit_counted_leaves(node.child(index), visit));
+    return {};
+}
+
 bool MappingForest::trace(MetadataBlock location, const VirtualRange& range, const std::function<bool(TreeFault)>& visit) const {
     const BlockRecord& record = table_[location];
     if (record.faults == 0)

@@ -63,6 +63,9 @@ class MappingForest {
     };
     void trace_faults(MetadataBlock root, const std::function<bool(TreeFault)>& visit) const;
 
+    // The leaves of one volume of which `mapped` isn't 0, in ascending order of their keys, after add_up(). Errors: damaged, failed.
+    Result<void> visit_counted_leaves(MetadataBlock root, const std::function<void(const pdata::Node&)>& visit) const;
+
   private:
     Result<void> find_heights(std::span<const ForestRoot> roots, const Control& control);
     std::uint8_t probe_height(MetadataBlock location, unsigned depth);

@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+
+#include "base/result.h"
+#include "device/block_device.h"
+#include "tools/check.h"
+
+namespace lamella::tools {
+
+struct TrimReport {
+    std::uint64_t blocks = 0;  // free ones that were discarded
+    std::uint64_t ranges = 0;
+    std::uint32_t data_block_sectors = 0;
+};
+
+// Discards every data block of a pool that nothing refers to, the metadata snapshot included. The whole metadata is checked first, and
+// nothing is discarded unless it is sound but for leaks: damaged. The pool is in nobody's use. Other errors: unsupported (the data device
+// can't discard), usage (it is smaller than the pool).
+Result<TrimReport> trim(BlockDevice& metadata, BlockDevice& data, const Control& control = {});
+
+}  // namespace lamella::tools
