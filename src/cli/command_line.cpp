@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/command_line.h"
 
-#include <charconv>
-
 #include <CLI/App.hpp>
 #include <CLI/Config.hpp>
 #include <CLI/Formatter.hpp>
 
+#include "cli/numbers.h"
 #include "cli/program.h"
 
 namespace lamella::cli {
@@ -27,6 +26,14 @@ template <typename T, typename Parse>
 auto parsed_into(T& value, Parse parse) {
     return [&value, parse](const std::string& word) -> Result<void> {
         value = TRY(parse(word));
+        return {};
+    };
+}
+
+template <typename Number, typename Value>
+auto number_into(Value& value) {
+    return [&value](const std::string& word) -> Result<void> {
+        value = TRY(parse_number<Number>(word));
         return {};
     };
 }
@@ -124,12 +131,17 @@ void CommandLine::option(const std::string& names, const std::string& placeholde
 }
 
 void CommandLine::option(const std::string& names, const std::string& placeholder, std::uint32_t& value, const std::string& help) {
-    add(names, placeholder, help, [&value](const std::string& word) -> Result<void> {
-        auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), value);
-        if (error != std::errc() || end != word.data() + word.size())
-            return fail(ErrorKind::usage, "\"{}\" is not a whole number", word);
-        return {};
-    });
+    add(names, placeholder, help, number_into<std::uint32_t>(value));
+}
+
+void CommandLine::option(const std::string& names, const std::string& placeholder, std::optional<std::uint32_t>& value,
+                         const std::string& help) {
+    add(names, placeholder, help, number_into<std::uint32_t>(value));
+}
+
+void CommandLine::option(const std::string& names, const std::string& placeholder, std::optional<std::uint64_t>& value,
+                         const std::string& help) {
+    add(names, placeholder, help, number_into<std::uint64_t>(value));
 }
 
 void CommandLine::option(const std::string& names, const std::string& placeholder, std::vector<std::string>& values,

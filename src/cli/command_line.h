@@ -65,6 +65,8 @@ class CommandLine {
     void flag(const std::string& names, bool& value, const std::string& help);
     void option(const std::string& names, const std::string& placeholder, std::string& value, const std::string& help);
     void option(const std::string& names, const std::string& placeholder, std::uint32_t& value, const std::string& help);
+    void option(const std::string& names, const std::string& placeholder, std::optional<std::uint32_t>& value, const std::string& help);
+    void option(const std::string& names, const std::string& placeholder, std::optional<std::uint64_t>& value, const std::string& help);
     // May be given several times.
     void option(const std::string& names, const std::string& placeholder, std::vector<std::string>& values, const std::string& help);
     void option_choice(const std::string& names, std::string& value, const std::vector<std::string>& words, const std::string& help);

@@ -3,6 +3,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "cli/interrupt.h"
 #include "cli/progress_line.h"
 
 namespace lamella::cli {
@@ -19,6 +20,16 @@ ChangeOptions Context::change() const {
         options.progress = [line = std::make_shared<ProgressLine>(environment_.err, *environment_.clock, environment_.columns)](
                                const Progress& progress) { line->show(progress); };
     return options;
+}
+
+tools::Control Context::control() const {
+    tools::Control control{.progress = {}, .stop = &interrupted()};
+    if (!json && environment_.columns > 0)
+        control.progress = [line = std::make_shared<ProgressLine>(environment_.err, *environment_.clock, environment_.columns)](
+                               std::uint64_t done, std::uint64_t total) {
+            line->show({done, total});
+        };
+    return control;
 }
 
 Result<void> Context::answer(std::string_view text, const Json& value) {

@@ -7,6 +7,8 @@
 
 #include "base/result.h"
 #include "cli/environment.h"
+#include "cli/exit_code.h"
+#include "tools/control.h"
 #include "volumes/json.h"
 
 namespace lamella::cli {
@@ -23,8 +25,17 @@ class Context {
     // For one change: at a terminal it shows how far the change has come, until the options are gone.
     ChangeOptions change() const;
 
+    // For one run of a tool: at a terminal it shows how far it has come, until the control is gone; an interrupt stops it.
+    tools::Control control() const;
+
     // The group stays open until the command ends.
     Result<VolumeGroup*> open(const GroupAddress& address, Access access);
+
+    // For an answer too long to be held: instead of answer(). An error when nobody reads it any more.
+    Result<void> stream(std::string_view text) {
+        answered_ = true;
+        return environment_.stream(text);
+    }
 
     // The command's whole answer: `text` for people or `json` for programs. Called once.
     Result<void> answer(std::string_view text, const Json& json);
@@ -39,6 +50,10 @@ class Context {
     // Before something that can't be undone: goes on with --yes or in a dry run, asks at a terminal, else refuses.
     Result<void> confirm(std::string_view question);
 
+    // What a command that did what it should tells by its exit status.
+    void exit_with(ExitCode code) { code_ = code; }
+    ExitCode code() const { return code_; }
+
     // What to do next if the command fails from here on; without it the kind of error decides.
     void suggest(std::string text) { suggestion_ = std::move(text); }
     std::string suggestion(const Error& error) const;
@@ -52,6 +67,7 @@ class Context {
     GroupAddress address_;
     std::string suggestion_;
     bool answered_ = false;
+    ExitCode code_ = ExitCode::done;
 };
 
 }  // namespace lamella::cli

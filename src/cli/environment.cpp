@@ -7,6 +7,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include "tools/text_sink.h"
 #include "volumes/engine_group.h"
 #include "volumes/remote_group.h"
 
@@ -32,6 +33,10 @@ Environment system_environment() {
         std::fwrite(text.data(), 1, text.size(), stderr);
     };
     environment.flush = [] { std::fflush(stdout); };
+    environment.stream = [](std::string_view text) -> Result<void> {
+        std::fflush(stdout);
+        return tools::FileSink(STDOUT_FILENO, "standard output").write(text);
+    };
     if (::isatty(STDIN_FILENO) && ::isatty(STDERR_FILENO))
         environment.ask = [](std::string_view question) {
             std::fflush(stdout);

@@ -23,6 +23,8 @@ struct Environment {
     std::function<void(std::string_view)> out;  // standard output
     std::function<void(std::string_view)> err;  // standard error
     std::function<void()> flush;                // of standard output
+    // Standard output for what is too long to go on with once nobody reads it: an error when it can't be written.
+    std::function<Result<void>(std::string_view)> stream;
     // Asks the user at the terminal and returns the answer. Empty when there is no terminal to ask at.
     std::function<std::string(std::string_view question)> ask;
     // Columns of the terminal that standard error is; 0: it is none, or one that can't erase a line.

@@ -5,6 +5,7 @@
 #include "cli/context.h"
 #include "cli/files.h"
 #include "cli/pages.h"
+#include "cli/peer/peer_command.h"
 #include "cli/program.h"
 
 namespace lamella::cli {
@@ -47,8 +48,8 @@ std::string heading(const OptionPage& option) {
     return option.placeholder.empty() ? names : names + " " + italic(option.placeholder);
 }
 
-std::string synopsis(const CommandPage& page) {
-    std::string text = bold("lamella" + (page.words.empty() ? "" : " " + page.joined(' ')));
+std::string synopsis(const CommandPage& page, const std::string& called) {
+    std::string text = bold(called);
     if (!page.subcommands.empty())
         return text + " " + italic("COMMAND") + " ...";
     for (const OptionPage& argument : page.arguments)
@@ -61,13 +62,27 @@ std::string synopsis(const CommandPage& page) {
 
 std::string page_name(const CommandPage& page) { return page.words.empty() ? "lamella" : "lamella-" + page.joined('-'); }
 
-std::string man_page(const CommandPage& page, const std::vector<CommandPage>& all) {
-    std::string name = page_name(page);
+std::string title(const std::string& name, std::string_view summary, const std::string& synopsis) {
     std::string upper = name;
     for (char& c : upper)
         c = c >= 'a' && c <= 'z' ? static_cast<char>(c - 'a' + 'A') : c;
-    std::string text = fmt::format(".TH {} 1 \"\" \"lamella {}\" \"Lamella\"\n.SH NAME\n{} \\- {}\n.SH SYNOPSIS\n{}\n", upper,
-                                   program_version, roff(name), roff(page.summary), synopsis(page));
+    return fmt::format(".TH {} 1 \"\" \"lamella {}\" \"Lamella\"\n.SH NAME\n{} \\- {}\n.SH SYNOPSIS\n{}\n", upper, program_version,
+                       roff(name), roff(summary), synopsis);
+}
+
+std::string options_section(const CommandPage& page) {
+    std::string text;
+    if (!page.arguments.empty() || !page.options.empty())
+        text += ".SH OPTIONS\n";
+    for (const auto* options : {&page.arguments, &page.options})
+        for (const OptionPage& option : *options)
+            text += fmt::format(".TP\n{}\n{}\n", heading(option), roff(option.help));
+    return text;
+}
+
+std::string man_page(const CommandPage& page, const std::vector<CommandPage>& all) {
+    std::string name = page_name(page);
+    std::string text = title(name, page.summary, synopsis(page, "lamella" + (page.words.empty() ? "" : " " + page.joined(' '))));
     if (!page.description.empty() || page.words.empty())
         text += ".SH DESCRIPTION\n";
     if (!page.description.empty())
@@ -84,21 +99,29 @@ std::string man_page(const CommandPage& page, const std::vector<CommandPage>& al
             if (other.words.size() == page.words.size() + 1 && std::equal(page.words.begin(), page.words.end(), other.words.begin()))
                 text += fmt::format(".TP\n{}(1)\n{}\n", bold(page_name(other)), roff(other.summary));
     }
-    if (!page.arguments.empty() || !page.options.empty())
-        text += ".SH OPTIONS\n";
-    for (const auto* options : {&page.arguments, &page.options})
-        for (const OptionPage& option : *options)
-            text += fmt::format(".TP\n{}\n{}\n", heading(option), roff(option.help));
+    text += options_section(page);
     if (!page.examples.empty())
         text += ".SH EXAMPLES\n";
     for (const auto& [words, meaning] : page.examples)
         text += fmt::format(".TP\n{}\n{}\n", bold("lamella " + words), roff(meaning));
     text +=
         ".SH EXIT STATUS\n0 done; 1 failed; 2 wrong usage; 3 not found; 4 refused: busy, held by somebody else, there already, or unsafe; "
-        "5 damage found; 6 out of space.\n";
+        "5 damage found; 6 out of space; 7 leaked space found; 8 data found at risk.\n";
     if (!page.words.empty())
         text += ".SH SEE ALSO\n" + bold("lamella") + "(1)\n";
     return text;
+}
+
+std::string peer_man_page(const CommandPage& page) {
+    const std::string& name = page.words.front();
+    std::string text = title(name, page.summary, synopsis(page, name)) + ".SH DESCRIPTION\n";
+    if (!page.description.empty())
+        text += roff(page.description) + "\n.PP\n";
+    text += roff(
+                "Lamella's program for the command of thin-provisioning-tools of that name. METADATA is a block device or file, or the "
+                "pool of a group that nobody uses, as in ./vms.img:pool.") +
+            "\n";
+    return text + options_section(page) + ".SH EXIT STATUS\n0 done; 1 failed.\n.SH SEE ALSO\n" + bold("lamella") + "(1)\n";
 }
 
 }  // namespace
@@ -116,6 +139,10 @@ void define_man(CommandLine& line) {
         for (const CommandPage& page : pages) {
             files.push_back(fmt::format("{}/{}.1", *directory, page_name(page)));
             TRY(write_file_aside(files.back(), man_page(page, pages), 0644));
+        }
+        for (const CommandPage& page : peer_command_pages()) {
+            files.push_back(fmt::format("{}/{}.1", *directory, page.words.front()));
+            TRY(write_file_aside(files.back(), peer_man_page(page), 0644));
         }
         return context.answer(fmt::format("{}\n", fmt::join(files, "\n")), {{"files", files}});
     });

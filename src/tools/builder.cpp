@@ -109,13 +109,13 @@ Result<void> MetadataBuilder::definition_end() {
 Result<void> MetadataBuilder::device_begin(const DeviceHeader& header) {
     devices_.push_back({header, {}});
     next_virtual_block_ = 0;
-    last_shared_.reset();
-    only_reference_ = nullptr;
     return {};
 }
 
 Result<void> MetadataBuilder::device_end() {
     devices_.back().root = TRY(device_root());
+    last_shared_.reset();
+    only_reference_ = nullptr;
     return {};
 }
 

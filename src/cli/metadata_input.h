@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "cli/environment.h"
+#include "device/block_device.h"
+
+namespace lamella::cli {
+
+// A pool's metadata as a tool is given it: a file, a block device, or the pool of a group on image files or disks that nobody uses:
+// "./vms.img:pool".
+class MetadataInput {
+  public:
+    // For reading others may read too, and a block device may even be in use; for writing it is ours alone. A file must be there.
+    // Errors: not_found, refused (somebody has it), damaged, failed.
+    static Result<std::unique_ptr<MetadataInput>> open(const std::string& address, Access access);
+
+    BlockDevice& device() const { return *device_; }
+
+  private:
+    MetadataInput() = default;
+    Result<void> open_pool(const std::vector<std::string>& paths, const std::string& pool, Access access);
+
+    std::vector<std::unique_ptr<BlockDevice>> disks_;  // below a pool
+    std::unique_ptr<BlockDevice> device_;
+};
+
+// Whether two paths lead to the same file or block device, by whatever names. False if one isn't there.
+bool same_file(const std::string& path, const std::string& other);
+
+}  // namespace lamella::cli
