@@ -183,6 +183,7 @@ Result<void> Repair::decide(const RepairOptions& options, const Control& control
             volume.recorded = device.details->mapped_blocks;
         volume.intact = device.mappings - device.recovered;
         volume.recovered = device.recovered;
+        volume.by_older_tree = device.by_older_tree;
         volume.complete = device.complete;
         volume.lost = device.lost;
         report_.volumes.push_back(std::move(volume));

@@ -40,6 +40,7 @@ struct RepairedVolume {
     std::optional<std::uint64_t> recorded;  // mappings that it had, if its details survived
     std::uint64_t intact = 0;               // mappings that come back because their path is sound
     std::uint64_t recovered = 0;            // mappings that nothing led to any more
+    bool by_older_tree = false;             // SalvagedDevice::by_older_tree
     bool complete = false;                  // nothing is missing, as far as can be known
     std::vector<KeyRange> lost;             // virtual blocks that may have been mapped, and don't come back
 };

@@ -120,7 +120,7 @@ Result<BlockClass> leaves_below(NodeCatalog& catalog, MetadataBlock block) {
     return catalog[block].block_class;
 }
 
-Result<RootCandidate> rate(NodeCatalog& catalog, Measure& measure, const Top& devices, const Top& details) {
+Result<RootCandidate> rate(Measure& measure, const Top& devices, const Top& details) {
     RootCandidate candidate{.roots = {devices.root, details.root}};
     std::map<std::uint64_t, std::size_t> by_id;
     for (std::size_t index = 0; index < details.ids.size(); ++index) {
@@ -137,7 +137,6 @@ Result<RootCandidate> rate(NodeCatalog& catalog, Measure& measure, const Top& de
         if (subtree.whole && found != by_id.end() && details.details[found->second].mapped_blocks == subtree.mappings)
             ++candidate.matching_devices;
     }
-    (void)catalog;
     return candidate;
 }
 
@@ -159,7 +158,7 @@ Result<std::vector<RootCandidate>> find_roots(NodeCatalog& catalog) {
     const auto name = [&](const thin::Superblock& superblock, RootSource source) -> Result<void> {
         if (!named.emplace(superblock.data_mapping_root.value(), superblock.device_details_root.value()).second)
             return {};
-        RootCandidate candidate = TRY(rate(catalog, measure, read_top(catalog, superblock.data_mapping_root, pointer_bytes),
+        RootCandidate candidate = TRY(rate(measure, read_top(catalog, superblock.data_mapping_root, pointer_bytes),
                                            read_top(catalog, superblock.device_details_root, details_bytes)));
         candidate.source = source;
         candidate.superblock = superblock;
@@ -205,7 +204,7 @@ Result<std::vector<RootCandidate>> find_roots(NodeCatalog& catalog) {
             if (candidates.size() >= most_candidates || below_others.contains(details_top.root.value()) ||
                 device_top.ids != details_top.ids || named.contains({device_top.root.value(), details_top.root.value()}))
                 continue;
-            candidates.push_back(TRY(rate(catalog, measure, device_top, details_top)));
+            candidates.push_back(TRY(rate(measure, device_top, details_top)));
         }
     }
     std::ranges::stable_sort(candidates, std::greater<>(), [](const RootCandidate& candidate) {
@@ -214,6 +213,15 @@ Result<std::vector<RootCandidate>> find_roots(NodeCatalog& catalog) {
                           candidate.mappings, candidate.source == RootSource::scan);
     });
     return candidates;
+}
+
+Result<std::vector<RootCandidate>> find_roots(BlockDevice& metadata, const Control& control) {
+    auto reader = TRY(MetadataReader::start(metadata, {}));
+    NodeCatalog catalog(*reader);
+    MetadataBlockSet all(catalog.blocks());
+    all.insert_all();
+    TRY(catalog.scan(all, control));
+    return find_roots(catalog);
 }
 
 }  // namespace lamella::tools

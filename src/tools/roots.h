@@ -37,5 +37,7 @@ struct RootCandidate {
 // The catalog is of all blocks.
 constexpr std::size_t most_candidates = 1000;
 Result<std::vector<RootCandidate>> find_roots(NodeCatalog& catalog);
+// The same, of a device that is read for it.
+Result<std::vector<RootCandidate>> find_roots(BlockDevice& metadata, const Control& control = {});
 
 }  // namespace lamella::tools

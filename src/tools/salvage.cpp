@@ -44,8 +44,11 @@ Salvage::Salvage(NodeCatalog& catalog, const MetadataCounts& counts, const Input
       counts_(counts),
       input_(input),
       found_(catalog.blocks()),
+      found_by_held_(catalog.blocks()),
       other_roles_(catalog.blocks()),
       doubtful_(catalog.blocks()),
+      doubtful_everywhere_(catalog.blocks()),
+      trusted_(catalog.blocks()),
       explained_(catalog.blocks()) {}
 
 Result<std::unique_ptr<Salvage>> Salvage::start(NodeCatalog& catalog, const MetadataCounts& counts, const Input& input) {
@@ -58,20 +61,20 @@ Result<void> Salvage::run() {
     for (bool again = false;; again = true) {
         forget();
         read_tops();
-        read_held();
         mark_space_maps();
         TRY(walk_devices());
+        damaged_ = damaged_ || counts_disagree();
         if (!damaged_)
             break;
         TRY(find_orphans());
         // A block with too many referrers is a gap in all of them, to be filled like other gaps.
-        if (again || !find_doubtful())
+        if (again || !TRY(find_doubtful()))
             break;
     }
     collect_gaps();
     if (damaged_) {
         look_for_hidden_losses();
-        place_orphans();
+        TRY(place_orphans());
     }
     return make_plan();
 }
@@ -82,7 +85,9 @@ void Salvage::forget() {
     explained_.clear();
     devices_.clear();
     device_roots_.clear();
-    held_device_roots_.clear();
+    held_devices_.clear();
+    by_older_tree_.clear();
+    std::ranges::fill(found_by_held_, 0);
     inners_.clear();
     inner_numbers_.clear();
     orphans_.clear();
@@ -173,12 +178,14 @@ void Salvage::read_tops() {
     std::vector<KeyRange> lost_details;
     read_devices(input_.roots.devices, lost_devices);
     read_details(input_.roots.details, lost_details);
-    for (MetadataBlock block : orphan_tops(BlockClass::details_leaf, lost_details))
-        read_details(block, lost_details);
-    if (!lost_devices.empty())
+    damaged_ = !lost_devices.empty() || !lost_details.empty();
+    read_held();
+    if (all_referrers_known_) {
+        for (MetadataBlock block : orphan_tops(BlockClass::details_leaf, lost_details))
+            read_details(block, lost_details);
         for (MetadataBlock block : orphan_tops(BlockClass::leaf, lost_devices))
             read_devices(block, lost_devices);
-    damaged_ = !lost_devices.empty() || !lost_details.empty();
+    }
 
     std::ranges::sort(devices_, {}, &SalvagedDevice::id);
     const auto repeated = std::ranges::unique(devices_, {}, &SalvagedDevice::id);
@@ -225,11 +232,13 @@ void Salvage::read_held() {
     const auto lost = [&](KeyRange, MetadataBlock) { all_referrers_known_ = false; };
     SalvageWalk devices(
         catalog_, pointer_bytes,
-        [&](std::uint64_t, const std::byte* value) {
+        [&](std::uint64_t key, const std::byte* value) {
             const MetadataBlock block(load_little<std::uint64_t>(value));
-            held_device_roots_.push_back(block);
-            if (block.value() < found_.size())
-                ++found_[block.value()];
+            if (key > thin::max_thin_id || block.value() >= found_.size())
+                return;
+            held_devices_.emplace(ThinId(static_cast<std::uint32_t>(key)), block);
+            ++found_[block.value()];
+            ++found_by_held_[block.value()];
         },
         node, lost);
     devices.walk(held->data_mapping_root);
@@ -269,8 +278,15 @@ Result<void> Salvage::walk_devices() {
             continue;
         TRY(catalog_.look_at(root.block));
         const BlockClass kind = catalog_[root.block].block_class;
-        const bool other = root.block.value() >= catalog_.blocks() || other_roles_.contains(root.block);
-        if (!other && kind == BlockClass::leaf && (catalog_[root.block].entries == 0 || leaf_fits(root.block, {})))
+        const bool doubtful = is_doubtful_root(id, root.block);
+        const bool other = is_elsewhere(root.block) || doubtful;
+        if (doubtful)
+            --found_[root.block.value()];  // no longer taken for a reference
+        if (!other && kind == BlockClass::leaf && catalog_[root.block].entries > 0 && leaf_fits(root.block, {}))
+            continue;
+        const SalvagedDevice& device = *std::ranges::lower_bound(devices_, id, {}, &SalvagedDevice::id);
+        if (!other && kind == BlockClass::leaf && catalog_[root.block].entries == 0 &&
+            (!device.details || device.details->mapped_blocks == 0))
             continue;
         if (!other && kind == BlockClass::inner)
             if (auto number = TRY(walk(root.block, 0))) {
@@ -279,12 +295,27 @@ Result<void> Salvage::walk_devices() {
             }
         damaged_ = true;
     }
-    for (MetadataBlock root : held_device_roots_) {
+    const std::vector<std::uint32_t> found_before = held_devices_.empty() ? std::vector<std::uint32_t>() : found_;
+    for (const auto& [id, root] : held_devices_) {
         TRY(catalog_.look_at(root));
         if (catalog_[root].block_class == BlockClass::inner && !other_roles_.contains(root))
             (void)TRY(walk(root, 0));
     }
+    for (std::size_t block = 0; block < found_before.size(); ++block)
+        found_by_held_[block] += found_[block] - found_before[block];
     return {};
+}
+
+// What looks sound may not be: a pointer to the wrong place, or an old copy of a node, shows in the counts.
+bool Salvage::counts_disagree() {
+    for (MetadataBlock block(0); block.value() < catalog_.blocks(); ++block)
+        if (counts_.known(block) && found_[block.value()] > counts_[block] && !other_roles_.contains(block))
+            return true;
+    return std::ranges::any_of(devices_, [&](const SalvagedDevice& device) {
+        const MetadataBlock root = device_roots_.at(device.id).block;
+        const Inner* inner = inner_of(root);
+        return device.details && device.details->mapped_blocks != (inner != nullptr ? inner->mappings : leaf_mappings(root));
+    });
 }
 
 // Mappings that are some: of a leaf that a repair keeps. Entries beyond the data device are none.
@@ -311,6 +342,12 @@ bool Salvage::leaf_fits(MetadataBlock leaf, KeyRange range) {
     const CatalogEntry& entry = catalog_[leaf];
     return entry.block_class == BlockClass::leaf && !other_roles_.contains(leaf) && entry.entries > 0 && entry.first_key >= range.begin &&
            range.contains(entry.last_key) && leaf_mappings(leaf) > 0;
+}
+
+bool Salvage::is_elsewhere(MetadataBlock root) const { return root.value() >= catalog_.blocks() || other_roles_.contains(root); }
+
+bool Salvage::is_doubtful_root(ThinId id, MetadataBlock root) const {
+    return doubtful_.contains(root) && (doubtful_everywhere_.contains(root) || !trusted_devices_.contains(id));
 }
 
 const Salvage::Inner* Salvage::inner_of(MetadataBlock block) const {
@@ -378,7 +415,8 @@ Result<std::optional<std::uint32_t>> Salvage::walk(MetadataBlock block, unsigned
     for (const Slot& slot : slots) {
         int height = -1;
         TRY(catalog_.look_at(slot.child));  // what the space map has as free, for one
-        if (slot.child.value() >= catalog_.blocks() || doubtful_.contains(slot.child)) {
+        if (slot.child.value() >= catalog_.blocks() ||
+            (doubtful_.contains(slot.child) && (doubtful_everywhere_.contains(slot.child) || !trusted_.contains(block)))) {
             // A gap.
         } else if (leaf_fits(slot.child, slot.range)) {
             height = 0;
@@ -477,6 +515,7 @@ Result<void> Salvage::find_orphans() {
             if (!leaf_fits(block, {}) || seems_device_leaf(block))
                 continue;
             orphan.mappings = leaf_mappings(block);
+            orphan.max_time = entry.max_time;
         } else {
             const Inner* inner = inner_of(block);
             if (inner == nullptr || inner->mappings == 0)
@@ -484,7 +523,10 @@ Result<void> Salvage::find_orphans() {
             orphan.last = inner->last;
             orphan.mappings = inner->mappings;
             orphan.height = inner->height;
+            orphan.max_time = inner->max_time;
+            orphan.whole = inner->whole;
         }
+        orphan.shared_time = is_shared(block) ? 1 + orphan.max_time : TRY(shared_time(block));
         orphans_.push_back(orphan);
     }
     std::ranges::sort(orphans_, [](const Orphan& left, const Orphan& right) {
@@ -493,17 +535,55 @@ Result<void> Salvage::find_orphans() {
     return {};
 }
 
-// Nodes with more referrers than the space map counts, where an orphan lies about that could be what one of the referrers meant.
-bool Salvage::find_doubtful() {
-    bool any = false;
-    for (MetadataBlock block(0); block.value() < catalog_.blocks(); ++block) {
-        if (!counts_.known(block) || counts_[block] == 0 || found_[block.value()] <= counts_[block] || other_roles_.contains(block))
+// Marks the inner nodes of a tree as trusted, and counts what they refer to.
+Result<void> Salvage::trust(MetadataBlock root, std::vector<std::uint32_t>& references) {
+    std::vector<MetadataBlock> open{root};
+    while (!open.empty()) {
+        const MetadataBlock block = open.back();
+        open.pop_back();
+        if (inner_of(block) == nullptr || !trusted_.insert(block))
             continue;
-        const CatalogEntry& entry = catalog_[block];
-        const Inner* inner = inner_of(block);
-        const std::uint64_t last = inner != nullptr ? inner->last : entry.last_key;
-        if (std::ranges::any_of(orphans_, [&](const Orphan& orphan) { return orphan.first <= last && orphan.last >= entry.first_key; }))
-            any |= doubtful_.insert(block);
+        const Node node(TRY(catalog_.inner(block)).data());
+        for (std::uint32_t index = 0; index < node.entries(); ++index)
+            if (node.child(index).value() < references.size()) {
+                ++references[node.child(index).value()];
+                open.push_back(node.child(index));
+            }
+    }
+    return {};
+}
+
+// Nodes with more referrers than the space map counts, while orphans lie about that could be what one of the referrers meant. A node that
+// counts as free has a referrer too many, too: an old copy of a node, for one, leads to what is no longer in use. Referrers in trees that
+// have as many mappings as they should are believed, unless that leaves none to doubt.
+Result<bool> Salvage::find_doubtful() {
+    std::vector<std::uint32_t> trusted_references(catalog_.blocks());
+    bool too_many = !orphans_.empty();
+    for (const SalvagedDevice& device : devices_) {
+        const DeviceRoot& root = device_roots_.at(device.id);
+        if (!root.known || is_elsewhere(root.block) || !device.details)
+            continue;
+        const Inner* inner = inner_of(root.block);
+        const std::uint64_t mappings = inner != nullptr ? inner->mappings : leaf_mappings(root.block);
+        too_many |= mappings > device.details->mapped_blocks;
+        if (mappings != device.details->mapped_blocks)
+            continue;
+        trusted_devices_.insert(device.id);
+        ++trusted_references[root.block.value()];
+        TRY(trust(root.block, trusted_references));
+    }
+    for (const auto& [id, root] : held_devices_) {
+        ++trusted_references[root.value()];
+        TRY(trust(root, trusted_references));
+    }
+    bool any = false;
+    for (MetadataBlock block(0); block.value() < catalog_.blocks() && too_many; ++block) {
+        if (!counts_.known(block) || found_[block.value()] <= counts_[block] || other_roles_.contains(block))
+            continue;
+        any = true;
+        doubtful_.insert(block);
+        if (trusted_references[block.value()] > counts_[block])
+            doubtful_everywhere_.insert(block);
     }
     return any;
 }
@@ -538,7 +618,7 @@ void Salvage::collect_gaps_below(MetadataBlock root, std::optional<ThinId> devic
                 // A block in use that can't be read is what the parent means, only damaged: what hung below it is looked for. Else it
                 // may be the pointer that is wrong, and the child itself is somewhere.
                 const bool unreadable = catalog_[slot.child].block_class == BlockClass::other && counts_[slot.child] != 0;
-                Gap gap{.range = {slot.range.begin, end}};
+                Gap gap{.range = {slot.range.begin, end}, .pointed = slot.child};
                 gap.max_height = unreadable ? inner.height - 2 : inner.height - 1;
                 gap.lost_leaf = unreadable ? inner.height == 1 : !doubtful_.contains(slot.child);
                 gaps_.push_back(std::move(gap));
@@ -554,10 +634,13 @@ void Salvage::collect_gaps_below(MetadataBlock root, std::optional<ThinId> devic
 void Salvage::collect_gaps() {
     for (const SalvagedDevice& device : devices_) {
         DeviceRoot& root = device_roots_.at(device.id);
-        const Inner* inner = root.known ? inner_of(root.block) : nullptr;
-        const bool other = root.known && (root.block.value() >= catalog_.blocks() || other_roles_.contains(root.block));
-        const bool leaf = root.known && !other && catalog_[root.block].block_class == BlockClass::leaf &&
-                          (catalog_[root.block].entries == 0 || leaf_fits(root.block, {}));
+        const bool doubtful = root.known && is_doubtful_root(device.id, root.block);
+        const bool other = doubtful || (root.known && is_elsewhere(root.block));
+        const Inner* inner = root.known && !other ? inner_of(root.block) : nullptr;
+        // A leaf without entries is the tree of a device that maps nothing.
+        const bool leaf =
+            root.known && !other && catalog_[root.block].block_class == BlockClass::leaf &&
+            (catalog_[root.block].entries == 0 ? !device.details || device.details->mapped_blocks == 0 : leaf_fits(root.block, {}));
         std::uint64_t mappings = 0;
         if (inner != nullptr) {
             mappings = inner->mappings;
@@ -566,10 +649,10 @@ void Salvage::collect_gaps() {
             mappings = leaf_mappings(root.block);
         } else if (!device.details || device.details->mapped_blocks > 0) {
             root.gap = gaps_.size();
-            Gap gap;
+            Gap gap{.pointed = root.block};
             gap.max_height = pdata::Btree::max_depth;
-            gap.whole_tree = !root.known;
-            gap.lost_leaf = root.known && (!device.details || device.details->mapped_blocks <= max_leaf_mappings);
+            gap.whole_tree = !root.known || doubtful;
+            gap.lost_leaf = root.known && !gap.whole_tree && (!device.details || device.details->mapped_blocks <= max_leaf_mappings);
             gap.devices.push_back(device.id);
             gaps_.push_back(std::move(gap));
             if (root.known && root.block.value() < catalog_.blocks())
@@ -591,6 +674,36 @@ void Salvage::look_for_hidden_losses() {
 
 // --- Placing orphans ---
 
+const thin::DeviceDetails& Salvage::details_of(ThinId id) const {
+    return *std::ranges::lower_bound(devices_, id, {}, &SalvagedDevice::id)->details;
+}
+
+// By trees of the pool: a metadata snapshot shares, too, but has no say about who writes where.
+bool Salvage::is_shared(MetadataBlock block) const { return counts_.known(block) && counts_[block] > 1 + found_by_held_[block.value()]; }
+
+// One past the latest time of mappings in parts that several trees share, 0 if none are: who has them was origin or snapshot later than
+// that, or he would write to what isn't his alone.
+Result<std::uint32_t> Salvage::shared_time(MetadataBlock block) {
+    const Inner* inner = inner_of(block);
+    if (inner == nullptr)
+        return 0;
+    std::vector<MetadataBlock> children;
+    {
+        const Node node(TRY(catalog_.inner(block)).data());
+        for (std::uint32_t index = 0; index < node.entries(); ++index)
+            children.push_back(node.child(index));
+    }
+    std::uint32_t time = 0;
+    for (MetadataBlock child : children) {
+        const Inner* below = inner_of(child);
+        if (is_shared(child))
+            time = std::max(time, 1 + (below != nullptr ? below->max_time : catalog_[child].max_time));
+        else if (below != nullptr)
+            time = std::max(time, TRY(shared_time(child)));
+    }
+    return time;
+}
+
 bool Salvage::may_fill(const Orphan& orphan, const Gap& gap) const {
     if (orphan.first < gap.range.begin || !gap.range.contains(orphan.last) || orphan.height > gap.max_height)
         return false;
@@ -607,7 +720,9 @@ bool Salvage::may_fill(const Orphan& orphan, const Gap& gap) const {
         }
         if (static_cast<std::int64_t>(orphan.mappings) > missing->second)
             return false;
-        if (gap.whole_tree && (!gap.fill.empty() || static_cast<std::int64_t>(orphan.mappings) != missing->second))
+        // Of a tree that has gaps itself, the number of mappings says less.
+        if (gap.whole_tree && (!gap.fill.empty() || (orphan.whole && static_cast<std::int64_t>(orphan.mappings) != missing->second) ||
+                               orphan.shared_time > details_of(device).snapshotted_time))
             return false;
     }
     return true;
@@ -661,6 +776,19 @@ bool Salvage::place_proven() {
             if (may_fill(orphans_[orphan], gaps_[gap]))
                 possible[orphan].push_back(gap);
     }
+    // A device's tree is somewhere, if all that is lost is accounted for: the only orphan that it can be is it.
+    std::vector<std::size_t> candidates(gaps_.size());
+    for (const auto& gaps : possible)
+        for (std::size_t gap : gaps)
+            ++candidates[gap];
+    for (std::size_t orphan = 0; orphan < orphans_.size() && !hidden_losses_; ++orphan)
+        for (std::size_t gap : possible[orphan])
+            if (gaps_[gap].whole_tree && candidates[gap] == 1 && orphans_[orphan].missing > 0 && may_fill(orphans_[orphan], gaps_[gap])) {
+                put(orphan, gap);
+                any = true;
+            }
+    if (any)
+        return true;
     const auto proven = [&](std::size_t orphan) {
         return !possible[orphan].empty() && possible[orphan].size() <= orphans_[orphan].missing;
     };
@@ -728,6 +856,7 @@ bool Salvage::place_by_trial() {
         for (const Candidate& candidate : candidates)
             if (head(candidate.gaps.front()) == now)
                 members.push_back(&candidate);
+        std::ranges::stable_sort(members, {}, [](const Candidate* candidate) { return candidate->gaps.size(); });
         // Of these devices nothing is lost but what orphans hold: they must come out whole.
         std::map<ThinId, bool> exact;
         for (std::size_t gap = 0; gap < gaps_.size(); ++gap)
@@ -736,6 +865,10 @@ bool Salvage::place_by_trial() {
                     auto [entry, added] = exact.emplace(device, !hidden_losses_ && missing_.contains(device));
                     entry->second = entry->second && !gaps_[gap].lost_leaf;
                 }
+        for (const Candidate* member : members)
+            for (std::size_t gap : member->gaps)
+                for (ThinId device : gaps_[gap].devices)
+                    exact[device] = exact[device] && orphans_[member->orphan].whole;
 
         std::uint64_t steps = 0;
         std::uint64_t solutions = 0;
@@ -789,10 +922,103 @@ bool Salvage::place_by_trial() {
     return any;
 }
 
-void Salvage::place_orphans() {
+// Devices whose way in the tree of devices is lost, by an earlier state of that tree. It is believed if nothing in it speaks against it:
+// what it leads to is in use, nobody's yet, and of as many mappings as the device's details say, or is free by now, changed by the last
+// commits; and if no other such state says otherwise.
+Result<bool> Salvage::place_by_older_trees() {
+    if (std::ranges::none_of(gaps_, [](const Gap& gap) { return gap.whole_tree && gap.fill.empty(); }))
+        return false;
+    MetadataBlockSet rest(catalog_.blocks());
+    rest.insert_all();
+    TRY(catalog_.scan(rest));
+    std::map<std::uint64_t, std::size_t> orphan_at;
+    for (std::size_t orphan = 0; orphan < orphans_.size(); ++orphan)
+        if (orphans_[orphan].missing > 0)
+            orphan_at.emplace(orphans_[orphan].block.value(), orphan);
+    std::map<ThinId, std::set<std::size_t>> claims;
+    // What a metadata snapshot refers to was not used anew.
+    for (const auto& [id, root] : held_devices_)
+        if (const auto orphan = orphan_at.find(root.value()); orphan != orphan_at.end())
+            claims[id].insert(orphan->second);
+    for (MetadataBlock block(0); block.value() < catalog_.blocks(); ++block) {
+        if (catalog_[block].block_class != BlockClass::leaf || counts_[block] != 0 || !seems_device_leaf(block))
+            continue;
+        std::array<std::byte, block_bytes> bytes;
+        if (!catalog_.reader().read_block(block, BlockKind::node, bytes) || !pdata::verify_node(bytes.data()))
+            continue;
+        const Node node(bytes.data());
+        std::map<ThinId, std::size_t> says;
+        bool believed = true;
+        for (std::uint32_t index = 0; index < node.entries() && believed; ++index) {
+            const ThinId id(static_cast<std::uint32_t>(node.key(index)));
+            const MetadataBlock root = node.child(index);
+            if (const auto orphan = orphan_at.find(root.value()); orphan != orphan_at.end()) {
+                const auto missing = missing_.find(id);
+                believed = missing != missing_.end() && static_cast<std::int64_t>(orphans_[orphan->second].mappings) == missing->second;
+                says.emplace(id, orphan->second);
+            } else {
+                const auto device = device_roots_.find(id);
+                believed = counts_[root] == 0 || !missing_.contains(id) || missing_.at(id) == 0 ||
+                           (device != device_roots_.end() && !device->second.gap);
+            }
+        }
+        if (believed)
+            for (const auto& [id, orphan] : says)
+                claims[id].insert(orphan);
+    }
+    std::map<std::size_t, std::size_t> claimants;
+    for (const auto& [id, orphans] : claims)
+        for (std::size_t orphan : orphans)
+            ++claimants[orphan];
+    bool any = false;
+    for (const auto& [id, orphans] : claims) {
+        const auto device = device_roots_.find(id);
+        if (orphans.size() != 1 || device == device_roots_.end() || !device->second.gap)
+            continue;
+        const std::size_t orphan = *orphans.begin();
+        if (claimants[orphan] > orphans_[orphan].missing || !gaps_[*device->second.gap].whole_tree ||
+            !may_fill(orphans_[orphan], gaps_[*device->second.gap]))
+            continue;
+        --claimants[orphan];
+        put(orphan, *device->second.gap);
+        by_older_tree_.insert(id);
+        any = true;
+    }
+    return any;
+}
+
+// A node with too many referrers that couldn't be told apart: if with it in all its places everything is as recorded, it's the count that
+// is wrong.
+bool Salvage::restore_doubtful() {
+    bool any = false;
+    for (std::size_t orphan = 0; orphan < orphans_.size(); ++orphan) {
+        if (orphans_[orphan].placed || !doubtful_.contains(orphans_[orphan].block))
+            continue;
+        std::vector<std::size_t> places;
+        std::map<ThinId, std::int64_t> gained;
+        for (std::size_t gap = 0; gap < gaps_.size(); ++gap)
+            if (gaps_[gap].pointed == orphans_[orphan].block && may_fill(orphans_[orphan], gaps_[gap])) {
+                places.push_back(gap);
+                for (ThinId device : gaps_[gap].devices)
+                    gained[device] += static_cast<std::int64_t>(orphans_[orphan].mappings);
+            }
+        const bool exact = std::ranges::all_of(gained, [&](const auto& gain) {
+            const auto missing = missing_.find(gain.first);
+            return missing != missing_.end() && missing->second == gain.second;
+        });
+        if (gained.empty() || !exact)
+            continue;
+        for (std::size_t gap : places)
+            put(orphan, gap);
+        any = true;
+    }
+    return any;
+}
+
+Result<void> Salvage::place_orphans() {
     // While some referrers can't be known (those of a lost metadata snapshot), an orphan may be theirs.
     if (all_referrers_known_)
-        while (place_proven() || place_by_trial()) {}
+        while (place_proven() || place_by_trial() || TRY(place_by_older_trees()) || restore_doubtful()) {}
     for (const Orphan& orphan : orphans_) {
         if (orphan.placed)
             continue;
@@ -805,6 +1031,7 @@ void Salvage::place_orphans() {
         unplaced.possible_owners.erase(repeated.begin(), repeated.end());
         unplaced_.push_back(std::move(unplaced));
     }
+    return {};
 }
 
 // --- The plan ---
@@ -944,9 +1171,11 @@ Result<std::optional<PlanNode>> Salvage::root_of(std::vector<Unit> units) {
 }
 
 void Salvage::report_lost(SalvagedDevice& device) const {
+    bool any = false;
     for (const Gap& gap : gaps_) {
         if (std::ranges::find(gap.devices, device.id) == gap.devices.end())
             continue;
+        any = true;
         std::uint64_t begin = gap.range.begin;
         for (std::size_t orphan : gap.fill) {
             if (orphans_[orphan].first > begin)
@@ -956,6 +1185,9 @@ void Salvage::report_lost(SalvagedDevice& device) const {
         if (begin < gap.range.end)
             device.lost.push_back({begin, gap.range.end});
     }
+    // The number of mappings isn't as recorded, and nothing says where: an old copy of a node, perhaps.
+    if (!any)
+        device.lost.push_back({});
     std::ranges::sort(device.lost, {}, &KeyRange::begin);
 }
 
@@ -965,7 +1197,9 @@ Result<void> Salvage::make_plan() {
         const DeviceRoot& root = device_roots_.at(device.id);
         if (root.gap) {
             device.root = TRY(root_of(TRY(fill_units(gaps_[*root.gap]))));
-        } else if (const Inner* inner = root.known ? inner_of(root.block) : nullptr) {
+        } else if (!root.known || is_elsewhere(root.block) || is_doubtful_root(device.id, root.block)) {
+            // It maps nothing.
+        } else if (const Inner* inner = inner_of(root.block)) {
             device.mappings = inner->mappings;
             device.max_time = inner->max_time;
             if (inner->whole)
@@ -974,7 +1208,7 @@ Result<void> Salvage::make_plan() {
                 device.root = known->second;
             else
                 roots.emplace(root.block, device.root = TRY(root_of(TRY(mend(inner_numbers_.at(root.block.value()))))));
-        } else if (root.known && catalog_[root.block].block_class == BlockClass::leaf && catalog_[root.block].entries > 0) {
+        } else if (leaf_fits(root.block, {})) {
             device.mappings = leaf_mappings(root.block);
             device.max_time = catalog_[root.block].max_time;
             device.root = PlanNode::copy_of(root.block);
@@ -991,6 +1225,7 @@ Result<void> Salvage::make_plan() {
             }
         }
         device.mappings += device.recovered;
+        device.by_older_tree = by_older_tree_.contains(device.id);
         device.complete = device.details ? device.mappings == device.details->mapped_blocks : !gaps;
         if (!device.complete)
             report_lost(device);

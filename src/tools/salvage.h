@@ -16,6 +16,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -69,6 +70,7 @@ struct SalvagedDevice {
     std::uint64_t mappings = 0;   // all that come back
     std::uint64_t recovered = 0;  // of these, those that nothing led to any more
     std::uint32_t max_time = 0;   // of any mapping
+    bool by_older_tree = false;   // which tree is this device's was told by an earlier state of the tree of devices
     bool complete = true;         // nothing is missing, as far as can be known
     std::vector<KeyRange> lost;   // virtual blocks that may have been mapped and don't come back
 };
@@ -132,6 +134,7 @@ class Salvage {
     // Where something is missing.
     struct Gap {
         KeyRange range;
+        MetadataBlock pointed{};        // what is there instead
         int max_height = -1;            // of what may fill it
         bool whole_tree = false;        // it stands for a device's whole tree, of which one orphan is the root
         bool lost_leaf = false;         // what is missing was a leaf, or may have been one
@@ -145,6 +148,9 @@ class Salvage {
         std::uint64_t mappings = 0;
         std::uint8_t height = 0;
         std::uint32_t missing = 0;  // references that weren't found
+        std::uint32_t max_time = 0;
+        std::uint32_t shared_time = 0;  // who has it must have been origin or snapshot at this time or later; 0: need not
+        bool whole = true;
         bool placed = false;
     };
     struct Unit {
@@ -174,16 +180,25 @@ class Salvage {
     Result<void> clip(std::uint32_t number, std::uint64_t end);
     void summarize(Inner& inner);
     Result<void> open_slots(Inner& inner);
+    bool counts_disagree();
+    bool is_elsewhere(MetadataBlock root) const;
+    bool is_doubtful_root(ThinId id, MetadataBlock root) const;
     bool leaf_fits(MetadataBlock leaf, KeyRange range);
     std::uint64_t leaf_mappings(MetadataBlock leaf);
     bool seems_device_leaf(MetadataBlock leaf) const;
     const Inner* inner_of(MetadataBlock block) const;
     Result<void> find_orphans();
-    bool find_doubtful();
+    Result<bool> find_doubtful();
+    Result<void> trust(MetadataBlock root, std::vector<std::uint32_t>& references);
     void collect_gaps();
     void collect_gaps_below(MetadataBlock root, std::optional<ThinId> device);
     void look_for_hidden_losses();
-    void place_orphans();
+    Result<void> place_orphans();
+    Result<bool> place_by_older_trees();
+    bool restore_doubtful();
+    const thin::DeviceDetails& details_of(ThinId id) const;
+    Result<std::uint32_t> shared_time(MetadataBlock block);
+    bool is_shared(MetadataBlock block) const;
     bool may_fill(const Orphan& orphan, const Gap& gap) const;
     void put(std::size_t orphan, std::size_t gap);
     void own(std::size_t gap, const std::vector<ThinId>& devices);
@@ -206,19 +221,24 @@ class Salvage {
     bool damaged_ = false;
     bool all_referrers_known_ = true;
 
-    std::vector<std::uint32_t> found_;  // references to each block
-    MetadataBlockSet other_roles_;      // blocks that aren't nodes of mappings
-    MetadataBlockSet doubtful_;         // blocks with more referrers than the space map counts
+    std::vector<std::uint32_t> found_;          // references to each block
+    std::vector<std::uint32_t> found_by_held_;  // of found_: references by what only the metadata snapshot has
+    MetadataBlockSet other_roles_;              // blocks that aren't nodes of mappings
+    MetadataBlockSet doubtful_;                 // blocks with more referrers than the space map counts
+    MetadataBlockSet doubtful_everywhere_;      // of these, those that even trees believe in that seem complete
+    MetadataBlockSet trusted_;                  // inner nodes of trees with as many mappings as they should have
+    std::set<ThinId> trusted_devices_;
     std::vector<SalvagedDevice> devices_;
     std::map<ThinId, DeviceRoot> device_roots_;
-    std::vector<MetadataBlock> held_device_roots_;
+    std::map<ThinId, MetadataBlock> held_devices_;
     MetadataBlockSet explained_;  // blocks that a gap is known to have held
     std::vector<Inner> inners_;
     std::unordered_map<std::uint64_t, std::uint32_t> inner_numbers_;
     std::vector<Gap> gaps_;
     std::vector<Orphan> orphans_;
     std::map<ThinId, std::int64_t> missing_;  // mappings that a device still lacks; absent: unknown
-    bool hidden_losses_ = false;              // blocks are in use, unreadable, and nothing says what they were
+    std::set<ThinId> by_older_tree_;
+    bool hidden_losses_ = false;  // blocks are in use, unreadable, and nothing says what they were
     std::map<MetadataBlock, std::vector<bool>> trimmed_;
 
     std::vector<MadeNode> made_;
