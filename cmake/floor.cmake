@@ -31,7 +31,7 @@ function(lamella_floor name)
 
   if(tests AND NOT LAMELLA_FUZZ)
     add_executable(${name}_test ${tests})
-    target_link_libraries(${name}_test PRIVATE lamella_${name} GTest::gmock GTest::gtest_main ${FLOOR_TEST_LIBRARIES})
+    target_link_libraries(${name}_test PRIVATE lamella_${name} GTest::gmock GTest::gtest_main ${FLOOR_TEST_LIBRARIES} lamella_test_options)
     include(GoogleTest)
     gtest_discover_tests(${name}_test TEST_PREFIX ${name}. DISCOVERY_MODE PRE_TEST PROPERTIES TIMEOUT 600)
   endif()
