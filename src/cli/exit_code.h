@@ -12,8 +12,10 @@ enum class ExitCode : int {
     usage = 2,      // the command line is wrong
     not_found = 3,  // the group, volume or file named isn't there
     refused = 4,    // busy, held by somebody else, there already, unsafe, or not something that this engine does
-    damaged = 5,    // damage was found
+    damaged = 5,    // damage was found, which needs repair
     no_space = 6,   // no room: in the group, the pool, its metadata, or the file system below
+    leak = 7,       // check: nothing is wrong but room that is counted as used and isn't
+    at_risk = 8,    // check: using the pool would overwrite data that is in use
 };
 
 constexpr ExitCode exit_code(ErrorKind kind) {

@@ -102,7 +102,7 @@ ExitCode run_program(const std::vector<std::string>& words, Environment& environ
     context.yes = notes.yes;
     Result<void> outcome = notes.run(context);
     if (outcome)
-        return ExitCode::done;
+        return context.code();
     std::string suggestion = context.suggestion(outcome.error());
     if (suggestion.empty() && outcome.error().kind() == ErrorKind::usage)
         suggestion = full_name(command) + " --help";
