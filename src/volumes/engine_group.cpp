@@ -58,6 +58,33 @@ Result<std::uint64_t> resolve(const lvm2::VolumeGroup& group, const SizeRequest&
     return current - extents;
 }
 
+bool is_part_of_group(const SizeRequest& request) {
+    return request.base == SizeRequest::Base::percent_of_group || request.base == SizeRequest::Base::percent_of_free ||
+           request.base == SizeRequest::Base::percent_of_physical_volumes;
+}
+
+// attempt(extents) with the extents that are wanted. A part of the group is an upper limit, as LVM takes it: where there is no room for
+// all of it in the shape that is asked for, with the most above `least` that there is room for, `step` extents at a time.
+template <typename Attempt>
+Result<lvm2::VolumeGroup> as_much_as_fits(const SizeRequest& request, std::uint32_t least, std::uint32_t wanted, std::uint32_t step,
+                                          Attempt attempt) {
+    Result<lvm2::VolumeGroup> best = attempt(wanted);
+    if (best || best.error().kind() != ErrorKind::no_space || !is_part_of_group(request))
+        return best;
+    std::uint32_t fits = 0;
+    std::uint32_t fails = (wanted - least + step - 1) / step;
+    while (fails - fits > 1) {
+        const std::uint32_t middle = fits + (fails - fits) / 2;
+        Result<lvm2::VolumeGroup> made = attempt(least + middle * step);
+        if (!made && made.error().kind() != ErrorKind::no_space)
+            return made;
+        (made ? fits : fails) = middle;
+        if (made)
+            best = std::move(made);
+    }
+    return best;
+}
+
 Result<lvm2::Discards> parse_discards(const std::string& word) {
     for (lvm2::Discards known : {lvm2::Discards::passdown, lvm2::Discards::nopassdown, lvm2::Discards::ignore})
         if (word == lvm2::to_string(known))
@@ -111,9 +138,26 @@ Result<void> add_pool(lvm2::VolumeGroup& group, const CreatePool& request, const
             return fail(ErrorKind::no_space, "group {} has {} extents for the pool, too few for data, metadata and its spare", group.name,
                         total);
     }
-    pool.data_extents = TRY(checked_extents(data));
-    pool.metadata_extents = TRY(checked_extents(metadata_extents(data)));
-    return lvm2::create_thin_pool(group, pool);
+    group = TRY(as_much_as_fits(request.size, 0, TRY(checked_extents(data)), std::max<std::uint32_t>(1, request.stripes),
+                                [&](std::uint32_t extents) -> Result<lvm2::VolumeGroup> {
+                                    lvm2::VolumeGroup changed = group;
+                                    pool.data_extents = extents;
+                                    pool.metadata_extents = TRY(checked_extents(metadata_extents(extents)));
+                                    TRY(lvm2::create_thin_pool(changed, pool));
+                                    return changed;
+                                }));
+    return {};
+}
+
+// Makes a pool's data larger, and first its metadata if a new pool of that size would have more, as LVM does.
+Result<void> extend_pool(lvm2::VolumeGroup& group, const std::string& name, std::uint32_t more, const lvm2::Placement& placement) {
+    const auto& pool = *group.logical_volume(name)->sole<lvm2::ThinPool>();
+    const std::uint64_t data_extents = std::uint64_t{group.logical_volume(pool.data_volume)->extent_count()} + more;
+    const std::uint64_t have = group.logical_volume(pool.metadata_volume)->extent_count();
+    const std::uint64_t wanted = group.extents_for(lvm2::default_metadata_bytes(data_extents * group.extent_bytes(), pool.chunk_sectors));
+    if (wanted > have)
+        TRY_WITHIN("metadata for the larger pool", lvm2::extend_metadata(group, name, TRY(checked_extents(wanted - have)), {}));
+    return lvm2::extend_volume(group, name, more, placement);
 }
 
 // Empty metadata on the new pool's metadata volume, before the group's text knows of it.
@@ -371,7 +415,12 @@ Result<VolumeInfo> EngineGroup::create_volume(const CreateVolume& request, Chang
     const std::string description = fmt::format("create {}", request.name);
     const std::uint32_t extents = TRY(checked_extents(TRY(resolve(next, request.size, 0, !request.linear))));
     if (request.linear) {
-        TRY(lvm2::create_volume(next, volume, extents, placement_of(request.stripes, request.stripe_size)));
+        next = TRY(as_much_as_fits(request.size, 0, extents, std::max<std::uint32_t>(1, request.stripes),
+                                   [&](std::uint32_t fewer) -> Result<lvm2::VolumeGroup> {
+                                       lvm2::VolumeGroup changed = next;
+                                       TRY(lvm2::create_volume(changed, volume, fewer, placement_of(request.stripes, request.stripe_size)));
+                                       return changed;
+                                   }));
         if (options.dry_run)
             return state_->describe(next, *next.logical_volume(request.name), nullptr);
         auto device = TRY(mapper::VolumeDevice::open(next, *next.logical_volume(request.name), state_->find_device()));
@@ -482,11 +531,19 @@ Result<VolumeInfo> EngineGroup::resize(const ResizeVolume& request, ChangeOption
                 if (last->stripe_sectors != 0)
                     placement.stripe_sectors = last->stripe_sectors;
             }
-        const auto more = static_cast<std::uint32_t>(wanted - current);
-        if (request.metadata)
-            TRY(lvm2::extend_metadata(next, request.name, more, placement));
-        else
-            TRY(lvm2::extend_volume(next, request.name, more, placement));
+        const auto extend = [&](std::uint32_t extents) -> Result<lvm2::VolumeGroup> {
+            lvm2::VolumeGroup changed = next;
+            const auto more = static_cast<std::uint32_t>(extents - current);
+            if (request.metadata)
+                TRY(lvm2::extend_metadata(changed, request.name, more, placement));
+            else if (pool != nullptr)
+                TRY(extend_pool(changed, request.name, more, placement));
+            else
+                TRY(lvm2::extend_volume(changed, request.name, more, placement));
+            return changed;
+        };
+        next = TRY(as_much_as_fits(request.size, static_cast<std::uint32_t>(current), wanted, std::max<std::uint32_t>(1, placement.stripes),
+                                   extend));
     }
     if (options.dry_run)
         return state_->describe(next, *next.logical_volume(request.name), nullptr);

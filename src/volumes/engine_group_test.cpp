@@ -33,6 +33,12 @@ class EngineGroupTest : public testing::Test {
         return bytes;
     }
 
+    EngineOptions options() const {
+        EngineOptions options;
+        options.archive_directory = path("archive");
+        return options;
+    }
+
     test::TemporaryFolder folder;
     const ChangeOptions trial{.dry_run = true};
 };
@@ -78,6 +84,59 @@ TEST_F(EngineGroupTest, ATrialFailsAsMakingWould) {
     EXPECT_EQ(tried.error().kind(), refused.error().kind());
     EXPECT_EQ(tried.error().message(), refused.error().message());
     EXPECT_FALSE(std::filesystem::exists(path("small.img")));
+}
+
+TEST_F(EngineGroupTest, APartOfTheGroupIsAnUpperLimit) {
+    CreateGroup request;
+    request.paths = {path("a.img"), path("b.img")};
+    request.size = 64 * mib;
+    { std::ofstream small(path("b.img")); }
+    std::filesystem::resize_file(path("b.img"), 40 * mib);
+    ASSERT_TRUE(EngineGroup::create(request, {}));
+    auto group = EngineGroup::open(request.paths, options());
+    ASSERT_TRUE(group) << group.error().message();
+    // 15 and 9 extents: stripes over both take 9 of each.
+    CreateVolume striped{.name = "striped", .linear = true, .stripes = 2};
+    striped.size = {.base = SizeRequest::Base::percent_of_free, .value = 100'00};
+    auto made = (*group)->create_volume(striped, {});
+    ASSERT_TRUE(made) << made.error().message();
+    EXPECT_EQ(made->size, 18 * 4 * mib);
+    EXPECT_EQ((*group)->info()->free, 6 * 4 * mib);
+    auto grown =
+        (*group)->resize({.name = "striped", .size = {SizeRequest::Base::percent_of_free, SizeRequest::Relation::grow, 100'00}}, {});
+    ASSERT_FALSE(grown);
+    EXPECT_EQ(grown.error().kind(), ErrorKind::no_space);
+    // What is asked in bytes is all or nothing.
+    ASSERT_TRUE((*group)->remove({"striped"}, false, {}));
+    striped.size = {.base = SizeRequest::Base::bytes, .value = 80 * mib};
+    EXPECT_FALSE((*group)->create_volume(striped, {}));
+}
+
+TEST_F(EngineGroupTest, APoolsMetadataGrowsWithItsData) {
+    CreateGroup request = with_pool(path("vms.img"));
+    request.size = std::uint64_t{16} << 30;  // sparse
+    request.pool->size = {.base = SizeRequest::Base::bytes, .value = std::uint64_t{2} << 30};
+    ASSERT_TRUE(EngineGroup::create(request, {}));
+    auto group = EngineGroup::open(request.paths, options());
+    ASSERT_TRUE(group) << group.error().message();
+    EXPECT_EQ((*group)->volume("pool")->metadata_size, 4 * mib);
+    // 64 bytes a chunk: 12 GiB want 12 MiB of metadata.
+    auto grown = (*group)->resize(
+        {.name = "pool", .size = {SizeRequest::Base::bytes, SizeRequest::Relation::absolute, std::uint64_t{12} << 30}}, {});
+    ASSERT_TRUE(grown) << grown.error().message();
+    EXPECT_EQ(grown->size, std::uint64_t{12} << 30);
+    EXPECT_EQ(grown->metadata_size, 12 * mib);
+    // All that is left, less what the metadata takes.
+    grown = (*group)->resize({.name = "pool", .size = {SizeRequest::Base::percent_of_free, SizeRequest::Relation::grow, 100'00}}, {});
+    ASSERT_TRUE(grown) << grown.error().message();
+    EXPECT_EQ(grown->metadata_size, 16 * mib);
+    EXPECT_EQ((*group)->info()->free, 0u);
+    ASSERT_TRUE((*group)->close());
+    group->reset();
+    group = EngineGroup::open(request.paths, options());
+    ASSERT_TRUE(group) << group.error().message();
+    EXPECT_EQ((*group)->info()->findings, std::vector<std::string>{});
+    EXPECT_EQ((*group)->volume("pool")->metadata_size, 16 * mib);
 }
 
 }  // namespace
