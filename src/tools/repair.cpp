@@ -187,11 +187,13 @@ Result<void> Repair::decide(const RepairOptions& options, const Control& control
         volume.complete = device.complete;
         volume.lost = device.lost;
         report_.volumes.push_back(std::move(volume));
-        // No mapping may be later than the pool's time; and what lost its details has to treat every mapping as shared.
-        superblock_.time = std::max(superblock_.time, device.max_time);
-        if (!device.details && device.max_time == superblock_.time && superblock_.time < thin::max_time && device.mappings > 0)
-            ++superblock_.time;
+        superblock_.time = std::max(superblock_.time, device.max_time);  // no mapping may be later than the pool's time
+        // An old copy of the details tells when volumes were origins no better than a lost one.
+        doubt_snapshotted_times_ |= !device.details || device.unexplained;
     }
+    // To treat a mapping as shared that isn't costs a copy; the other way round costs data.
+    if (doubt_snapshotted_times_ && superblock_.time < thin::max_time)
+        ++superblock_.time;
     return {};
 }
 
@@ -400,6 +402,8 @@ class Repair::Writer {
             thin::DeviceDetails values = device.details.value_or(thin::DeviceDetails{
                 .transaction_id = superblock.transaction_id, .creation_time = superblock.time, .snapshotted_time = superblock.time});
             values.mapped_blocks = device.mappings;
+            if (repair_.doubt_snapshotted_times_ && values.snapshotted_time <= device.max_time)
+                values.snapshotted_time = superblock.time;
             std::byte value[details_bytes];
             store_little<std::uint64_t>(value, roots[index].value());
             TRY(devices.add(device.id.value(), value));

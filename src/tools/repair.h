@@ -84,6 +84,7 @@ class Repair {
     std::unique_ptr<Salvage> salvage_;
     thin::Superblock superblock_;
     std::uint64_t data_blocks_ = 0;
+    bool doubt_snapshotted_times_ = false;
     RepairReport report_;
 
     // What is to be written: leaves, and inner nodes by height.

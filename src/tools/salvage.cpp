@@ -49,6 +49,8 @@ Salvage::Salvage(NodeCatalog& catalog, const MetadataCounts& counts, const Input
       doubtful_(catalog.blocks()),
       doubtful_everywhere_(catalog.blocks()),
       trusted_(catalog.blocks()),
+      too_long_(catalog.blocks()),
+      may_clip_(catalog.blocks()),
       explained_(catalog.blocks()) {}
 
 Result<std::unique_ptr<Salvage>> Salvage::start(NodeCatalog& catalog, const MetadataCounts& counts, const Input& input) {
@@ -67,8 +69,13 @@ Result<void> Salvage::run() {
         if (!damaged_)
             break;
         TRY(find_orphans());
-        // A block with too many referrers is a gap in all of them, to be filled like other gaps.
-        if (again || !TRY(find_doubtful()))
+        // A block with too many referrers is a gap in them, to be filled like other gaps. A subtree that reaches beyond its place is
+        // in the wrong place, unless nothing else leads to it: then only what lies beyond is.
+        const bool doubt = TRY(find_doubtful());
+        for (auto block = too_long_.next(MetadataBlock(0)); block; block = too_long_.next(*block + 1))
+            if (found_[block->value()] == 0)
+                may_clip_.insert(*block);
+        if (again || (!doubt && may_clip_.empty()))
             break;
     }
     collect_gaps();
@@ -94,6 +101,7 @@ void Salvage::forget() {
     gaps_.clear();
     missing_.clear();
     trimmed_.clear();
+    too_long_.clear();
     damaged_ = false;
     all_referrers_known_ = true;
 }
@@ -222,6 +230,7 @@ void Salvage::read_held() {
         all_referrers_known_ = false;
         return;
     }
+    held_time_ = held->time;
     // What the pool and the snapshot share refers to what is below it once.
     const auto node = [&](MetadataBlock block) {
         if (block.value() >= found_.size())
@@ -422,9 +431,12 @@ Result<std::optional<std::uint32_t>> Salvage::walk(MetadataBlock block, unsigned
             height = 0;
         } else if (auto child = TRY(walk(slot.child, depth + 1))) {
             const bool begins_here = inners_[*child].first >= slot.range.begin && slot.range.contains(inners_[*child].first);
-            if (begins_here && !slot.range.contains(inners_[*child].last))
+            const bool too_long = begins_here && !slot.range.contains(inners_[*child].last);
+            if (too_long && may_clip_.contains(slot.child))
                 TRY(clip(*child, slot.range.end));
-            if (begins_here && inners_[*child].mappings > 0)
+            else if (too_long)
+                too_long_.insert(slot.child);
+            if (begins_here && (!too_long || may_clip_.contains(slot.child)) && inners_[*child].mappings > 0)
                 height = inners_[*child].height;
         }
         heights.push_back(height);
@@ -937,9 +949,14 @@ Result<bool> Salvage::place_by_older_trees() {
             orphan_at.emplace(orphans_[orphan].block.value(), orphan);
     std::map<ThinId, std::set<std::size_t>> claims;
     // What a metadata snapshot refers to was not used anew.
+    // What a metadata snapshot refers to was not used anew; and unless the device was origin of a snapshot since, nobody else got it.
+    std::set<ThinId> held;
     for (const auto& [id, root] : held_devices_)
-        if (const auto orphan = orphan_at.find(root.value()); orphan != orphan_at.end())
+        if (const auto orphan = orphan_at.find(root.value());
+            orphan != orphan_at.end() && missing_.contains(id) && details_of(id).snapshotted_time <= held_time_) {
             claims[id].insert(orphan->second);
+            held.insert(id);
+        }
     for (MetadataBlock block(0); block.value() < catalog_.blocks(); ++block) {
         if (catalog_[block].block_class != BlockClass::leaf || counts_[block] != 0 || !seems_device_leaf(block))
             continue;
@@ -948,18 +965,21 @@ Result<bool> Salvage::place_by_older_trees() {
             continue;
         const Node node(bytes.data());
         std::map<ThinId, std::size_t> says;
-        bool believed = true;
+        // A snapshot made since may have what its origin had then.
+        bool believed = node.entries() == device_roots_.size();
         for (std::uint32_t index = 0; index < node.entries() && believed; ++index) {
             const ThinId id(static_cast<std::uint32_t>(node.key(index)));
             const MetadataBlock root = node.child(index);
+            believed = believed && device_roots_.contains(id);
             if (const auto orphan = orphan_at.find(root.value()); orphan != orphan_at.end()) {
                 const auto missing = missing_.find(id);
-                believed = missing != missing_.end() && static_cast<std::int64_t>(orphans_[orphan->second].mappings) == missing->second;
+                believed = believed && missing != missing_.end() &&
+                           static_cast<std::int64_t>(orphans_[orphan->second].mappings) == missing->second;
                 says.emplace(id, orphan->second);
             } else {
                 const auto device = device_roots_.find(id);
-                believed = counts_[root] == 0 || !missing_.contains(id) || missing_.at(id) == 0 ||
-                           (device != device_roots_.end() && !device->second.gap);
+                believed = believed && (counts_[root] == 0 || !missing_.contains(id) || missing_.at(id) == 0 ||
+                                        (device != device_roots_.end() && !device->second.gap));
             }
         }
         if (believed)
@@ -981,7 +1001,8 @@ Result<bool> Salvage::place_by_older_trees() {
             continue;
         --claimants[orphan];
         put(orphan, *device->second.gap);
-        by_older_tree_.insert(id);
+        if (!held.contains(id))
+            by_older_tree_.insert(id);
         any = true;
     }
     return any;
@@ -1227,6 +1248,7 @@ Result<void> Salvage::make_plan() {
         device.mappings += device.recovered;
         device.by_older_tree = by_older_tree_.contains(device.id);
         device.complete = device.details ? device.mappings == device.details->mapped_blocks : !gaps;
+        device.unexplained = !device.complete && !gaps;
         if (!device.complete)
             report_lost(device);
     }

@@ -70,6 +70,7 @@ struct SalvagedDevice {
     std::uint64_t mappings = 0;   // all that come back
     std::uint64_t recovered = 0;  // of these, those that nothing led to any more
     std::uint32_t max_time = 0;   // of any mapping
+    bool unexplained = false;     // as many mappings aren't there as recorded, and nothing is damaged that they hung on
     bool by_older_tree = false;   // which tree is this device's was told by an earlier state of the tree of devices
     bool complete = true;         // nothing is missing, as far as can be known
     std::vector<KeyRange> lost;   // virtual blocks that may have been mapped and don't come back
@@ -228,8 +229,11 @@ class Salvage {
     MetadataBlockSet doubtful_everywhere_;      // of these, those that even trees believe in that seem complete
     MetadataBlockSet trusted_;                  // inner nodes of trees with as many mappings as they should have
     std::set<ThinId> trusted_devices_;
+    MetadataBlockSet too_long_;  // subtrees that reach beyond their place
+    MetadataBlockSet may_clip_;  // of these, those that belong there all the same
     std::vector<SalvagedDevice> devices_;
     std::map<ThinId, DeviceRoot> device_roots_;
+    std::uint32_t held_time_ = 0;  // of the metadata snapshot
     std::map<ThinId, MetadataBlock> held_devices_;
     MetadataBlockSet explained_;  // blocks that a gap is known to have held
     std::vector<Inner> inners_;
