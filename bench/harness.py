@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every scenario stands on: processes that end with the run, fio and bench_nbd_load, measurements in turn, tables."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -137,6 +138,8 @@ class Bench:
         self.scenario = None
         self._names = 0
         self._json = options.json
+        self.place_server = []  # what to put before a command, so that it runs on processors of its own
+        self.place_client = []
 
     # --- places ---
 
@@ -173,12 +176,28 @@ class Bench:
         self.clean()
         shutil.rmtree(self.folder)
 
+    # --- processors ---
+
+    @contextlib.contextmanager
+    def apart(self):
+        """Servers that are started in here have one half of the processors, clients the other, whoever's they are: else it is chance, new
+        with each run, whether two that talk share a processor, and with one request at a time that decides more than anything else."""
+        processors = sorted(os.sched_getaffinity(0))
+        half = len(processors) // 2
+        if half and shutil.which("taskset"):
+            self.place_server, self.place_client = (["taskset", "--cpu-list", ",".join(map(str, part))]
+                                                    for part in (processors[:half], processors[half:]))
+        try:
+            yield
+        finally:
+            self.place_server, self.place_client = [], []
+
     # --- clients ---
 
     def fio(self, target, rw, *, bs="4k", depth=32, seconds=None, jobs=1, servers=(), extra=()):
         """One run of fio. `target`: the options that name the engine and the place. A Sample of operations a second."""
         timed = [] if seconds == 0 else ["--time_based", f"--runtime={round(1000 * (seconds or self.seconds))}ms"]
-        arguments = [self.programs.need("fio"), "--name=bench", *target, f"--rw={rw}", f"--bs={bs}", f"--iodepth={depth}",
+        arguments = [*self.place_client, self.programs.need("fio"), "--name=bench", *target, f"--rw={rw}", f"--bs={bs}", f"--iodepth={depth}",
                      f"--numjobs={jobs}", "--group_reporting", "--output-format=json", *timed,
                      *extra]
         before = sum(processor_seconds(server.pid) for server in servers)
@@ -199,30 +218,34 @@ class Bench:
         return Sample(report["iops"], report["requests"], used if servers else None), report
 
     def load_arguments(self, socket, export, **options):
-        arguments = [self.programs.need("bench_nbd_load"), "--socket", socket, "--export", export]
+        arguments = [*self.place_client, self.programs.need("bench_nbd_load"), "--socket", socket, "--export", export]
         for name, value in options.items():
             arguments += [f"--{name}", value]
         return arguments
 
     # --- measuring ---
 
-    def compare(self, what, sides, *, target=None, unit="IOPS", target_if=True):
-        """Measures two sides in turn (A B A B ...), and says how the first stands to the second.
+    def compare(self, what, sides, *, target=None, unit="IOPS", target_if=True, rounds=None):
+        """Measures the sides in turn (A B, B A, A B ...), and says how the first stands to the second.
 
-        `sides`: {label: function that returns a Sample}, ours first. `target`: the least ratio of medians.
-        `target_if`: False where this machine can't show it.
+        Two neighbouring runs see about the same machine, so the ratio is the median of the ratios of each round.
+        `sides`: {label: function that returns a Sample}, ours first, then the peer; further ones are for scale. `target`: the least
+        ratio. `target_if`: False where this machine can't show it. `rounds`: other than the run's.
         """
         samples = {label: [] for label in sides}
         try:
-            for _ in range(self.rounds):
-                for label, measure in sides.items():
-                    samples[label].append(measure())
+            for number in range(rounds or self.rounds):
+                for label in list(sides) if number % 2 == 0 else reversed(list(sides)):
+                    samples[label].append(sides[label]())
         except NotRun as why:
             self.not_run(what, str(why))
             return None
-        medians = [statistics.median(s.value for s in of_side) for of_side in samples.values()]
-        ratio = medians[0] / medians[1] if len(medians) > 1 and medians[1] else None
-        row = {"what": what, "unit": unit, "sides": {}, "ratio": ratio, "target": target}
+        ratios = []
+        if len(sides) > 1:
+            ours, peer = list(samples.values())[:2]
+            ratios = [a.value / b.value for a, b in zip(ours, peer) if b.value]
+        ratio = statistics.median(ratios) if ratios else None
+        row = {"what": what, "unit": unit, "sides": {}, "ratio": ratio, "ratios": ratios, "target": target}
         for label, of_side in samples.items():
             values = [s.value for s in of_side]
             each = [s.microseconds_each() for s in of_side if s.microseconds_each() is not None]
@@ -277,7 +300,7 @@ def as_text(row):
         lines.append(f"    {label:28} {figure(side['median']):>8} {row['unit']}   [{figure(side['min'])} .. {figure(side['max'])}]{each}")
     if row["ratio"] is not None:
         target = f", target {row['target']}: {VERDICTS[row['met']]}" if row["target"] is not None else ""
-        lines.append(f"    ratio {row['ratio']:.2f}{target}")
+        lines.append(f"    ratio {row['ratio']:.2f} [{min(row['ratios']):.2f} .. {max(row['ratios']):.2f}]{target}")
     return "\n".join(lines)
 
 

@@ -15,7 +15,7 @@ class Server:
     def __init__(self, bench, arguments, socket_path):
         self.bench = bench
         self.socket = socket_path
-        self.process = bench.processes.start(arguments)
+        self.process = bench.processes.start([*bench.place_server, *arguments])
         wait_for(lambda: accepts(socket_path), self.process, pathlib.Path(arguments[0]).name)
 
     @property

@@ -1,11 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The NBD server alone, over a device that does nothing, beside nbdkit's null plugin: a stock client, and one that batches."""
+"""The NBD server alone, over a device that does nothing, beside nbdkit's null plugin: a stock client, and one that batches.
+
+Servers and clients on processors of their own.
+"""
 
 from harness import GiB
 from servers import nbdkit_null, null_server
 
 
 def run(bench):
+    with bench.apart():
+        measure(bench)
+
+
+def measure(bench):
     ours, peer = null_server(bench), nbdkit_null(bench)
     for rw in ("randread", "randwrite"):
         for depth in (1, 32):
