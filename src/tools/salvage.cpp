@@ -1027,7 +1027,12 @@ bool Salvage::restore_doubtful() {
             const auto missing = missing_.find(gain.first);
             return missing != missing_.end() && missing->second == gain.second;
         });
-        if (gained.empty() || !exact)
+        // Another that could be in its place leaves the question open.
+        const bool rivalled = std::ranges::any_of(orphans_, [&](const Orphan& other) {
+            return other.missing > 0 && other.block != orphans_[orphan].block &&
+                   std::ranges::any_of(places, [&](std::size_t gap) { return may_fill(other, gaps_[gap]); });
+        });
+        if (gained.empty() || !exact || rivalled)
             continue;
         for (std::size_t gap : places)
             put(orphan, gap);

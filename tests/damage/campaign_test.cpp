@@ -244,7 +244,7 @@ class Campaign {
                 if (changed.contains(block.location))
                     std::printf("damaged: block %llu, %s\n", (unsigned long long)block.location.value(),
                                 std::string(to_string(block.role)).c_str());
-        repair(changed, seed);
+        repair(changed, seed, kind == Kind::link || kind == Kind::stale);
         for (auto& [command, tally] : peers_)
             tally.add(run_peer(command, changed));
         ASSERT_TRUE(damaged.undo());
@@ -262,7 +262,7 @@ class Campaign {
     const Tally& tally() const { return tally_; }
 
   private:
-    void repair(const std::set<MetadataBlock>& changed, std::uint64_t seed) {
+    void repair(const std::set<MetadataBlock>& changed, std::uint64_t seed, bool checksums_right) {
         ++tally_.faults;
         const bool sample = seed % 16 == 0;
         const std::uint32_t input_sum = sample ? sum_of(*pool_.metadata) : 0;
@@ -302,7 +302,10 @@ class Campaign {
             tally_.add(tally);
             return;
         }
-        EXPECT_EQ(tally.reachable_back, tally.reachable) << "mappings with a sound path are missing";
+        // Where a sound node leads to another volume's, it may be open which of the two is right: then neither gets it, and that is told.
+        if (!checksums_right || (*repair)->report().unplaced.empty()) {
+            EXPECT_EQ(tally.reachable_back, tally.reachable) << "mappings with a sound path are missing";
+        }
         EXPECT_EQ(tally.wrong, 0u) << "mappings came back that weren't there";
         if (std::getenv("LAMELLA_DAMAGE_SEED") != nullptr)
             tell((*repair)->report());

@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tools/repair.h"
+
+#include <gtest/gtest.h>
+
+#include "device/memory_device.h"
+#include "pdata/block.h"
+#include "tools/builder.h"
+#include "tools/damage.h"
+#include "tools/generate.h"
+
+namespace lamella::tools {
+namespace {
+
+template <typename T>
+T value_of(Result<T> result) {
+    if (!result) {
+        ADD_FAILURE() << result.error().message();
+        std::abort();
+    }
+    if constexpr (!std::is_void_v<T>)
+        return std::move(*result);
+}
+
+std::unique_ptr<MemoryDevice> make(const PoolShape& shape, std::uint64_t blocks = 4096) {
+    auto device = std::make_unique<MemoryDevice>(blocks * pdata::block_bytes, "pool");
+    auto builder = value_of(MetadataBuilder::start(*device));
+    value_of(generate(*builder, shape));
+    return device;
+}
+
+MetadataBlock find(BlockDevice& device, BlockRole role, std::size_t number = 0) {
+    for (const SurveyedBlock& block : value_of(survey(device)))
+        if (block.role == role && number-- == 0)
+            return block.location;
+    ADD_FAILURE() << "no " << to_string(role);
+    return {};
+}
+
+std::size_t count(BlockDevice& device, BlockRole role) {
+    return static_cast<std::size_t>(
+        std::ranges::count_if(value_of(survey(device)), [&](const SurveyedBlock& block) { return block.role == role; }));
+}
+
+const RepairedVolume& volume_of(const RepairReport& report, std::uint32_t id) {
+    for (const RepairedVolume& volume : report.volumes)
+        if (volume.id == ThinId(id))
+            return volume;
+    ADD_FAILURE() << "no volume " << id;
+    return report.volumes.front();
+}
+
+TEST(Repair, CopiesWhatIsSoundWithItsSharing) {
+    auto input = make({.mappings = 100000, .snapshots = 50, .random = true});
+    auto repair = value_of(Repair::plan(*input, {}));
+    EXPECT_FALSE(repair->report().damaged);
+    // Prediction and truth: what 51 volumes share takes no more room than one.
+    MemoryDevice output(repair->report().metadata_blocks * pdata::block_bytes + 10 * pdata::block_bytes, "output");
+    value_of(repair->write(output));
+    EXPECT_EQ(count(output, BlockRole::mapping_leaf), count(*input, BlockRole::mapping_leaf));
+    EXPECT_EQ(count(output, BlockRole::mapping_inner), count(*input, BlockRole::mapping_inner));
+    EXPECT_LE(value_of(survey(output)).size(), repair->report().metadata_blocks);
+}
+
+TEST(Repair, LosesOfADamagedLeafOnlyItsRange) {
+    auto input = make({.volumes = 3, .mappings = 5000});
+    Damage damage(*input);
+    value_of(damage.zero(find(*input, BlockRole::mapping_leaf, 3)));
+    auto repair = value_of(Repair::plan(*input, {}));
+    const RepairReport& report = repair->report();
+    EXPECT_TRUE(report.damaged);
+    ASSERT_EQ(report.volumes.size(), 3u);
+    EXPECT_FALSE(volume_of(report, 1).complete);
+    EXPECT_EQ(volume_of(report, 1).lost, (std::vector<KeyRange>{{3 * 252, 4 * 252}}));
+    EXPECT_EQ(volume_of(report, 1).intact, 5000u - 252);
+    EXPECT_TRUE(volume_of(report, 2).complete);
+    EXPECT_TRUE(volume_of(report, 3).complete);
+}
+
+TEST(Repair, PutsLeavesBelowADamagedInnerNodeBack) {
+    auto input = make({.volumes = 2, .mappings = 70000, .random = true});
+    for (std::size_t number = 0; number < count(*input, BlockRole::mapping_inner); ++number) {
+        Damage damage(*input);
+        value_of(damage.zero(find(*input, BlockRole::mapping_inner, number)));
+        auto repair = value_of(Repair::plan(*input, {}));
+        for (std::uint32_t id : {1u, 2u}) {
+            EXPECT_TRUE(volume_of(repair->report(), id).complete) << "inner node " << number << ", volume " << id;
+            EXPECT_EQ(volume_of(repair->report(), id).intact + volume_of(repair->report(), id).recovered, 70000u);
+        }
+        EXPECT_TRUE(repair->report().unplaced.empty());
+        value_of(damage.undo());
+    }
+}
+
+// Two volumes of one size, and the only node lost that says which tree is whose: nothing proves it, so nothing is put back.
+TEST(Repair, DoesNotGuessWhichTreeIsWhose) {
+    auto input = make({.volumes = 2, .mappings = 5000});
+    Damage damage(*input);
+    value_of(damage.zero(find(*input, BlockRole::device_node)));
+    auto repair = value_of(Repair::plan(*input, {}));
+    EXPECT_EQ(volume_of(repair->report(), 1).recovered, 0u);
+    EXPECT_EQ(volume_of(repair->report(), 2).recovered, 0u);
+    ASSERT_EQ(repair->report().unplaced.size(), 2u);
+    EXPECT_EQ(repair->report().unplaced.front().possible_owners, (std::vector<ThinId>{ThinId(1), ThinId(2)}));
+}
+
+TEST(Repair, RebuildsLostDetailsSoThatSharingIsSafe) {
+    auto input = make({.mappings = 1000, .snapshots = 2, .own_mappings = 10});
+    Damage damage(*input);
+    value_of(damage.zero(find(*input, BlockRole::details_node)));
+    auto repair = value_of(Repair::plan(*input, {}));
+    MemoryDevice output(256 * pdata::block_bytes, "output");
+    value_of(repair->write(output));
+    auto metadata = value_of(thin::ThinMetadata::open(output, {.read_only = true}));
+    EXPECT_EQ(metadata->time(), 3u);  // no mapping is as late
+    for (std::uint32_t id : {1u, 2u, 3u}) {
+        EXPECT_EQ(value_of(metadata->details(ThinId(id))).snapshotted_time, 3u);
+        EXPECT_EQ(value_of(metadata->details(ThinId(id))).mapped_blocks, id == 1 ? 1000u : 1010u);
+    }
+}
+
+TEST(Repair, FindsTheRootsOfALostSuperblock) {
+    auto input = make({.volumes = 2, .mappings = 3000});
+    const MetadataBlock devices = find(*input, BlockRole::device_node);
+    const MetadataBlock details = find(*input, BlockRole::details_node);
+    Damage damage(*input);
+    value_of(damage.zero(MetadataBlock(0)));
+    auto refused = Repair::plan(*input, {});
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().kind(), ErrorKind::damaged);
+    EXPECT_NE(refused.error().message().find("data block size"), std::string::npos);
+    auto roots = value_of(find_roots(*input));
+    ASSERT_EQ(roots.size(), 1u);
+    EXPECT_EQ(roots.front().roots.devices, devices);
+    EXPECT_EQ(roots.front().roots.details, details);
+    EXPECT_EQ(roots.front().matching_devices, 2u);
+    auto repair = value_of(Repair::plan(*input, {.transaction_id = 7, .data_block_sectors = 128}));
+    EXPECT_EQ(repair->superblock().transaction_id, 7u);
+    EXPECT_TRUE(volume_of(repair->report(), 1).complete);
+    EXPECT_TRUE(volume_of(repair->report(), 2).complete);
+}
+
+TEST(Repair, RefusesAnOutputThatIsTooSmallBeforeItIsTouched) {
+    auto input = make({.mappings = 100000});
+    auto repair = value_of(Repair::plan(*input, {}));
+    MemoryDevice output(100 * pdata::block_bytes, "output");
+    auto refused = repair->write(output);
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().kind(), ErrorKind::no_space);
+    EXPECT_EQ(output.allocated_pages(), 0u);
+}
+
+TEST(Repair, StopsWhenItIsTold) {
+    auto input = make({.mappings = 10000});
+    auto repair = value_of(Repair::plan(*input, {}));
+    std::atomic<bool> stop{true};
+    MemoryDevice output(1024 * pdata::block_bytes, "output");
+    EXPECT_FALSE(repair->write(output, {.stop = &stop}));
+    EXPECT_FALSE(thin::ThinMetadata::open(output, {.read_only = true}));
+}
+
+}  // namespace
+}  // namespace lamella::tools
