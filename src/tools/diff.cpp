@@ -12,10 +12,10 @@
 #include <unordered_set>
 #include <vector>
 
-#include "pdata/bitmap.h"
 #include "pdata/btree.h"
 #include "thin/metadata.h"
 #include "tools/metadata_reader.h"
+#include "tools/volume_trees.h"
 
 namespace lamella::tools {
 
@@ -219,11 +219,7 @@ struct Opened {
 
 Result<Opened> open(BlockDevice& metadata) {
     Opened opened;
-    AlignedBuffer block(block_bytes);
-    if (metadata.size() < block.size())
-        return fail(ErrorKind::damaged, "{}: {} bytes are too few for a pool's metadata", metadata.name(), metadata.size());
-    TRY_WITHIN(metadata.name(), read_now(metadata, 0, block.bytes()));
-    opened.superblock = TRY_WITHIN(metadata.name(), thin::Superblock::unpack(block.bytes(), false));
+    opened.superblock = TRY(read_superblock(metadata));
     opened.reader = TRY(MetadataReader::start(metadata, {}));
     return opened;
 }
@@ -263,7 +259,7 @@ Result<MetadataBlock> root_of(const Opened& pool, const DiffSide& side, bool in_
 
 }  // namespace
 
-Result<thin::Superblock> diff(BlockDevice& metadata, const DiffOptions& options, const VisitDiff& visit) {
+Result<void> diff(BlockDevice& metadata, const DiffOptions& options, const VisitDiff& visit) {
     Opened pool = TRY(open(metadata));
     Cursor left(*pool.reader);
     Cursor right(*pool.reader);
@@ -338,12 +334,11 @@ Result<thin::Superblock> diff(BlockDevice& metadata, const DiffOptions& options,
             right.skip();
         }
     }
-    TRY(runs.finish());
-    return pool.superblock;
+    return runs.finish();
 }
 
-Result<thin::Superblock> diff_since(BlockDevice& metadata, DiffSide volume, bool in_snapshot, std::uint32_t since, const Control& control,
-                                    const VisitDiff& visit) {
+Result<void> diff_since(BlockDevice& metadata, DiffSide volume, bool in_snapshot, std::uint32_t since, const Control& control,
+                        const VisitDiff& visit) {
     Opened pool = TRY(open(metadata));
     Cursor cursor(*pool.reader);
     TRY(cursor.start(TRY(root_of(pool, volume, in_snapshot))));
@@ -360,12 +355,7 @@ Result<thin::Superblock> diff_since(BlockDevice& metadata, DiffSide volume, bool
             TRY(runs.add(DiffRun::Kind::right_only, cursor.key(), {}, where.block));
         cursor.skip();
     }
-    TRY(runs.finish());
-    return pool.superblock;
-}
-
-std::uint64_t data_blocks_of(const thin::Superblock& superblock) {
-    return pdata::SpaceMapRoot::unpack(superblock.data_space_map_root.data()).blocks;
+    return runs.finish();
 }
 
 }  // namespace lamella::tools

@@ -12,7 +12,6 @@
 #include "base/result.h"
 #include "base/strong.h"
 #include "device/block_device.h"
-#include "thin/superblock.h"
 #include "tools/control.h"
 
 namespace lamella::tools {
@@ -49,16 +48,13 @@ struct DiffOptions {
 
 // Calls visit() with runs in ascending order, each as long as its data blocks are consecutive on both sides. Mappings are the same if
 // their data blocks are; their times don't matter. Stops with what visit() returns, if that is an error. Other errors: damaged,
-// not_found, unsupported, failed. Returns the pool's superblock. Memory: about 4 MiB.
+// not_found, unsupported, failed. Memory: about 4 MiB.
 using VisitDiff = std::function<Result<void>(const DiffRun&)>;
-Result<thin::Superblock> diff(BlockDevice& metadata, const DiffOptions& options, const VisitDiff& visit);
+Result<void> diff(BlockDevice& metadata, const DiffOptions& options, const VisitDiff& visit);
 
 // The mappings of one volume that were made at `since` or later, as runs of right_only: what changed after a snapshot that was taken when
 // the pool's time became `since`. All of the volume's leaves are read.
-Result<thin::Superblock> diff_since(BlockDevice& metadata, DiffSide volume, bool in_snapshot, std::uint32_t since, const Control& control,
-                                    const VisitDiff& visit);
-
-// The number of data blocks of a pool, for who prints it.
-std::uint64_t data_blocks_of(const thin::Superblock& superblock);
+Result<void> diff_since(BlockDevice& metadata, DiffSide volume, bool in_snapshot, std::uint32_t since, const Control& control,
+                        const VisitDiff& visit);
 
 }  // namespace lamella::tools

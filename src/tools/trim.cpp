@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "thin/superblock.h"
+#include "tools/volume_trees.h"
 
 namespace lamella::tools {
 
@@ -15,9 +15,7 @@ constexpr std::uint64_t most_bytes = std::uint64_t{1} << 30;
 }  // namespace
 
 Result<TrimReport> trim(BlockDevice& metadata, BlockDevice& data, const Control& control) {
-    AlignedBuffer block(thin::metadata_block_bytes);
-    TRY_WITHIN(metadata.name(), read_now(metadata, 0, block.bytes()));
-    const auto superblock = TRY_WITHIN(metadata.name(), thin::Superblock::unpack(block.bytes(), false));
+    const thin::Superblock superblock = TRY(read_superblock(metadata));
     const std::uint64_t bytes_per_block = superblock.data_block_sectors * sector_bytes;
     if (!data.traits().discards)
         return fail(ErrorKind::unsupported, "{} can't discard", data.name());

@@ -23,6 +23,14 @@ thin::DeviceDetails unpack_details(const std::byte* value) {
 
 }  // namespace
 
+Result<thin::Superblock> read_superblock(BlockDevice& metadata) {
+    AlignedBuffer block(pdata::block_bytes);
+    if (metadata.size() < block.size())
+        return fail(ErrorKind::damaged, "{}: {} bytes are too few for a pool's metadata", metadata.name(), metadata.size());
+    TRY_WITHIN(metadata.name(), read_now(metadata, 0, block.bytes()));
+    return TRY_WITHIN(metadata.name(), thin::Superblock::unpack(block.bytes(), false));
+}
+
 Result<bool> read_volumes(MetadataReader& reader, BlockTable& table, const Superblock& superblock, bool in_metadata_snapshot,
                           Findings& findings, const Control& control, VolumeEntries& volumes) {
     std::mutex mutex;
@@ -63,11 +71,7 @@ Result<bool> read_volumes(MetadataReader& reader, BlockTable& table, const Super
 Result<std::unique_ptr<PoolMetadata>> PoolMetadata::open(BlockDevice& device, bool metadata_snapshot, unsigned threads,
                                                          const Control& control) {
     std::unique_ptr<PoolMetadata> pool(new PoolMetadata);
-    AlignedBuffer block(pdata::block_bytes);
-    if (device.size() < block.size())
-        return fail(ErrorKind::damaged, "{}: {} bytes are too few for a pool's metadata", device.name(), device.size());
-    TRY_WITHIN(device.name(), read_now(device, 0, block.bytes()));
-    pool->superblock_ = TRY_WITHIN(device.name(), Superblock::unpack(block.bytes(), false));
+    pool->superblock_ = TRY(read_superblock(device));
     pool->reader_ = TRY(MetadataReader::start(device, {.threads = threads}));
     pool->table_ = TRY(BlockTable::create(pool->reader_->blocks()));
     pool->forest_ = std::make_unique<MappingForest>(*pool->reader_, *pool->table_);

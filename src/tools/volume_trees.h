@@ -20,6 +20,9 @@
 
 namespace lamella::tools {
 
+// The pool's, checked. Errors: damaged, unsupported, failed; they name the device.
+Result<thin::Superblock> read_superblock(BlockDevice& metadata);
+
 // What the two trees know of one volume.
 struct VolumeEntry {
     std::optional<MetadataBlock> root{};
