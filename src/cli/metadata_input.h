@@ -10,8 +10,8 @@
 
 namespace lamella::cli {
 
-// A pool's metadata as a tool is given it: a file, a block device, or the pool of a group on image files or disks that nobody uses:
-// "./vms.img:pool".
+// A pool's metadata as a tool is given it: a file, a block device, the pool of a group on image files or disks that nobody uses
+// ("./vms.img:pool"), or, for reading, what lamella pack wrote, which is unpacked into a temporary file ($TMPDIR or /var/tmp).
 class MetadataInput {
   public:
     // For reading others may read too, and a block device may even be in use; for writing it is ours alone. A file must be there.
@@ -22,6 +22,7 @@ class MetadataInput {
 
   private:
     MetadataInput() = default;
+    Result<void> unpack(const std::string& address);
     Result<void> open_pool(const std::vector<std::string>& paths, const std::string& pool, Access access);
 
     std::vector<std::unique_ptr<BlockDevice>> disks_;  // below a pool

@@ -65,6 +65,10 @@ class Commands : public testing::Test {
         environment.out = [this](std::string_view text) { out += text; };
         environment.err = [this](std::string_view text) { err += text; };
         environment.flush = [] {};
+        environment.stream = [this](std::string_view text) -> Result<void> {
+            out += text;
+            return {};
+        };
         environment.open_group = [this](const GroupAddress& address, Access how) -> Result<std::unique_ptr<VolumeGroup>> {
             opened = address.text();
             access = how;

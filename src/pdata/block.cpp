@@ -61,6 +61,15 @@ Result<void> verify_block(std::span<const std::byte> block, BlockKind kind, Meta
     return {};
 }
 
+std::optional<BlockKind> kind_by_checksum(std::span<const std::byte> block) {
+    std::uint32_t salt =
+        load_little<std::uint32_t>(block.data() + checksum_offset) ^ crc32c(0xffffffff, block.subspan(sizeof(std::uint32_t)));
+    for (BlockKind kind : {BlockKind::node, BlockKind::bitmap, BlockKind::index, BlockKind::superblock})
+        if (salt == checksum_salt(kind))
+            return kind;
+    return std::nullopt;
+}
+
 Result<void> run_requests(IoQueue& queue, std::span<DeviceRequest> requests, std::string_view what) {
     struct State {
         std::size_t in_flight = 0;

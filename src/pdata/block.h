@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <unordered_map>
@@ -30,6 +31,9 @@ std::string_view to_string(BlockKind kind);
 void seal_block(std::span<std::byte> block, BlockKind kind, MetadataBlock location);
 // Checks both. The error says which is wrong, not where the block is.
 Result<void> verify_block(std::span<const std::byte> block, BlockKind kind, MetadataBlock location);
+
+// The kind whose checksum a block has, wherever it was written to; none: it is damaged, or no block of a pool's metadata.
+std::optional<BlockKind> kind_by_checksum(std::span<const std::byte> block);
 
 // Runs requests of one batch: at most `most_in_flight` at once, all of them ended when this returns. The first error wins.
 struct DeviceRequest {

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""thin-xml.py --seed N [--devices N] [--mappings N] [--definitions]: a pool's contents in thin_dump's XML, drawn from a seed.
+"""thin-xml.py --seed N [--devices N] [--mappings N] [--longest N] [--definitions]: a pool's contents in thin_dump's XML, drawn from a seed.
 
 Without --definitions it is what thin_restore 0.9 reads too.
 """
@@ -12,6 +12,7 @@ arguments.add_argument("--seed", type=int, required=True)
 arguments.add_argument("--devices", type=int, default=5)
 arguments.add_argument("--mappings", type=int, default=2000)
 arguments.add_argument("--definitions", action="store_true")
+arguments.add_argument("--longest", type=int, default=1000, help="of a run, in blocks")
 options = arguments.parse_args()
 draw = random.Random(options.seed)
 TIME = 20
@@ -23,7 +24,7 @@ def part(first, count):
     at, runs = first, []
     while count > 0:
         at += draw.choice([0, 0, 1, 5, 300])
-        length = min(count, draw.choice([1, 1, 1, 2, 7, 252, 1000]))
+        length = min(count, options.longest, draw.choice([1, 1, 1, 2, 7, 252, 1000]))
         runs.append((at, draw.randrange(DATA_BLOCKS - length), length, draw.randrange(TIME + 1)))
         at += length
         count -= length

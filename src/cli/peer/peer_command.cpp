@@ -113,6 +113,15 @@ void PeerCommand::flag_or_option(const std::string& names, const std::string& pl
     });
 }
 
+void PeerCommand::flag_or_option(const std::string& names, const std::string& placeholder, bool& given, std::string& value,
+                                 const std::string& help) {
+    add(names, Value::optional, placeholder, help, [&given, &value](const std::string& word) -> Result<void> {
+        given = true;
+        value = word;
+        return {};
+    });
+}
+
 void PeerCommand::option_choice(const std::string& names, std::string& value, const std::vector<std::string>& words,
                                 const std::string& help) {
     Option& option = add(names, Value::required, "", help, [&value, words](const std::string& word) -> Result<void> {

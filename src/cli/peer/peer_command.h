@@ -76,6 +76,7 @@ class PeerCommand {
     // With or without a value, which then follows in the same word: -m17, --metadata-snap=17.
     void flag_or_option(const std::string& names, const std::string& placeholder, bool& given, std::optional<std::uint64_t>& value,
                         const std::string& help);
+    void flag_or_option(const std::string& names, const std::string& placeholder, bool& given, std::string& value, const std::string& help);
     void option_choice(const std::string& names, std::string& value, const std::vector<std::string>& words, const std::string& help);
     // -q, which sets PeerContext::quiet.
     void quiet();
