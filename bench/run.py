@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measurements of Lamella beside its peers: docs/benchmarks.md. Ends with 1 if something couldn't be run; a missed target is no error.
 
-Programs: $LAMELLA (default build/lamella), and $BENCH_PROGRAMS (default: the folder bench beside it) for bench_nbd_load and
-bench_null_server. The rest comes from Debian and is looked for in $PATH.
+Programs: $LAMELLA (default build/lamella), and $BENCH_PROGRAMS (default: the folder bench beside it) for bench_nbd_load,
+bench_null_server and bench_make_pool. The rest comes from Debian and is looked for in $PATH.
 """
 
 import argparse
@@ -28,7 +28,8 @@ class Programs:
         root = pathlib.Path(__file__).resolve().parent.parent
         lamella = pathlib.Path(os.environ.get("LAMELLA", root / "build" / "lamella")).resolve()
         built = pathlib.Path(os.environ.get("BENCH_PROGRAMS", lamella.parent / "bench"))
-        self._places = {"lamella": lamella, "bench_nbd_load": built / "bench_nbd_load", "bench_null_server": built / "bench_null_server"}
+        self._places = {"lamella": lamella, "bench_nbd_load": built / "bench_nbd_load", "bench_null_server": built / "bench_null_server",
+                        "bench_make_pool": built / "bench_make_pool"}
 
     def need(self, name):
         place = self._places.get(name)
