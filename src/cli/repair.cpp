@@ -41,6 +41,7 @@ void define_repair(CommandLine& line) {
     line.exclude("--list-roots", "--root");
     line.exclude("--list-roots", "--output");
     line.destroys();
+    line.changes();
     line.runs([arguments](Context& context) -> Result<void> {
         auto input = TRY(MetadataInput::open(arguments->input, Access::read));
         tools::RepairOptions options = arguments->options;

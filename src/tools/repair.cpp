@@ -172,7 +172,7 @@ Result<void> Repair::decide(const RepairOptions& options, const Control& control
 
     superblock_.transaction_id = std::max(superblock_.transaction_id, options.transaction_id.value_or(0));
     superblock_.flags &= ~thin::Superblock::needs_check_flag;
-    report_.damaged = salvage_->damaged() || report_.superblock_lost;
+    report_.damaged = salvage_->damaged() || report_.superblock_lost || !counts_->complete();
     report_.metadata_snapshot_dropped = superblock_.held_root != MetadataBlock(0);
     superblock_.held_root = MetadataBlock(0);
     report_.unplaced = salvage_->unplaced();
