@@ -159,7 +159,7 @@ check_status 1 "an output of 36 KiB" ours/thin_restore -i large.xml -o tiny.bin
 readonly_device=$(loop our.bin --read-only)
 check_status 1 "an output that can't be written" ours/thin_restore -i large.xml -o "$readonly_device"
 losetup --detach "$readonly_device"
-for change in 's/mapped_blocks="300000"/mapped_blocks="299999"/' '$d' 's/time="20" transaction/time="1" transaction/'; do
+for change in 's/mapped_blocks="300000"/mapped_blocks="299999"/' "\$d" 's/time="20" transaction/time="1" transaction/'; do
     cp before.bin our.bin
     sed "$change" large.xml >wrong.xml
     check_status 1 "XML changed by $change" ours/thin_restore -i wrong.xml -o our.bin
