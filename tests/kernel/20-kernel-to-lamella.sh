@@ -45,6 +45,10 @@ END
 check_equal "eight volumes were made" 8 "$(wc -l <written)"
 
 group=$SCRATCH/left.img,$SCRATCH/right.img
+# Our check looks at more than thin_check does: none of it may be what a kernel's pool never had.
+for pool in pool other-pool; do
+    check_status 0 "lamella check of $pool, which the kernel wrote" "$LAMELLA" check "$group:$pool"
+done
 serve "$group" --read-only
 sums read
 stop_serving
@@ -75,6 +79,7 @@ sums field "$SCRATCH/written-in-kernel"
 check_clean field "after the kernel's second turn"
 END
 check_same "the kernel reads what lamella wrote" written-by-lamella read-in-kernel
+check_status 0 "lamella check after both had a turn" "$LAMELLA" check "$group:pool"
 
 serve "$group"
 sums read-last
