@@ -411,6 +411,42 @@ TEST(Restore, KeepsTheUuid) {
     EXPECT_EQ(dumped(device, {}), xml);
 }
 
+// Metadata with right checksums and wrong content: an error or a dump, soon, whatever it is.
+TEST(Dump, HostileMetadata) {
+    std::uint64_t seed = std::random_device()();
+    SCOPED_TRACE(fmt::format("seed {}", seed));
+    std::mt19937_64 random(seed);
+    Pool pool = random_pool(seed);
+    for (std::uint64_t next = seed; pool.devices.size() < 4; pool = random_pool(++next)) {}
+    MemoryDevice device(2000 * block_bytes);
+    auto report = restored(pool.xml, device);
+    ASSERT_TRUE(report);
+    unsigned refused = 0;
+    for (unsigned round = 0; round < 400; ++round) {
+        std::uint64_t location = random() % report->metadata_blocks;
+        std::vector<std::byte> before(block_bytes);
+        ASSERT_TRUE(read_now(device, location * block_bytes, before));
+        std::vector<std::byte> after = before;
+        auto kind = pdata::kind_by_checksum(before);
+        ASSERT_TRUE(kind);
+        for (unsigned changes = 1 + random() % 4; changes > 0; --changes) {
+            // Often the header, or a child or key: another block, something huge, a neighbour's.
+            std::size_t at = random() % 2 == 0 ? 4 + random() % 28 : 32 + random() % 60 * 8;
+            if (random() % 3 == 0)
+                at = 32 + 2016 + random() % 60 * 8;
+            std::uint64_t values[] = {random(), random() % report->metadata_blocks, 0, ~std::uint64_t{0}, location};
+            store_little<std::uint64_t>(after.data() + std::min(at, block_bytes - 8), values[random() % std::size(values)]);
+        }
+        pdata::seal_block(after, *kind, MetadataBlock(location));
+        ASSERT_TRUE(write_now(device, location * block_bytes, after));
+        for (bool definitions : {false, true})
+            refused += dumped(device, {.definitions = definitions}).starts_with("error");
+        ASSERT_TRUE(write_now(device, location * block_bytes, before));
+    }
+    EXPECT_GT(refused, 100u);
+    EXPECT_EQ(dumped(device, {}), expected_dump(pool));
+}
+
 // Counting more data blocks than its memory has room for.
 TEST(DataCounts, GoToDiskAndComeBack) {
     MemoryDevice device(40'000 * block_bytes);

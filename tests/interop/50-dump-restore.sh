@@ -30,17 +30,17 @@ not_metadata() {
 }
 
 # --- Metadata of the peer's thin_restore ---
-for seed in "$SEED" $((SEED + 1)) $((SEED + 2)); do
-    xml --seed "$seed" >pool.xml
+for turn in "$SEED" $((SEED + 1)) $((SEED + 2)); do
+    xml --seed "$turn" >pool.xml
     truncate -s 0 peer.bin && truncate -s 8M peer.bin
     quietly thin_restore -i pool.xml -o peer.bin
-    same_dumps "metadata made by thin_restore (seed $seed)" peer.bin
+    same_dumps "metadata made by thin_restore (seed $turn)" peer.bin
 
     truncate -s 0 our.bin && truncate -s 8M our.bin
-    check "our thin_restore (seed $seed)" ours/thin_restore -i pool.xml -o our.bin -q
+    check "our thin_restore (seed $turn)" ours/thin_restore -i pool.xml -o our.bin -q
     thin_dump peer.bin >pool.xml
     check "thin_check of it" thin_check our.bin
-    same_dumps "metadata made by our thin_restore (seed $seed)" our.bin
+    same_dumps "metadata made by our thin_restore (seed $turn)" our.bin
     thin_dump our.bin >again.xml
     check_same "the same pool" pool.xml again.xml
     mapfile -t ids < <(sed -n 's/.*dev_id="\([0-9]*\)".*/\1/p' pool.xml)
@@ -52,12 +52,12 @@ done
 
 # --- Definitions ---
 definitions=0
-for seed in "$SEED" $((SEED + 1)) $((SEED + 2)) $((SEED + 3)) $((SEED + 4)); do
-    xml --seed "$seed" --definitions >shared.xml
+for turn in "$SEED" $((SEED + 1)) $((SEED + 2)) $((SEED + 3)) $((SEED + 4)); do
+    xml --seed "$turn" --definitions >shared.xml
     truncate -s 0 our.bin && truncate -s 8M our.bin
-    check "definitions are restored (seed $seed)" "$LAMELLA" restore shared.xml our.bin --yes
+    check "definitions are restored (seed $turn)" "$LAMELLA" restore shared.xml our.bin --yes
     check "thin_check of them" thin_check our.bin
-    same_dumps "metadata with shared leaves (seed $seed)" our.bin
+    same_dumps "metadata with shared leaves (seed $turn)" our.bin
     thin_dump our.bin >plain.xml
     quietly "$LAMELLA" dump our.bin --output dumped.xml
     definitions=$((definitions + $(grep -c '<def name=' dumped.xml || true)))
