@@ -52,6 +52,8 @@ class Cursor {
         return {};
     }
 
+    // How many nodes are open.
+    std::size_t depth() const { return path_.size(); }
     bool at_end() const { return !at_root_ && path_.empty(); }
     // A whole subtree, not a mapping.
     bool at_subtree() const { return at_root_ || !path_.back().node().is_leaf(); }
@@ -267,30 +269,32 @@ Result<void> diff(BlockDevice& metadata, const DiffOptions& options, const Visit
     TRY(right.start(TRY(root_of(pool, options.right, options.right_in_snapshot))));
     Runs runs(visit);
     using Kind = DiffRun::Kind;
-    // All of a subtree that both have.
-    auto tell_same = [&](MetadataBlock subtree) -> Result<void> {
-        Cursor cursor(*pool.reader);
-        TRY(cursor.start(subtree));
-        while (!cursor.at_end()) {
-            if (cursor.at_subtree()) {
+    // All of a subtree that both have, from the left; then the left is past it.
+    auto tell_same = [&]() -> Result<void> {
+        const std::size_t depth = left.depth();
+        do {
+            if (left.at_subtree()) {
                 if (options.control.stopped())
                     return Control::interrupted();
-                TRY(cursor.open(nullptr));
+                TRY(left.open(nullptr));
                 continue;
             }
-            const DataBlock block = cursor.mapping().block;
-            TRY(runs.add(Kind::same, cursor.key(), block, block));
-            cursor.skip();
-        }
+            const DataBlock block = left.mapping().block;
+            TRY(runs.add(Kind::same, left.key(), block, block));
+            left.skip();
+        } while (left.depth() > depth);
         return {};
     };
+    // What the right shares with the left is of no use to the right; to the left it is if it is to be told.
+    const Cursor* left_may_skip = options.same ? nullptr : &right;
     for (std::uint64_t step = 0; !left.at_end() || !right.at_end(); ++step) {
         if (step % 1024 == 0 && options.control.stopped())
             return Control::interrupted();
         if (!left.at_end() && !right.at_end() && left.at_subtree() && right.at_subtree() && left.subtree() == right.subtree()) {
             if (options.same)
-                TRY(tell_same(left.subtree()));
-            left.skip();
+                TRY(tell_same());
+            else
+                left.skip();
             right.skip();
             continue;
         }
@@ -311,11 +315,11 @@ Result<void> diff(BlockDevice& metadata, const DiffOptions& options, const Visit
                 continue;
             }
             if (left_first || (!right_first && open_left && (!open_right || left.height() > right.height()))) {
-                TRY(left.open(&right));
+                TRY(left.open(left_may_skip));
             } else if (right_first || !open_left || right.height() > left.height()) {
                 TRY(right.open(&left));
             } else {
-                TRY(left.open(&right));
+                TRY(left.open(left_may_skip));
                 TRY(right.open(&left));
             }
             continue;
