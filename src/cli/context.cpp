@@ -9,6 +9,7 @@
 namespace lamella::cli {
 
 Result<VolumeGroup*> Context::open(const GroupAddress& address, Access access) {
+    wants_group_ = true;
     group_ = TRY(environment_.open_group(address, access));
     address_ = address;
     return group_.get();
@@ -64,7 +65,7 @@ std::string Context::suggestion(const Error& error) const {
         return suggestion_;
     std::string group = address_.text();
     if (group.empty())  // it could not be opened
-        return error.kind() == ErrorKind::not_found ? "lamella init, to make a new group" : "";
+        return wants_group_ && error.kind() == ErrorKind::not_found ? "lamella init, to make a new group" : "";
     switch (error.kind()) {
     case ErrorKind::not_found: return fmt::format("lamella list {} --all", group);
     case ErrorKind::exists: return fmt::format("another name; lamella list {} --all shows those in use", group);

@@ -65,6 +65,7 @@ class Context {
     Environment& environment_;
     std::unique_ptr<VolumeGroup> group_;
     GroupAddress address_;
+    bool wants_group_ = false;
     std::string suggestion_;
     bool answered_ = false;
     ExitCode code_ = ExitCode::done;
