@@ -1069,6 +1069,13 @@ TEST_P(PoolFaults, AFailedCommitEndsInReadOnlyModeWithNeedsCheck) {
     EXPECT_NE(pool->status_line()->find(" ro discard_passdown queue_if_no_space needs_check "), std::string::npos) << *pool->status_line();
     // Reads go on, of what was committed.
     EXPECT_TRUE(client->holds(*web, 0, block, 'a'));
+    // Whoever flushes later learns that an acknowledged write is lost, too.
+    EXPECT_EQ(client->flush(*web), EIO);
+    std::vector<std::byte> bytes(512, std::byte{'a'});
+    Request durable(IoOperation::write, 0, bytes.size(), bytes.data());
+    durable.durable = true;
+    EXPECT_EQ(durable.run(*web, *pool_queue), EIO);
+    EXPECT_FALSE(pool->commit());
     // A block that needs no change of metadata can still be written.
     EXPECT_NE(client->fill(*web, 5 * block, 512, 'c'), 0);
     EXPECT_FALSE(pool->transact({creation(7)}, 1, 2));

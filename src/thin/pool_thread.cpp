@@ -378,6 +378,8 @@ Result<void> PoolThread::commit() {
     if (mode_.load() == PoolMode::fail)
         return fail(ErrorKind::failed, "the pool has failed");
     if (metadata_->read_only() || mode_.load() == PoolMode::read_only) {
+        if (dirty_.load())
+            return fail(ErrorKind::failed, "the pool went back to its last commit: writes acknowledged since then are lost");
         for (BlockDevice* leaf : data_leaves_)
             TRY(flush_now(*leaf));
         return {};
@@ -477,7 +479,8 @@ void PoolThread::metadata_error(const Error& error) {
     bool sound = metadata_->abort().has_value();
     if (sound)
         sound = metadata_->set_needs_check().has_value();
-    dirty_.store(false);
+    // If the pool was dirty it stays so: mappings of acknowledged writes are gone, and no flush may say otherwise from now on.
+    queue_.disarm(commit_timer_);
     enter_mode(sound ? PoolMode::read_only : PoolMode::fail);
     for (auto& [id, state] : volumes_) {
         state.volume->mappings_.drop_all();
