@@ -24,6 +24,7 @@ constexpr std::uint32_t max_children = pdata::max_node_entries(pointer_bytes);
 constexpr std::uint32_t min_children = max_children / 3;
 // How many steps are spent on trying where orphans belong that several gaps could take.
 constexpr std::uint64_t max_trial_steps = 300'000;
+constexpr std::size_t max_trial_members = 1000;
 // A gap takes so many mappings at least if it can't have been a leaf.
 constexpr std::uint64_t max_leaf_mappings = max_children;
 
@@ -719,9 +720,11 @@ Result<std::uint32_t> Salvage::shared_time(MetadataBlock block) {
 bool Salvage::may_fill(const Orphan& orphan, const Gap& gap) const {
     if (orphan.first < gap.range.begin || !gap.range.contains(orphan.last) || orphan.height > gap.max_height)
         return false;
-    for (std::size_t other : gap.fill)
-        if (orphans_[other].first <= orphan.last && orphans_[other].last >= orphan.first)
-            return false;
+    // Numbers ascend with keys, and what is there doesn't overlap: only the neighbours can be in the way.
+    const auto after = std::ranges::upper_bound(gap.fill, orphan.first, {}, [&](std::size_t other) { return orphans_[other].first; });
+    if ((after != gap.fill.end() && orphans_[*after].first <= orphan.last) ||
+        (after != gap.fill.begin() && orphans_[*(after - 1)].last >= orphan.first))
+        return false;
     for (ThinId device : gap.devices) {
         const auto missing = missing_.find(device);
         if (missing == missing_.end()) {
@@ -777,17 +780,23 @@ void Salvage::put(std::size_t orphan, std::size_t gap) {
     }
 }
 
+// For each orphan the gaps that it may fill.
+std::vector<std::vector<std::size_t>> Salvage::possible_gaps() const {
+    std::vector<std::vector<std::size_t>> possible(orphans_.size());
+    for (std::size_t gap = 0; gap < gaps_.size(); ++gap) {
+        auto orphan = std::ranges::lower_bound(orphans_, gaps_[gap].range.begin, {}, &Orphan::first) - orphans_.begin();
+        for (auto number = static_cast<std::size_t>(orphan); number < orphans_.size() && gaps_[gap].range.contains(orphans_[number].first);
+             ++number)
+            if (orphans_[number].missing > 0 && may_fill(orphans_[number], gaps_[gap]))
+                possible[number].push_back(gap);
+    }
+    return possible;
+}
+
 // Puts orphans where they can only belong. True: something was put.
 bool Salvage::place_proven() {
     bool any = false;
-    std::vector<std::vector<std::size_t>> possible(orphans_.size());
-    for (std::size_t orphan = 0; orphan < orphans_.size(); ++orphan) {
-        if (orphans_[orphan].missing == 0)
-            continue;
-        for (std::size_t gap = 0; gap < gaps_.size(); ++gap)
-            if (may_fill(orphans_[orphan], gaps_[gap]))
-                possible[orphan].push_back(gap);
-    }
+    const std::vector<std::vector<std::size_t>> possible = possible_gaps();
     // A device's tree is somewhere, if all that is lost is accounted for: the only orphan that it can be is it.
     std::vector<std::size_t> candidates(gaps_.size());
     for (const auto& gaps : possible)
@@ -804,21 +813,27 @@ bool Salvage::place_proven() {
     const auto proven = [&](std::size_t orphan) {
         return !possible[orphan].empty() && possible[orphan].size() <= orphans_[orphan].missing;
     };
-    for (std::size_t orphan = 0; orphan < orphans_.size(); ++orphan) {
-        if (!proven(orphan))
-            continue;
-        for (std::size_t gap : possible[orphan]) {
-            // Two that want the same place contradict each other.
-            bool contradicted = false;
-            for (std::size_t other = 0; other < orphans_.size() && !contradicted; ++other)
-                contradicted = other != orphan && orphans_[other].missing > 0 && orphans_[other].first <= orphans_[orphan].last &&
-                               orphans_[other].last >= orphans_[orphan].first && proven(other) &&
-                               std::ranges::find(possible[other], gap) != possible[other].end();
-            if (!contradicted && may_fill(orphans_[orphan], gaps_[gap])) {
-                put(orphan, gap);
+    std::vector<std::vector<std::size_t>> wanted(gaps_.size());
+    for (std::size_t orphan = 0; orphan < orphans_.size(); ++orphan)
+        if (proven(orphan))
+            for (std::size_t gap : possible[orphan])
+                wanted[gap].push_back(orphan);
+    for (std::size_t gap = 0; gap < gaps_.size(); ++gap) {
+        // Two that want the same place contradict each other.
+        std::vector<bool> contradicted(wanted[gap].size());
+        std::size_t furthest = 0;
+        for (std::size_t index = 1; index < wanted[gap].size(); ++index) {
+            const Orphan& before = orphans_[wanted[gap][furthest]];
+            if (before.last >= orphans_[wanted[gap][index]].first)
+                contradicted[furthest] = contradicted[index] = true;
+            if (orphans_[wanted[gap][index]].last > before.last)
+                furthest = index;
+        }
+        for (std::size_t index = 0; index < wanted[gap].size(); ++index)
+            if (!contradicted[index] && may_fill(orphans_[wanted[gap][index]], gaps_[gap])) {
+                put(wanted[gap][index], gap);
                 any = true;
             }
-        }
     }
     return any;
 }
@@ -830,16 +845,10 @@ bool Salvage::place_by_trial() {
         std::vector<std::size_t> gaps;
     };
     std::vector<Candidate> candidates;
-    for (std::size_t orphan = 0; orphan < orphans_.size(); ++orphan) {
-        Candidate candidate{orphan, {}};
-        if (orphans_[orphan].missing == 0)
-            continue;
-        for (std::size_t gap = 0; gap < gaps_.size(); ++gap)
-            if (may_fill(orphans_[orphan], gaps_[gap]))
-                candidate.gaps.push_back(gap);
-        if (candidate.gaps.size() >= orphans_[orphan].missing && !candidate.gaps.empty())
-            candidates.push_back(std::move(candidate));
-    }
+    std::vector<std::vector<std::size_t>> possible = possible_gaps();
+    for (std::size_t orphan = 0; orphan < orphans_.size(); ++orphan)
+        if (orphans_[orphan].missing > 0 && !possible[orphan].empty() && possible[orphan].size() >= orphans_[orphan].missing)
+            candidates.push_back({orphan, std::move(possible[orphan])});
 
     // Groups: gaps that share a candidate or a device.
     std::vector<std::size_t> group(gaps_.size());
@@ -868,6 +877,8 @@ bool Salvage::place_by_trial() {
         for (const Candidate& candidate : candidates)
             if (head(candidate.gaps.front()) == now)
                 members.push_back(&candidate);
+        if (members.size() > max_trial_members)
+            continue;
         std::ranges::stable_sort(members, {}, [](const Candidate* candidate) { return candidate->gaps.size(); });
         // Of these devices nothing is lost but what orphans hold: they must come out whole.
         std::map<ThinId, bool> exact;
@@ -913,13 +924,14 @@ bool Salvage::place_by_trial() {
                 const std::size_t gap = member.gaps[choice];
                 if (!may_fill(orphans_[member.orphan], gaps_[gap]))
                     continue;
-                gaps_[gap].fill.push_back(member.orphan);
+                auto& fill = gaps_[gap].fill;
+                fill.insert(std::ranges::upper_bound(fill, member.orphan), member.orphan);
                 add(member.orphan, gap, 1);
                 placed.emplace_back(member.orphan, gap);
                 self(self, index, reference + 1, choice + 1);
                 placed.pop_back();
                 add(member.orphan, gap, -1);
-                gaps_[gap].fill.pop_back();
+                fill.erase(std::ranges::find(fill, member.orphan));
             }
         };
         attempt(attempt, 0, 0, 0);
@@ -1045,13 +1057,14 @@ Result<void> Salvage::place_orphans() {
     // While some referrers can't be known (those of a lost metadata snapshot), an orphan may be theirs.
     if (all_referrers_known_)
         while (place_proven() || place_by_trial() || TRY(place_by_older_trees()) || restore_doubtful()) {}
-    for (const Orphan& orphan : orphans_) {
+    const std::vector<std::vector<std::size_t>> possible = possible_gaps();
+    for (std::size_t number = 0; number < orphans_.size(); ++number) {
+        const Orphan& orphan = orphans_[number];
         if (orphan.placed)
             continue;
         UnplacedOrphan unplaced{orphan.block, orphan.first, orphan.last, orphan.mappings, {}};
-        for (const Gap& gap : gaps_)
-            if (may_fill(orphan, gap))
-                unplaced.possible_owners.insert(unplaced.possible_owners.end(), gap.devices.begin(), gap.devices.end());
+        for (std::size_t gap : possible[number])
+            unplaced.possible_owners.insert(unplaced.possible_owners.end(), gaps_[gap].devices.begin(), gaps_[gap].devices.end());
         std::ranges::sort(unplaced.possible_owners);
         const auto repeated = std::ranges::unique(unplaced.possible_owners);
         unplaced.possible_owners.erase(repeated.begin(), repeated.end());
@@ -1196,12 +1209,9 @@ Result<std::optional<PlanNode>> Salvage::root_of(std::vector<Unit> units) {
     return root;
 }
 
-void Salvage::report_lost(SalvagedDevice& device) const {
-    bool any = false;
-    for (const Gap& gap : gaps_) {
-        if (std::ranges::find(gap.devices, device.id) == gap.devices.end())
-            continue;
-        any = true;
+void Salvage::report_lost(SalvagedDevice& device, const std::vector<std::size_t>& gaps) const {
+    for (std::size_t number : gaps) {
+        const Gap& gap = gaps_[number];
         std::uint64_t begin = gap.range.begin;
         for (std::size_t orphan : gap.fill) {
             if (orphans_[orphan].first > begin)
@@ -1212,13 +1222,18 @@ void Salvage::report_lost(SalvagedDevice& device) const {
             device.lost.push_back({begin, gap.range.end});
     }
     // The number of mappings isn't as recorded, and nothing says where: an old copy of a node, perhaps.
-    if (!any)
+    if (gaps.empty())
         device.lost.push_back({});
     std::ranges::sort(device.lost, {}, &KeyRange::begin);
 }
 
 Result<void> Salvage::make_plan() {
     std::map<MetadataBlock, std::optional<PlanNode>> roots;
+    std::map<ThinId, std::vector<std::size_t>> gaps_of;
+    for (std::size_t gap = 0; gap < gaps_.size(); ++gap)
+        for (ThinId device : gaps_[gap].devices)
+            if (auto& gaps = gaps_of[device]; gaps.empty() || gaps.back() != gap)
+                gaps.push_back(gap);
     for (SalvagedDevice& device : devices_) {
         const DeviceRoot& root = device_roots_.at(device.id);
         if (root.gap) {
@@ -1239,12 +1254,9 @@ Result<void> Salvage::make_plan() {
             device.max_time = catalog_[root.block].max_time;
             device.root = PlanNode::copy_of(root.block);
         }
-        bool gaps = false;
-        for (const Gap& gap : gaps_) {
-            if (std::ranges::find(gap.devices, device.id) == gap.devices.end())
-                continue;
-            gaps = true;
-            for (std::size_t orphan : gap.fill) {
+        const std::vector<std::size_t>& gaps = gaps_of[device.id];
+        for (std::size_t gap : gaps) {
+            for (std::size_t orphan : gaps_[gap].fill) {
                 device.recovered += orphans_[orphan].mappings;
                 const Inner* inner = inner_of(orphans_[orphan].block);
                 device.max_time = std::max(device.max_time, inner != nullptr ? inner->max_time : catalog_[orphans_[orphan].block].max_time);
@@ -1252,10 +1264,10 @@ Result<void> Salvage::make_plan() {
         }
         device.mappings += device.recovered;
         device.by_older_tree = by_older_tree_.contains(device.id);
-        device.complete = device.details ? device.mappings == device.details->mapped_blocks : !gaps;
-        device.unexplained = !device.complete && !gaps;
+        device.complete = device.details ? device.mappings == device.details->mapped_blocks : gaps.empty();
+        device.unexplained = !device.complete && gaps.empty();
         if (!device.complete)
-            report_lost(device);
+            report_lost(device, gaps);
     }
     return {};
 }

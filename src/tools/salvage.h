@@ -203,6 +203,7 @@ class Salvage {
     bool may_fill(const Orphan& orphan, const Gap& gap) const;
     void put(std::size_t orphan, std::size_t gap);
     void own(std::size_t gap, const std::vector<ThinId>& devices);
+    std::vector<std::vector<std::size_t>> possible_gaps() const;
     bool place_proven();
     bool place_by_trial();
     Result<void> make_plan();
@@ -214,7 +215,7 @@ class Salvage {
     Result<std::vector<Unit>> even_out(std::vector<Unit> units);
     std::vector<Unit> pack(const std::vector<Unit>& units);
     Result<Unit> unit_of(MetadataBlock block);
-    void report_lost(SalvagedDevice& device) const;
+    void report_lost(SalvagedDevice& device, const std::vector<std::size_t>& gaps) const;
 
     NodeCatalog& catalog_;
     const MetadataCounts& counts_;
