@@ -13,7 +13,8 @@ namespace {
 // is below `count` again.
 class Permutation {
   public:
-    Permutation(std::uint64_t count, std::uint64_t seed) : count_(count), bits_(std::max<int>(2, static_cast<int>(std::bit_width(count)))), seed_(seed) {}
+    Permutation(std::uint64_t count, std::uint64_t seed)
+        : count_(count), bits_(std::max<int>(2, static_cast<int>(std::bit_width(count)))), seed_(seed) {}
 
     std::uint64_t operator()(std::uint64_t number) const {
         const std::uint64_t mask = (std::uint64_t{1} << bits_) - 1;

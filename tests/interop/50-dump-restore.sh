@@ -187,7 +187,7 @@ mkfifo half.xml
 for signal in INT KILL; do
     cp large.bin our.bin
     # Half of the XML goes into the pipe, which then stays open: the restore has taken all of it but waits for more.
-    { head -c 10000000 large.xml; exec sleep 1000; } >half.xml &
+    { head -c 10000000 large.xml; exec tail -f /dev/null; } >half.xml &
     writer=$!
     (exec "$SCRATCH/ours/thin_restore" -i half.xml -o our.bin) >restore.log 2>&1 &
     restore=$!

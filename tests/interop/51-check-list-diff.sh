@@ -16,16 +16,16 @@ same_output() { # WHAT COMMAND...
 
 fields=DEV,MAPPED_BLOCKS,EXCLUSIVE_BLOCKS,SHARED_BLOCKS,MAPPED_SECTORS,EXCLUSIVE_SECTORS,SHARED_SECTORS
 fields+=,MAPPED_BYTES,EXCLUSIVE_BYTES,SHARED_BYTES,MAPPED,EXCLUSIVE,SHARED,TRANSACTION,CREATE_TIME,SNAP_TIME
-for seed in "$SEED" $((SEED + 1)) $((SEED + 2)); do
-    /usr/bin/python3 "$support/thin-xml.py" --seed "$seed" >random.xml
+for drawn in "$SEED" $((SEED + 1)) $((SEED + 2)); do
+    /usr/bin/python3 "$support/thin-xml.py" --seed "$drawn" >random.xml
     # Blocks are shared at random there. That is safe where every volume was snapshotted after all mappings were made.
     time=$(($(sed -n 's/^<superblock .*[^_]time="\([0-9]*\)".*/\1/p' random.xml) + 1))
     sed "s/ snap_time=\"[0-9]*\"/ snap_time=\"$time\"/; /^<superblock/s/ time=\"[0-9]*\"/ time=\"$time\"/" random.xml >pool.xml
     truncate -s 0 pool.bin && truncate -s 8M pool.bin
     quietly thin_restore -i pool.xml -o pool.bin
-    check "the peer accepts it (seed $seed)" thin_check -q pool.bin
+    check "the peer accepts it (seed $drawn)" thin_check -q pool.bin
     check "so do we" ours/thin_check -q pool.bin
-    same_output "thin_ls (seed $seed)" thin_ls pool.bin
+    same_output "thin_ls (seed $drawn)" thin_ls pool.bin
     same_output "thin_ls, all fields" thin_ls -o "$fields" --no-headers pool.bin
     mapfile -t ids < <(sed -n 's/.*dev_id="\([0-9]*\)".*/\1/p' pool.xml)
     for right in "${ids[@]}"; do
