@@ -77,8 +77,8 @@ class Checker {
     std::unique_ptr<MappingForest> forest_;
     std::unique_ptr<DataBlockCounts> counts_;
     bool data_size_known_ = false;
-    bool complete_ = true;  // every reference could be counted
-    bool superblock_sound_ = true;
+    bool complete_ = true;           // every reference could be counted
+    bool superblock_sound_ = false;  // all of its fields, so that it can be written again
     Severity worst_elsewhere_ = Severity::note;
     SpaceMapComparison data_map_;
     SpaceMapComparison metadata_map_;
@@ -146,7 +146,6 @@ bool Checker::check_superblock() {
     const bool writes = options_.return_leaks || options_.rebuild_space_maps || options_.clear_needs_check;
     for (const Error& problem : Superblock::problems(bytes, writes))
         findings_.add({.severity = Severity::needs_repair, .text = problem.message(), .block = MetadataBlock(0)});
-    superblock_sound_ = findings_.worst() == Severity::note;
     superblock_ = Superblock::read_fields(bytes);
     // A wrong block number alone leaves the fields what they are.
     if (!sealed && !pdata::verify_block(bytes, pdata::BlockKind::superblock,
@@ -179,6 +178,7 @@ bool Checker::check_superblock() {
         add(Severity::needs_repair, fmt::format("superblock: {} data blocks, more than this metadata can count", data_root_.blocks));
     report_.data_blocks = data_root_.blocks;
     report_.data_free = data_root_.blocks - std::min(data_root_.allocated, data_root_.blocks);
+    superblock_sound_ = findings_.worst() == Severity::note;
     return true;
 }
 

@@ -138,6 +138,8 @@ TEST(Check, LooksAtEveryFieldOfTheSuperblock) {
         {"number", [](std::byte* block) { store_little<std::uint64_t>(block + 8, 7); }, "superblock: superblock says it is block 7"},
         {"block size", [](std::byte* block) { store_little<std::uint32_t>(block + 336, 100); }, "data block size of 100 sectors"},
         {"features", [](std::byte* block) { store_little<std::uint32_t>(block + 360, 4); }, "unknown incompatible features 0x4"},
+        {"more metadata than there can be", [](std::byte* block) { store_little<std::uint64_t>(block + 192, 5'000'000); },
+         "5000000 metadata blocks, at most 4161600 are possible"},
         {"metadata size", [](std::byte* block) { store_little<std::uint64_t>(block + 192, 5000); },
          "5000 metadata blocks, but the device has only 2048"},
         {"data size", [](std::byte* block) { store_little<std::uint64_t>(block + 64, std::uint64_t{1} << 50); },
@@ -150,6 +152,10 @@ TEST(Check, LooksAtEveryFieldOfTheSuperblock) {
         CheckReport report = value_of(check(pool.device, {}));
         EXPECT_EQ(report.grade, Severity::needs_repair) << one.name;
         EXPECT_THAT(texts(report), Contains(HasSubstr(one.text))) << one.name;
+        // Nobody writes a superblock with fields that can't be.
+        auto before = content(pool.device);
+        value_of(check(pool.device, {.rebuild_space_maps = true, .clear_needs_check = true}));
+        EXPECT_EQ(content(pool.device), before) << one.name;
     }
     // Several at once are all told.
     TestPool pool;
