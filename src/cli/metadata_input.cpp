@@ -30,27 +30,27 @@ Result<std::unique_ptr<MetadataInput>> MetadataInput::open(const std::string& ad
     if (access == Access::read && input->device_->size() >= sector_bytes) {
         std::array<std::byte, sector_bytes> first;
         TRY_WITHIN(address, read_now(*input->device_, 0, first));
-        if (load_little<std::uint64_t>(first.data()) == tools::pack_magic)
-            TRY(input->unpack(address));
+        if (load_little<std::uint64_t>(first.data()) == tools::pack_magic) {
+            auto source = TRY(tools::FileSource::open(address));
+            tools::PackReader pack = TRY(tools::PackReader::open(*source));
+            input->device_ = TRY(temporary_device(pack.blocks() * thin::metadata_block_bytes));
+            TRY(pack.unpack(*input->device_));
+        }
     }
     return input;
 }
 
-// Into a file without a name, which goes with the object.
-Result<void> MetadataInput::unpack(const std::string& address) {
-    auto source = TRY(tools::FileSource::open(address));
-    tools::PackReader pack = TRY(tools::PackReader::open(*source));
+Result<std::unique_ptr<BlockDevice>> temporary_device(std::uint64_t bytes) {
     const char* folder = std::getenv("TMPDIR");
-    std::string path = fmt::format("{}/lamella-unpacked-XXXXXX", folder != nullptr && *folder != 0 ? folder : "/var/tmp");
+    std::string path = fmt::format("{}/lamella-XXXXXX", folder != nullptr && *folder != 0 ? folder : "/var/tmp");
     int fd = ::mkostemp(path.data(), O_CLOEXEC);
     if (fd < 0)
         return fail_errno("make " + path);
-    int sized = ::ftruncate(fd, static_cast<off_t>(pack.blocks() * thin::metadata_block_bytes));
+    int sized = ::ftruncate(fd, static_cast<off_t>(bytes));
     ::close(fd);
     auto device = sized == 0 ? FileDevice::open(path) : Result<std::unique_ptr<FileDevice>>(fail_errno("make " + path));
     ::unlink(path.c_str());
-    device_ = TRY(std::move(device));
-    return pack.unpack(*device_);
+    return device;
 }
 
 Result<void> MetadataInput::open_pool(const std::vector<std::string>& paths, const std::string& pool, Access access) {

@@ -22,12 +22,14 @@ class MetadataInput {
 
   private:
     MetadataInput() = default;
-    Result<void> unpack(const std::string& address);
     Result<void> open_pool(const std::vector<std::string>& paths, const std::string& pool, Access access);
 
     std::vector<std::unique_ptr<BlockDevice>> disks_;  // below a pool
     std::unique_ptr<BlockDevice> device_;
 };
+
+// A device of zeros in a file without a name, which goes with the object; in $TMPDIR or /var/tmp.
+Result<std::unique_ptr<BlockDevice>> temporary_device(std::uint64_t bytes);
 
 // Whether two paths lead to the same file or block device, by whatever names. False if one isn't there.
 bool same_file(const std::string& path, const std::string& other);

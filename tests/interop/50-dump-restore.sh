@@ -121,6 +121,17 @@ set +o pipefail
 check_equal "a reader that goes away is no cause for words" "" "$( { ours/thin_dump large.bin | head -n 1 >/dev/null; } 2>&1)"
 set -o pipefail
 
+# --- Damage ---
+cp large.bin damaged.bin
+dd if=/dev/zero of=damaged.bin bs=4096 seek=100 count=1 conv=notrunc status=none
+check_status 1 "a dump stops at a damaged leaf" ours/thin_dump -o damaged.xml damaged.bin
+check "and names it" grep -q 'metadata block 100 of damaged.bin' <(printf '%s' "$output")
+ours/thin_dump --repair damaged.bin >repaired.xml
+check "thin_dump --repair loses that leaf and no more" test "$(grep -c mapping repaired.xml)" -gt 299700
+truncate -s 0 our.bin && truncate -s 32M our.bin
+check "what it prints can be restored" ours/thin_restore -i repaired.xml -o our.bin
+check "thin_check of it" thin_check -q our.bin
+
 # --- Packed metadata ---
 for name in thin_metadata_pack thin_metadata_unpack; do ln -s "$LAMELLA" "ours/$name"; done
 check "pack" ours/thin_metadata_pack -i large.bin -o large.pack

@@ -5,6 +5,7 @@
 #include "cli/peer/peer_command.h"
 #include "tools/dump.h"
 #include "tools/printer.h"
+#include "tools/repair.h"
 
 namespace lamella::cli {
 
@@ -15,6 +16,7 @@ void define_thin_dump(PeerCommand& command) {
         std::string format = "xml";
         std::vector<std::string> devices;
         bool skip_mappings = false;
+        bool repair = false;
         std::optional<std::uint64_t> snapshot_location;
         tools::DumpOptions options;
     };
@@ -27,6 +29,8 @@ void define_thin_dump(PeerCommand& command) {
     command.option("-o,--output", "FILE", arguments->output, "write to a file instead of standard output");
     command.flag_or_option("-m,--metadata-snap", "BLOCK", arguments->options.metadata_snapshot, arguments->snapshot_location,
                            "read the metadata snapshot, as of a pool in use");
+    command.flag("-r,--repair", arguments->repair, "print what thin_repair would make of the metadata");
+    command.exclude("--repair", "--metadata-snap");
     command.option("--dev-id", "ID", arguments->devices, "only this device");
     command.flag("--skip-mappings", arguments->skip_mappings, "leave out the mappings");
     command.flag("--definitions", arguments->options.definitions, "print shared mappings once");
@@ -44,9 +48,22 @@ void define_thin_dump(PeerCommand& command) {
         if (!arguments->output.empty() && same_file(arguments->input, arguments->output))
             return fail(ErrorKind::usage, "{} and {} are the same file", arguments->input, arguments->output);
         auto metadata = TRY(MetadataInput::open(arguments->input, Access::read));
+        BlockDevice* device = &metadata->device();
+        std::unique_ptr<BlockDevice> repaired;
+        if (arguments->repair) {
+            const tools::HeaderOverrides& overrides = options.overrides;
+            auto repair = TRY(tools::Repair::plan(*device,
+                                                  {.transaction_id = overrides.transaction_id,
+                                                   .data_block_sectors = overrides.data_block_sectors,
+                                                   .data_blocks = overrides.data_blocks},
+                                                  context.control()));
+            repaired = TRY(temporary_device(device->size()));
+            TRY(repair->write(*repaired, context.control()));
+            device = repaired.get();
+        }
         DumpOutput output(arguments->output, context.environment().stream);
         auto printer = make_printer(arguments->format == "xml" ? tools::DumpFormat::xml : tools::DumpFormat::human, output);
-        TRY(tools::dump(metadata->device(), options, *printer, context.control()));
+        TRY(tools::dump(*device, options, *printer, context.control()));
         return 0;
     });
 }
