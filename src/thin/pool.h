@@ -87,8 +87,9 @@ class ThinPool {
                                                     BlockDevice* external_origin = nullptr);
 
     // Performs the changes and moves the transaction id from `old_transaction` to `new_transaction`; durable on return, all or
-    // nothing (but for a removal, which after a crash is begun again). Snapshots are one moment of all their origins:
-    // everything acknowledged before is in them.
+    // nothing. A removal takes several commits: a crash in one leaves the old id, what was created beside it there, and part of
+    // what was to be removed gone; the same change may then be asked for again with what isn't done yet. Snapshots are one
+    // moment of all their origins: everything acknowledged before is in them.
     // `progress`, if given, hears how many of the mappings of all devices to be removed are gone; on the pool's thread: must not block.
     using Progress = std::function<void(std::uint64_t removed, std::uint64_t total)>;
     Result<void> transact(const std::vector<PoolChange>& changes, std::uint64_t old_transaction, std::uint64_t new_transaction,

@@ -49,6 +49,7 @@ enum class InUse { refuse, disconnect };
 
 // Writes back what the kernel caches of the device, and frees it. A device whose server is gone can't be written back and is freed all
 // the same. In use is one that is mounted, or otherwise held exclusively; users of InUse::disconnect get I/O errors from then on.
+// Waits for the server to answer what is written back: not on a reactor.
 Result<void> disconnect_kernel_device(const std::string& path, InUse in_use = InUse::refuse);
 
 }  // namespace lamella::nbd
