@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "base/strong.h"
-#include "thin/grace_period.h"
+#include "device/grace_period.h"
 
 namespace lamella::thin {
 

@@ -21,46 +21,19 @@
 #pragma once
 
 #include <atomic>
-#include <condition_variable>
 #include <functional>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <thread>
 #include <unordered_map>
 
-#include "thin/grace_period.h"
+#include "device/answer.h"
+#include "device/grace_period.h"
 #include "thin/pool.h"
 #include "thin/thin_io.h"
 #include "thin/volume.h"
 
 namespace lamella::thin {
-
-// The answer to a call from another thread.
-template <typename T>
-class Answer {
-  public:
-    void give(Result<T> value) {
-        // Notified under the lock: the waiter destroys this as soon as it can see the value.
-        std::lock_guard lock(mutex_);
-        value_.emplace(std::move(value));
-        given_.notify_one();
-    }
-    bool ready() {
-        std::lock_guard lock(mutex_);
-        return value_.has_value();
-    }
-    void wait() {
-        std::unique_lock lock(mutex_);
-        given_.wait(lock, [&] { return value_.has_value(); });
-    }
-    Result<T> take() { return std::move(*value_); }
-
-  private:
-    std::mutex mutex_;
-    std::condition_variable given_;
-    std::optional<Result<T>> value_;
-};
 
 class PoolThread {
   public:
@@ -271,23 +244,7 @@ class PoolThread {
 
 template <typename T, typename Body>
 Result<T> PoolThread::ask(Body body) {
-    Answer<T> answer;
-    struct AskTask : Task {
-        Body* body;
-        Answer<T>* answer;
-    } task;
-    task.body = &body;
-    task.answer = &answer;
-    task.run = [](Task& posted) {
-        auto& asked = static_cast<AskTask&>(posted);
-        (*asked.body)(*asked.answer);
-    };
-    queue_.post(task);
-    if (own_queue_ != nullptr)
-        answer.wait();
-    else
-        queue_.run_until([&] { return answer.ready(); });
-    return answer.take();
+    return lamella::ask<T>(queue_, own_queue_ == nullptr, std::move(body));
 }
 
 }  // namespace lamella::thin

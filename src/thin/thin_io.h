@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "device/block_device.h"
-#include "thin/grace_period.h"
+#include "device/grace_period.h"
 #include "thin/volume.h"
 
 namespace lamella::thin {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "thin/grace_period.h"
+#include "device/grace_period.h"
 
 #include <deque>
 #include <memory>
@@ -8,7 +8,7 @@
 
 #include <gtest/gtest.h>
 
-namespace lamella::thin {
+namespace lamella {
 namespace {
 
 struct Told : GracePeriod::Waiter {
@@ -162,4 +162,4 @@ TEST_F(GracePeriodTest, NobodyInsideSeesWhatIsTakenAway) {
 }
 
 }  // namespace
-}  // namespace lamella::thin
+}  // namespace lamella

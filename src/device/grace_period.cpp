@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "thin/grace_period.h"
+#include "device/grace_period.h"
 
 #include <utility>
 
-namespace lamella::thin {
+namespace lamella {
 
 GracePeriod::GracePeriod(IoQueue& owner) : owner_(owner) {
     notify_task_.period = this;
@@ -65,4 +65,4 @@ void GracePeriod::advance() {
     }
 }
 
-}  // namespace lamella::thin
+}  // namespace lamella

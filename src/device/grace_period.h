@@ -7,12 +7,12 @@
 
 #include "device/io_queue.h"
 
-namespace lamella::thin {
+namespace lamella {
 
-// Lets one thread (the pool's) wait until every I/O that may still act on what it has just changed is over, at the cost of two
+// Lets one thread (a pool's, an origin's) wait until every I/O that may still act on what it has just changed is over, at the cost of two
 // uncontended atomic operations for each I/O.
 //
-// A data-path I/O enters before it looks a mapping up and leaves when the I/O that it issued has completed. The pool's thread
+// A data-path I/O enters before it looks a mapping up and leaves when the I/O that it issued has completed. The owner's thread
 // first makes its change visible (a raised snapshot time, a removed mapping, a retired page), then calls wait(): the waiter is
 // told once everybody who may have entered before the change has left. Whoever enters later sees the change.
 //
@@ -82,4 +82,4 @@ class GracePeriod {
     int turns_left_ = 0;
 };
 
-}  // namespace lamella::thin
+}  // namespace lamella
