@@ -9,6 +9,7 @@
 
 #include <gtest/gtest.h>
 
+#include "base/test_support.h"
 #include "device/memory_device.h"
 #include "pdata/block.h"
 #include "pdata/btree.h"
@@ -17,16 +18,7 @@
 
 namespace lamella::pdata {
 
-// The value; ends the test program if there is none.
-template <typename T>
-T value_of(Result<T> result) {
-    if (!result) {
-        ADD_FAILURE() << result.error().message();
-        std::abort();
-    }
-    if constexpr (!std::is_void_v<T>)
-        return std::move(*result);
-}
+using lamella::test::value_of;
 
 class Store {
   public:

@@ -15,6 +15,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include "base/test_support.h"
 #include "device/crash_device.h"
 #include "device/memory_device.h"
 #include "pdata/block.h"
@@ -23,15 +24,7 @@
 namespace lamella::thin {
 namespace {
 
-template <typename T>
-T value_of(Result<T> result) {
-    if (!result) {
-        ADD_FAILURE() << result.error().message();
-        std::abort();
-    }
-    if constexpr (!std::is_void_v<T>)
-        return std::move(*result);
-}
+using lamella::test::value_of;
 
 template <typename T>
 ErrorKind kind_of(const Result<T>& result) {
@@ -41,22 +34,8 @@ ErrorKind kind_of(const Result<T>& result) {
 
 // --- Witnesses: Debian's thin_check and thin_dump ---
 
-struct Ran {
-    int status = -1;
-    std::string output;
-};
-
-Ran run(const std::string& command) {
-    Ran ran;
-    FILE* pipe = ::popen((command + " 2>&1").c_str(), "r");
-    if (pipe == nullptr)
-        return ran;
-    std::array<char, 65536> buffer;
-    for (std::size_t got; (got = std::fread(buffer.data(), 1, buffer.size(), pipe)) > 0;)
-        ran.output.append(buffer.data(), got);
-    ran.status = ::pclose(pipe);
-    return ran;
-}
+using lamella::test::Ran;
+using lamella::test::run;
 
 // The device's content in a file for as long as this lives.
 class Image {

@@ -9,35 +9,26 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
-#include <cstring>
 #include <string_view>
 
 #include "base/endian.h"
 #include "pdata/btree.h"
 #include "pdata/metadata_space_map.h"
 #include "thin/superblock.h"
+#include "tools/fresh_metadata.h"
 
 namespace lamella::tools {
 
 using pdata::block_bytes;
 using pdata::BlockKind;
-using pdata::entries_per_bitmap;
-using pdata::IndexEntry;
 using pdata::MetadataSpaceMap;
-using pdata::SpaceMapRoot;
 
 namespace {
 
 constexpr std::uint32_t mapping_bytes = 8;
-constexpr std::uint32_t details_bytes = 24;
 constexpr std::size_t leaf_entries = pdata::max_node_entries(mapping_bytes);
 constexpr std::size_t least_entries = leaf_entries / 3;
 constexpr std::size_t most_waiting = leaf_entries + least_entries;
-
-// Where the magic of a superblock would be there are letters.
-constexpr std::string_view under_way =
-    "This is not the metadata of a thin pool: a restore onto it began, and did not end. Restore once more, or give the device another "
-    "use.\n";
 
 // PoolHeader::uuid as the superblock has it.
 Result<std::array<std::byte, 16>> parse_uuid(std::string_view text) {
@@ -77,10 +68,7 @@ std::uint32_t& MetadataBuilder::count(MetadataBlock block) {
 
 Result<void> MetadataBuilder::superblock_begin(const PoolHeader& header) {
     header_ = header;
-    AlignedBuffer note(block_bytes);
-    std::memcpy(note.data(), under_way.data(), under_way.size());
-    TRY(write_now(device_, 0, note.bytes()));
-    TRY(flush_now(device_));
+    TRY(begin_fresh_metadata(device_));
     stream_ = TRY(BlockStream::start(device_, MetadataBlock(1), MetadataBlock(blocks_)));
     data_counts_ = TRY_WITHIN(device_.name(), DataCounts::start(*stream_, header.data_blocks, blocks_));
     keys_.reserve(2 * leaf_entries);
@@ -281,32 +269,21 @@ Result<void> MetadataBuilder::superblock_end() {
     superblock.uuid = TRY(parse_uuid(header_.uuid));
 
     std::ranges::sort(devices_, {}, [](const Device& device) { return device.header.id; });
-    TreeBuilder roots(*stream_, mapping_bytes);
-    TreeBuilder details(*stream_, details_bytes);
-    for (std::size_t index = 0; index < devices_.size(); ++index) {
-        const auto& [header, root] = devices_[index];
-        if (header.id.value() > thin::max_thin_id || (index > 0 && devices_[index - 1].header.id == header.id))
+    std::vector<FreshDevice> devices;
+    for (const auto& [header, root] : devices_) {
+        if (header.id.value() > thin::max_thin_id || (!devices.empty() && devices.back().id == header.id))
             return fail(ErrorKind::damaged, "device {} twice, or not a possible id", header.id);
-        std::byte value[details_bytes];
-        store_little<std::uint64_t>(value, root.value());
-        TRY(roots.add(header.id.value(), value));
-        store_little<std::uint64_t>(value, header.mapped_blocks);
-        store_little<std::uint64_t>(value + 8, header.transaction_id);
-        store_little<std::uint32_t>(value + 16, header.creation_time);
-        store_little<std::uint32_t>(value + 20, header.snapshotted_time);
-        TRY(details.add(header.id.value(), value));
+        devices.push_back({header.id,
+                           root,
+                           {.mapped_blocks = header.mapped_blocks,
+                            .transaction_id = header.transaction_id,
+                            .creation_time = header.creation_time,
+                            .snapshotted_time = header.snapshotted_time}});
     }
-    superblock.data_mapping_root = TRY(roots.finish());
-    superblock.device_details_root = TRY(details.finish());
+    TRY(write_device_trees(*stream_, devices, superblock));
     TRY(data_counts_->finish()).pack(superblock.data_space_map_root.data());
-    TRY(write_metadata_space_map()).pack(superblock.metadata_space_map_root.data());
-    TRY(stream_->finish());
-    TRY(flush_now(device_));
-
-    AlignedBuffer block(block_bytes);
-    superblock.pack(block.bytes());
-    TRY(write_now(device_, 0, block.bytes()));
-    return flush_now(device_);
+    TRY(write_metadata_space_map(*stream_, counts_, blocks_)).pack(superblock.metadata_space_map_root.data());
+    return end_fresh_metadata(device_, *stream_, superblock);
 }
 
 // Leaves of definitions that no device has, or only as copies, are free; their entries were counted when they were written.
@@ -324,44 +301,6 @@ Result<void> MetadataBuilder::forget_unused_leaves() {
         TRY(data_counts_->decrement(values));
     }
     return {};
-}
-
-// Once everything else is written, the blocks of the map itself are known: those of its overflow tree are of no interest to that
-// tree, for their count is 1, and bitmaps and index are as many as the device asks for.
-Result<SpaceMapRoot> MetadataBuilder::write_metadata_space_map() {
-    SpaceMapRoot root;
-    root.blocks = blocks_;
-    TreeBuilder overflow(*stream_, sizeof(std::uint32_t));
-    for (std::uint64_t block = 0; block < counts_.size(); ++block) {
-        if (counts_[block] < pdata::bitmap_overflow)
-            continue;
-        std::byte value[sizeof(std::uint32_t)];
-        store_little<std::uint32_t>(value, counts_[block]);
-        TRY(overflow.add(block, value));
-    }
-    root.overflow_root = TRY(overflow.finish()).value();
-
-    std::uint64_t bitmaps = (blocks_ + entries_per_bitmap - 1) / entries_per_bitmap;
-    std::uint64_t used = stream_->position().value() + bitmaps + 1;
-    counts_.resize(used, 1);
-    root.allocated = static_cast<std::uint64_t>(std::ranges::count_if(counts_, [](std::uint32_t count) { return count != 0; }));
-    std::vector<IndexEntry> index;
-    for (std::uint64_t number = 0; number < bitmaps; ++number) {
-        BlockStream::Place place = TRY(stream_->next(BlockKind::bitmap));
-        std::uint64_t first = number * entries_per_bitmap;
-        for (std::uint64_t block = first; block < std::min(used, first + entries_per_bitmap); ++block)
-            pdata::set_bitmap_count(place.bytes, static_cast<std::uint32_t>(block - first),
-                                    std::min(counts_[block], pdata::bitmap_overflow));
-        IndexEntry& entry = index.emplace_back();
-        entry.location = place.location.value();
-        entry.free = entries_per_bitmap - pdata::count_allocated_entries(place.bytes);
-        entry.none_free_before = pdata::find_free_entry(place.bytes, nullptr, 0, entries_per_bitmap).value_or(entries_per_bitmap);
-    }
-    BlockStream::Place place = TRY(stream_->next(BlockKind::index));
-    for (std::size_t number = 0; number < index.size(); ++number)
-        index[number].pack(place.bytes + pdata::bitmap_header_bytes + number * IndexEntry::disk_bytes);
-    root.bitmap_root = place.location.value();
-    return root;
 }
 
 }  // namespace lamella::tools

@@ -78,7 +78,6 @@ class MetadataBuilder final : public PoolVisitor {
     Result<MetadataBlock> device_root();
 
     Result<void> forget_unused_leaves();
-    Result<pdata::SpaceMapRoot> write_metadata_space_map();
     std::uint32_t& count(MetadataBlock block);
 
     BlockDevice& device_;

@@ -16,6 +16,8 @@ using pdata::IndexEntry;
 
 namespace {
 
+constexpr std::uint32_t details_bytes = 24;
+
 // Where the magic of a superblock would be there are letters.
 constexpr std::string_view under_way =
     "This is not the metadata of a thin pool: a restore onto it began, and did not end. Restore once more, or give the device another "
@@ -28,6 +30,24 @@ Result<void> begin_fresh_metadata(BlockDevice& device) {
     std::memcpy(note.data(), under_way.data(), under_way.size());
     TRY(write_now(device, 0, note.bytes()));
     return flush_now(device);
+}
+
+Result<void> write_device_trees(BlockStream& stream, std::span<const FreshDevice> devices, thin::Superblock& superblock) {
+    TreeBuilder roots(stream, sizeof(std::uint64_t));
+    TreeBuilder details(stream, details_bytes);
+    for (const FreshDevice& device : devices) {
+        std::byte value[details_bytes];
+        store_little<std::uint64_t>(value, device.root.value());
+        TRY(roots.add(device.id.value(), value));
+        store_little<std::uint64_t>(value, device.details.mapped_blocks);
+        store_little<std::uint64_t>(value + 8, device.details.transaction_id);
+        store_little<std::uint32_t>(value + 16, device.details.creation_time);
+        store_little<std::uint32_t>(value + 20, device.details.snapshotted_time);
+        TRY(details.add(device.id.value(), value));
+    }
+    superblock.data_mapping_root = TRY(roots.finish());
+    superblock.device_details_root = TRY(details.finish());
+    return {};
 }
 
 // The blocks of the map itself are known before it is written: those of its overflow tree are of no interest to that tree, for their

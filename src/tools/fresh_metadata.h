@@ -4,11 +4,13 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "base/result.h"
 #include "device/block_device.h"
 #include "pdata/bitmap.h"
+#include "thin/metadata.h"
 #include "thin/superblock.h"
 #include "tools/block_stream.h"
 
@@ -16,6 +18,15 @@ namespace lamella::tools {
 
 // Puts words into block 0 that neither the kernel nor a tool takes for a superblock, nor the kernel for an unformatted device; durable.
 Result<void> begin_fresh_metadata(BlockDevice& device);
+
+struct FreshDevice {
+    ThinId id{};
+    MetadataBlock root{};  // of its mappings
+    thin::DeviceDetails details;
+};
+
+// The tree of devices and that of their details, in ascending order of their ids; the superblock gets their roots.
+Result<void> write_device_trees(BlockStream& stream, std::span<const FreshDevice> devices, thin::Superblock& superblock);
 
 // The metadata space map, after everything else is written: `counts` has the references to each block from 0 on that isn't referred to
 // once, and is used up. `blocks`: of the device.

@@ -13,6 +13,7 @@
 
 #include <gtest/gtest.h>
 
+#include "base/test_support.h"
 #include "device/file_device.h"
 #include "device/memory_device.h"
 #include "device/test_support.h"
@@ -23,15 +24,7 @@
 
 namespace lamella::tools::test {
 
-template <typename T>
-T value_of(Result<T> result) {
-    if (!result) {
-        ADD_FAILURE() << result.error().message();
-        std::abort();
-    }
-    if constexpr (!std::is_void_v<T>)
-        return std::move(*result);
-}
+using lamella::test::value_of;
 
 // A pool's metadata in memory. Everything is committed when a call returns.
 class TestPool {
@@ -123,10 +116,7 @@ inline std::byte* value_place(std::byte* node, std::uint32_t index) {
     return node + 32 + std::size_t{view.max_entries()} * 8 + std::size_t{index} * view.value_size();
 }
 
-struct Ran {
-    int status = -1;
-    std::string output;
-};
+using lamella::test::Ran;
 
 // Runs a program with what a device holds in a file, whose path takes the place of "@". What it leaves there comes back into the device.
 inline Ran run_on(BlockDevice& device, std::string command) {
@@ -138,12 +128,7 @@ inline Ran run_on(BlockDevice& device, std::string command) {
     EXPECT_EQ(std::fwrite(bytes.data(), 1, bytes.size(), file), bytes.size());
     std::fclose(file);
     command.replace(command.find('@'), 1, path);
-    Ran ran;
-    FILE* pipe = ::popen((command + " 2>&1").c_str(), "r");
-    std::array<char, 65536> buffer;
-    for (std::size_t got; (got = std::fread(buffer.data(), 1, buffer.size(), pipe)) > 0;)
-        ran.output.append(buffer.data(), got);
-    ran.status = ::pclose(pipe);
+    Ran ran = lamella::test::run(command);
     file = std::fopen(path.c_str(), "rb");
     std::vector<std::byte> after(bytes.size());
     EXPECT_EQ(std::fread(after.data(), 1, after.size(), file), after.size());

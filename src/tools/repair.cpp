@@ -155,7 +155,7 @@ Result<void> Repair::decide(const RepairOptions& options, const Control& control
     if (options.roots)
         report_.roots = *options.roots;
 
-    Salvage::Input input{.roots = report_.roots, .held_root = superblock_.held_root};
+    SalvageInput input{.roots = report_.roots, .held_root = superblock_.held_root};
     if (!report_.superblock_lost) {
         const auto data = pdata::SpaceMapRoot::unpack(superblock_.data_space_map_root.data());
         input.data_blocks = std::max(data_blocks_, options.data_blocks.value_or(0));
@@ -391,31 +391,18 @@ class Repair::Writer {
     }
 
     Result<void> write_tops(thin::Superblock& superblock) {
-        std::vector<MetadataBlock> roots;
-        for (const SalvagedDevice& device : repair_.salvage_->devices())
-            roots.push_back(device.root ? MetadataBlock(place_of(*device.root))
-                                        : TRY(write_node(*stream_, true, pointer_bytes, {}, nullptr)));
-        TreeBuilder devices(*stream_, pointer_bytes);
-        TreeBuilder details(*stream_, details_bytes);
-        for (std::size_t index = 0; index < roots.size(); ++index) {
-            const SalvagedDevice& device = repair_.salvage_->devices()[index];
-            thin::DeviceDetails values = device.details.value_or(thin::DeviceDetails{
-                .transaction_id = superblock.transaction_id, .creation_time = superblock.time, .snapshotted_time = superblock.time});
-            values.mapped_blocks = device.mappings;
-            if (repair_.doubt_snapshotted_times_ && values.snapshotted_time <= device.max_time)
-                values.snapshotted_time = superblock.time;
-            std::byte value[details_bytes];
-            store_little<std::uint64_t>(value, roots[index].value());
-            TRY(devices.add(device.id.value(), value));
-            store_little<std::uint64_t>(value, values.mapped_blocks);
-            store_little<std::uint64_t>(value + 8, values.transaction_id);
-            store_little<std::uint32_t>(value + 16, values.creation_time);
-            store_little<std::uint32_t>(value + 20, values.snapshotted_time);
-            TRY(details.add(device.id.value(), value));
+        std::vector<FreshDevice> devices;
+        for (const SalvagedDevice& device : repair_.salvage_->devices()) {
+            FreshDevice& fresh = devices.emplace_back(FreshDevice{
+                device.id,
+                device.root ? MetadataBlock(place_of(*device.root)) : TRY(write_node(*stream_, true, pointer_bytes, {}, nullptr)),
+                device.details.value_or(thin::DeviceDetails{
+                    .transaction_id = superblock.transaction_id, .creation_time = superblock.time, .snapshotted_time = superblock.time})});
+            fresh.details.mapped_blocks = device.mappings;
+            if (repair_.doubt_snapshotted_times_ && fresh.details.snapshotted_time <= device.max_time)
+                fresh.details.snapshotted_time = superblock.time;
         }
-        superblock.data_mapping_root = TRY(devices.finish());
-        superblock.device_details_root = TRY(details.finish());
-        return {};
+        return write_device_trees(*stream_, devices, superblock);
     }
 
     void note(PlanNode node, MetadataBlock place) {

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include "base/test_support.h"
 #include "device/memory_device.h"
 #include "pdata/block.h"
 #include "tools/builder.h"
@@ -12,15 +13,7 @@
 namespace lamella::tools {
 namespace {
 
-template <typename T>
-T value_of(Result<T> result) {
-    if (!result) {
-        ADD_FAILURE() << result.error().message();
-        std::abort();
-    }
-    if constexpr (!std::is_void_v<T>)
-        return std::move(*result);
-}
+using lamella::test::value_of;
 
 std::unique_ptr<MemoryDevice> make(const PoolShape& shape, std::uint64_t blocks = 4096) {
     auto device = std::make_unique<MemoryDevice>(blocks * pdata::block_bytes, "pool");

@@ -17,6 +17,7 @@
 #include <gtest/gtest.h>
 
 #include "base/checksum.h"
+#include "crash/seeds.h"
 #include "crash/structure.h"
 #include "pools.h"
 #include "tools/damage.h"
@@ -27,16 +28,8 @@ namespace {
 
 using tools::BlockRole;
 
-std::uint64_t number_from(const char* variable, std::uint64_t otherwise) {
-    const char* text = std::getenv(variable);
-    return text != nullptr && *text != '\0' ? std::strtoull(text, nullptr, 0) : otherwise;
-}
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr std::uint64_t slowness = 10;
-#else
-constexpr std::uint64_t slowness = 1;
-#endif
+using crash::number_from;
+using crash::slowness;
 
 // What came back of what was there.
 struct Tally {

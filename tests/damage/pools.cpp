@@ -2,11 +2,10 @@
 #include "pools.h"
 
 #include <array>
-#include <cstdio>
-#include <cstdlib>
 #include <random>
 
 #include "base/endian.h"
+#include "base/test_support.h"
 #include "pdata/block.h"
 #include "pdata/btree.h"
 
@@ -17,15 +16,7 @@ namespace {
 using pdata::block_bytes;
 using pdata::Node;
 
-template <typename T>
-T value_of(Result<T> result) {
-    if (!result) {
-        std::fprintf(stderr, "making a pool: %s\n", result.error().message().c_str());
-        std::abort();
-    }
-    if constexpr (!std::is_void_v<T>)
-        return std::move(*result);
-}
+using lamella::test::value_of;
 
 std::vector<std::byte> read_block(BlockDevice& device, MetadataBlock block) {
     std::vector<std::byte> bytes(block_bytes);
