@@ -12,8 +12,8 @@ namespace lamella::mapper {
 struct MappedDevice::Io {
     IoRequest request;
     IoRequest* parent = nullptr;
-    thin::GracePeriod* grace = nullptr;
-    thin::GracePeriod::Token token{};
+    GracePeriod* grace = nullptr;
+    GracePeriod::Token token{};
     Io* next = nullptr;
 
     static Io* take();
@@ -68,7 +68,7 @@ struct MappedDevice::Held : Task {
     IoRequest* request = nullptr;
 };
 
-struct MappedDevice::Waiter : thin::GracePeriod::Waiter {
+struct MappedDevice::Waiter : GracePeriod::Waiter {
     bool over = false;
 };
 
@@ -99,7 +99,7 @@ void MappedDevice::rename(std::string name) {
 std::string MappedDevice::number() const { return fmt::format("{}:{}", device_major, minor_); }
 
 void MappedDevice::submit(IoQueue& queue, IoRequest& request) {
-    const thin::GracePeriod::Token token = grace_.enter();
+    const GracePeriod::Token token = grace_.enter();
     BlockDevice* table = live_.load();
     if (table == nullptr) {
         grace_.leave(token);
@@ -147,7 +147,7 @@ void MappedDevice::hold(IoQueue& queue, IoRequest& request) {
 }
 
 void MappedDevice::status(IoQueue& queue, StatusRequest& request) {
-    const thin::GracePeriod::Token token = grace_.enter();
+    const GracePeriod::Token token = grace_.enter();
     BlockDevice* table = live_.load();
     if (table == nullptr) {
         grace_.leave(token);
@@ -156,8 +156,8 @@ void MappedDevice::status(IoQueue& queue, StatusRequest& request) {
     }
     struct Ask : StatusRequest {
         StatusRequest* parent;
-        thin::GracePeriod* grace;
-        thin::GracePeriod::Token token;
+        GracePeriod* grace;
+        GracePeriod::Token token;
     };
     auto* ask = new Ask;
     ask->offset = request.offset;
@@ -178,7 +178,7 @@ void MappedDevice::status(IoQueue& queue, StatusRequest& request) {
 }
 
 std::uint64_t MappedDevice::known_zero(std::uint64_t offset, std::uint64_t limit) {
-    const thin::GracePeriod::Token token = grace_.enter();
+    const GracePeriod::Token token = grace_.enter();
     BlockDevice* table = live_.load();
     const std::uint64_t zeros = table != nullptr ? table->known_zero(offset, limit) : 0;
     grace_.leave(token);
@@ -192,7 +192,7 @@ void MappedDevice::block() {
         live_.store(nullptr);
     }
     Waiter& waiter = waiters_.emplace_back();
-    waiter.done = [](thin::GracePeriod::Waiter& self) { static_cast<Waiter&>(self).over = true; };
+    waiter.done = [](GracePeriod::Waiter& self) { static_cast<Waiter&>(self).over = true; };
     grace_.wait(waiter);
 }
 

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "device/block_device.h"
-#include "thin/grace_period.h"
+#include "device/grace_period.h"
 
 namespace lamella::mapper {
 
@@ -64,7 +64,7 @@ class MappedDevice final : public BlockDevice {
 
     const std::uint32_t minor_;
     const std::unique_ptr<IoQueue> queue_;  // for the grace period; stepped in drained()
-    thin::GracePeriod grace_;
+    GracePeriod grace_;
     std::atomic<BlockDevice*> live_{nullptr};
     std::atomic<std::uint64_t> size_{0};
     std::atomic<bool> read_only_{false};
