@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -78,6 +79,9 @@ class Origin final : public BlockDevice {
   private:
     explicit Origin(std::shared_ptr<OriginThread> thread);
     std::shared_ptr<OriginThread> thread_;
+    mutable std::mutex mutex_;  // of what follows
+    std::vector<std::weak_ptr<Snapshot>> snapshots_;
+    std::shared_ptr<Snapshot> merging_;
 };
 
 }  // namespace lamella::cow

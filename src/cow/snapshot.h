@@ -78,12 +78,12 @@ class Snapshot final : public BlockDevice {
     SnapshotOptions options() const;
     BlockDevice& store_device() const;
 
-    // Called on the origin's thread when the snapshot becomes invalid (dm-snapshot's event) or overflows, and when a merge ends or fails;
+    // Called on the origin's thread when the snapshot becomes invalid (dm-snapshot's event), and when a merge ends or fails;
     // must not block.
     void set_event_handler(std::function<void()> handler);
 
   private:
-    friend class OriginThread;
+    friend class Origin;
     std::shared_ptr<OriginThread> thread_;
     std::shared_ptr<SnapshotState> state_;
 };

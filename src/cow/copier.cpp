@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cow/copier.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace lamella::cow {
+
+struct Copier::Piece {
+    struct Write {
+        Piece* piece;
+        Copy::Target* target;
+        IoRequest request;
+        iovec vector;
+    };
+
+    Copier* copier = nullptr;
+    Copy* copy = nullptr;
+    std::uint64_t at = 0;  // from the start of the copy
+    std::uint64_t length = 0;
+    AlignedBuffer buffer{piece_bytes};
+    IoRequest read;
+    iovec vector{};
+    std::vector<Write> writes;
+    std::size_t writing = 0;
+
+    void start(IoQueue& queue) {
+        vector = {buffer.data(), length};
+        read = IoRequest{.operation = IoOperation::read, .offset = copy->offset + at, .length = length, .vectors = {&vector, 1}};
+        read.context = this;
+        read.completed = [](IoRequest& request, int error) { static_cast<Piece*>(request.context)->was_read(error); };
+        copy->from->submit(queue, read);
+    }
+
+    void was_read(int error) {
+        writes.clear();
+        for (Copy::Target& target : copy->targets) {
+            const std::uint64_t start = std::max(at, target.start);
+            const std::uint64_t end = std::min({at + length, target.start + target.length, copy->length});
+            if (start >= end)
+                continue;
+            if (error != 0) {
+                target.error = error;
+                continue;
+            }
+            // At the end of an origin that isn't a multiple of what the store's device writes at once.
+            const std::uint64_t alignment = target.device->traits().alignment;
+            const std::uint64_t bytes = (end - start + alignment - 1) / alignment * alignment;
+            if (bytes > end - start)
+                std::memset(buffer.data() + (end - at), 0, bytes - (end - start));
+            Write& write = writes.emplace_back();
+            write.piece = this;
+            write.target = &target;
+            write.vector = {buffer.data() + (start - at), bytes};
+            write.request = IoRequest{.operation = IoOperation::write, .offset = target.offset + (start - target.start), .length = bytes};
+        }
+        writing = writes.size();
+        if (writing == 0)
+            return copier->release(*this);
+        // From here on the list stays as it is.
+        for (Write& write : writes) {
+            write.request.vectors = {&write.vector, 1};
+            write.request.context = &write;
+            write.request.completed = [](IoRequest& request, int failure) {
+                Write& written = *static_cast<Write*>(request.context);
+                if (failure != 0)
+                    written.target->error = failure;
+                Piece& piece = *written.piece;
+                if (--piece.writing == 0)
+                    piece.copier->release(piece);
+            };
+            write.target->device->submit(copier->queue_, write.request);
+        }
+    }
+};
+
+Copier::Copier(IoQueue& queue, std::uint64_t buffer_bytes)
+    : queue_(queue), may_add_(std::max<std::uint64_t>(1, buffer_bytes / piece_bytes)) {}
+
+Copier::~Copier() = default;
+
+void Copier::start(Copy& copy) {
+    copy.next = 0;
+    copy.pieces = 0;
+    waiting_.push_back(&copy);
+    go_on();
+}
+
+void Copier::go_on() {
+    while (!waiting_.empty()) {
+        if (free_.empty()) {
+            if (may_add_ == 0)
+                return;
+            --may_add_;
+            Piece& piece = *pieces_.emplace_back(std::make_unique<Piece>());
+            piece.copier = this;
+            free_.push_back(&piece);
+        }
+        Piece& piece = *free_.back();
+        free_.pop_back();
+        Copy& copy = *waiting_.front();
+        piece.copy = &copy;
+        piece.at = copy.next;
+        piece.length = std::min(piece_bytes, copy.length - copy.next);
+        copy.next += piece.length;
+        ++copy.pieces;
+        if (copy.next == copy.length)
+            waiting_.pop_front();
+        piece.start(queue_);
+    }
+}
+
+void Copier::release(Piece& piece) {
+    Copy& copy = *piece.copy;
+    free_.push_back(&piece);
+    --copy.pieces;
+    if (copy.pieces == 0 && copy.next == copy.length)
+        copy.completed(copy);
+    go_on();
+}
+
+}  // namespace lamella::cow

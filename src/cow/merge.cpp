@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Merging
+//
+// From the moment a merge begins, the origin shows the snapshot: a chunk with an exception is read and written in the store, every other
+// on the real device. A step takes the last exceptions of the store, as many as make a few MiB; lets no write to their chunks begin and
+// waits for those under way; has the chunks' old content copied to the other snapshots; copies the chunks to the origin; flushes the
+// origin; takes the exceptions away on the disk; then in memory, so that the chunks are the origin's again. A crash before the exceptions
+// are gone finds them, and what they name, and does the step again; after, it finds the origin's chunks, which were flushed.
+//
+// The kernel takes one run of consecutive chunks at a time. What it finds on the disk after any step of ours is what it could have left
+// itself: the exceptions of a store, some of the last of them gone.
+#include "cow/merge.h"
+
+#include <algorithm>
+#include <cassert>
+#include <cerrno>
+
+namespace lamella::cow {
+
+namespace {
+constexpr std::uint64_t step_bytes = 4 << 20;
+constexpr std::uint64_t most_in_step = 1024;
+}  // namespace
+
+OriginThread::Merge::Merge(OriginThread& its_thread, SnapshotState& its_snapshot) : thread(its_thread), snapshot(its_snapshot) {
+    blocked.merge = this;
+    blocked.ready = [](Blocked& ready) {
+        Merge& merge = *static_cast<StepBlocked&>(ready).merge;
+        merge.thread.copy_step();
+    };
+    read_waiter.merge = clear_waiter.merge = this;
+    read_waiter.done = [](ExceptionLog::Waiter& waiter, int failure) { static_cast<LogWaiter&>(waiter).merge->thread.tail_read(failure); };
+    clear_waiter.done = [](ExceptionLog::Waiter& waiter, int failure) {
+        static_cast<LogWaiter&>(waiter).merge->thread.step_cleared(failure);
+    };
+    step_task.merge = this;
+    step_task.run = [](Task& task) { static_cast<StepTask&>(task).merge->thread.merge_step(); };
+}
+
+bool OriginThread::Merge::wait_for_step(Blocked& waiter) {
+    if (!running)
+        return false;
+    ++waiter.waits;
+    waiting.push_back(&waiter);
+    return true;
+}
+
+void OriginThread::merge_step() {
+    Merge& merge = *merge_;
+    if (merge.stop) {
+        merge.running = false;
+        merge.stop = false;
+        return std::exchange(merge.stopped, nullptr)();
+    }
+    merge.error = 0;
+    merge.snapshot.log->read_tail(std::clamp<std::uint64_t>(step_bytes / merge.snapshot.chunk_bytes, 1, most_in_step), merge.read_waiter);
+}
+
+void OriginThread::tail_read(int error) {
+    Merge& merge = *merge_;
+    SnapshotState& snapshot = merge.snapshot;
+    const auto& tail = snapshot.log->tail();
+    // Nobody else writes to the store: it says what it said when it was opened, or it can't be relied on.
+    for (const ExceptionLog::Exception& exception : tail)
+        if (error == 0 && snapshot.table->find(exception.old, 1).where != exception.where)
+            error = EIO;
+    if (error != 0)
+        return end_step(error);
+    if (tail.empty()) {
+        View view = *view_owner_;
+        view.merging = nullptr;
+        set_view(std::move(view));
+        merge.running = false;
+        snapshot.raise_event();
+        if (merge.stop) {
+            merge.stop = false;
+            std::exchange(merge.stopped, nullptr)();
+        }
+        return;
+    }
+    std::vector<std::uint64_t> chunks;
+    for (const ExceptionLog::Exception& exception : tail)
+        chunks.push_back(exception.old.value());
+    std::sort(chunks.begin(), chunks.end());
+    {
+        std::lock_guard lock(snapshot.step_mutex);
+        snapshot.step_chunks = chunks;
+    }
+    snapshot.step_under_way.store(true);
+
+    merge.blocked.waits = 1;
+    for (std::size_t next = 0; next < chunks.size();) {
+        std::size_t after = next + 1;
+        while (after < chunks.size() && chunks[after] == chunks[after - 1] + 1)
+            ++after;
+        drain(snapshot, OriginChunk(chunks[next]), after - next, merge.blocked);
+        preserve(chunks[next] * snapshot.chunk_bytes, std::min((chunks[after - 1] + 1) * snapshot.chunk_bytes, snapshot.size), nullptr,
+                 merge.blocked);
+        next = after;
+    }
+    merge.blocked.unblock();
+}
+
+void OriginThread::copy_step() {
+    Merge& merge = *merge_;
+    SnapshotState& snapshot = merge.snapshot;
+    std::vector<ExceptionLog::Exception> exceptions = snapshot.log->tail();
+    std::sort(exceptions.begin(), exceptions.end(), [](const auto& left, const auto& right) { return left.old < right.old; });
+    merge.copies.clear();
+    const std::uint64_t end_of_origin = std::min(snapshot.size, device_.size());
+    for (std::size_t next = 0; next < exceptions.size();) {
+        std::size_t after = next + 1;
+        while (after < exceptions.size() && exceptions[after].old == exceptions[after - 1].old + 1 &&
+               exceptions[after].where == exceptions[after - 1].where + 1)
+            ++after;
+        Merge::StepCopy& copy = merge.copies.emplace_back();
+        copy.merge = &merge;
+        copy.from = &snapshot.device;
+        copy.offset = exceptions[next].where.value() * snapshot.chunk_bytes;
+        const std::uint64_t start = exceptions[next].old.value() * snapshot.chunk_bytes;
+        copy.length = std::min((after - next) * snapshot.chunk_bytes, end_of_origin - start);
+        copy.targets.push_back({.device = &device_, .start = 0, .length = copy.length, .offset = start});
+        copy.completed = [](Copy& completed) {
+            Merge& owner = *static_cast<Merge::StepCopy&>(completed).merge;
+            if (completed.targets[0].error != 0)
+                owner.error = completed.targets[0].error;
+            if (--owner.copying == 0)
+                owner.thread.step_copied();
+        };
+        next = after;
+    }
+    merge.copying = merge.copies.size();
+    // From here on the list stays as it is.
+    for (Merge::StepCopy& copy : merge.copies)
+        copier_.start(copy);
+}
+
+void OriginThread::step_copied() {
+    Merge& merge = *merge_;
+    if (merge.error != 0)
+        return end_step(merge.error);
+    merge.flush = IoRequest{.operation = IoOperation::flush};
+    merge.flush.context = &merge;
+    merge.flush.completed = [](IoRequest& request, int error) { static_cast<Merge*>(request.context)->thread.step_flushed(error); };
+    device_.submit(queue_, merge.flush);
+}
+
+void OriginThread::step_flushed(int error) {
+    if (error != 0)
+        return end_step(error);
+    merge_->snapshot.log->clear_tail(merge_->clear_waiter);
+}
+
+void OriginThread::step_cleared(int error) {
+    SnapshotState& snapshot = merge_->snapshot;
+    const auto& tail = snapshot.log->tail();
+    const std::size_t gone = tail.size() - snapshot.log->tail_left();
+    for (std::size_t index = 0; index < gone; ++index) {
+        [[maybe_unused]] const bool erased = snapshot.table->erase(tail[index].old);
+        assert(erased);
+    }
+    if (error == 0)
+        return end_step(0);
+    // Whether the others are gone on the disk isn't known. Their chunks are read from either place alike, but can't be written in one.
+    std::vector<std::uint64_t> doubtful;
+    for (std::size_t index = gone; index < tail.size(); ++index)
+        doubtful.push_back(tail[index].old.value());
+    end_step(error);
+    std::sort(doubtful.begin(), doubtful.end());
+    std::lock_guard lock(snapshot.step_mutex);
+    snapshot.step_chunks = std::move(doubtful);
+    snapshot.step_under_way.store(true);
+}
+
+void OriginThread::end_step(int error) {
+    Merge& merge = *merge_;
+    SnapshotState& snapshot = merge.snapshot;
+    snapshot.step_under_way.store(false);
+    if (error != 0) {
+        merge.running = false;
+        snapshot.merge_failed.store(true);
+        snapshot.raise_event();
+    }
+    std::vector<Blocked*> waiting;
+    waiting.swap(merge.waiting);
+    for (Blocked* blocked : waiting)
+        blocked->unblock();
+    if (merge.running) {
+        queue_.post(merge.step_task);
+    } else if (merge.stop) {
+        merge.stop = false;
+        std::exchange(merge.stopped, nullptr)();
+    }
+}
+
+Result<void> OriginThread::start_merge(SnapshotState& snapshot) {
+    return ask<void>(queue_, own_queue_ == nullptr, [&](Answer<void>& answer) {
+        const auto go_on = [this, &answer] {
+            merge_->running = true;
+            merge_->snapshot.merge_failed.store(false);
+            queue_.post(merge_->step_task);
+            answer.give({});
+        };
+        if (merge_ != nullptr) {
+            if (merge_->running || view_owner_->merging == nullptr)
+                return answer.give({});
+            return go_on();
+        }
+        merge_ = std::make_unique<Merge>(*this, snapshot);
+        // Writes to the origin find its chunks where the snapshot has them as soon as they look at the view. What was on its way into the
+        // snapshot still arrives there.
+        snapshot.given_up.store(true);
+        View view = *view_owner_;
+        std::erase(view.snapshots, &snapshot);
+        view.merging = &snapshot;
+        set_view(std::move(view));
+        after_grace([this, go_on] { when_idle(merge_->snapshot, go_on); });
+    });
+}
+
+void OriginThread::stop_merge() {
+    const auto stopped = ask<void>(queue_, own_queue_ == nullptr, [&](Answer<void>& answer) {
+        if (merge_ == nullptr || !merge_->running)
+            return answer.give({});
+        merge_->stop = true;
+        merge_->stopped = [&answer] { answer.give({}); };
+    });
+    assert(stopped);
+}
+
+void OriginThread::end_merge() {
+    stop_merge();
+    const auto ended = ask<void>(queue_, own_queue_ == nullptr, [&](Answer<void>& answer) {
+        View view = *view_owner_;
+        view.merging = nullptr;
+        set_view(std::move(view));
+        after_grace([this, &answer] {
+            merge_.reset();
+            answer.give({});
+        });
+    });
+    assert(ended);
+}
+
+}  // namespace lamella::cow

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cow/origin.h"
+
+#include <cstring>
+
+#include <gtest/gtest.h>
+
+#include "base/endian.h"
+#include "cow/exception_store.h"
+#include "device/fault_device.h"
+#include "device/memory_device.h"
+#include "device/test_support.h"
+
+namespace lamella::cow {
+namespace {
+
+constexpr std::uint64_t chunk = 4096;
+
+SnapshotOptions options(std::string_view type = "P", std::uint32_t chunk_sectors = 8) {
+    SnapshotOptions made;
+    made.store = *parse_store_type(type);
+    made.store.chunk_sectors = chunk_sectors;
+    return made;
+}
+
+std::vector<std::byte> filled(std::size_t size, int value) { return std::vector<std::byte>(size, static_cast<std::byte>(value)); }
+
+class OriginTest : public testing::Test {
+  protected:
+    OriginTest() {
+        write(device, 0, filled(device.size(), 1));
+        origin = *Origin::open(device);
+    }
+
+    static void write(BlockDevice& to, std::uint64_t offset, const std::vector<std::byte>& bytes) {
+        const auto written = write_now(to, offset, bytes);
+        ASSERT_TRUE(written) << written.error().message();
+    }
+    static std::vector<std::byte> read(BlockDevice& from, std::uint64_t offset, std::uint64_t size) {
+        std::vector<std::byte> bytes(size);
+        const auto got = read_now(from, offset, bytes);
+        EXPECT_TRUE(got) << got.error().message();
+        return bytes;
+    }
+    std::shared_ptr<Snapshot> open(BlockDevice& on, const SnapshotOptions& with = options()) {
+        auto opened = origin->open_snapshot(on, with);
+        EXPECT_TRUE(opened) << opened.error().message();
+        return *opened;
+    }
+
+    MemoryDevice device{64 * chunk, "origin"};
+    MemoryDevice store{32 * chunk, "store"};
+    MemoryDevice store2{32 * chunk, "store2"};
+    std::shared_ptr<Origin> origin;
+};
+
+TEST_F(OriginTest, ASnapshotKeepsWhatTheOriginHeld) {
+    auto snapshot = open(store);
+    EXPECT_EQ(snapshot->snapshot_status().line(), "16/256 16");
+    write(*origin, 3 * chunk + 512, filled(512, 2));
+    EXPECT_EQ(read(*snapshot, 0, snapshot->size()), filled(device.size(), 1));
+    EXPECT_EQ(read(*origin, 3 * chunk + 512, 512), filled(512, 2));
+    EXPECT_EQ(snapshot->snapshot_status().line(), "24/256 16");
+    write(*origin, 3 * chunk, filled(chunk, 3));
+    EXPECT_EQ(snapshot->snapshot_status().line(), "24/256 16") << "copied once";
+}
+
+TEST_F(OriginTest, ASnapshotIsWritten) {
+    auto snapshot = open(store);
+    write(*snapshot, chunk + 512, filled(512, 7));        // part of a chunk
+    write(*snapshot, 8 * chunk, filled(2 * chunk, 8));    // whole chunks
+    write(*snapshot, 20 * chunk - 512, filled(1024, 9));  // two parts
+    auto expected = filled(device.size(), 1);
+    std::memset(expected.data() + chunk + 512, 7, 512);
+    std::memset(expected.data() + 8 * chunk, 8, 2 * chunk);
+    std::memset(expected.data() + 20 * chunk - 512, 9, 1024);
+    EXPECT_EQ(read(*snapshot, 0, snapshot->size()), expected);
+    EXPECT_EQ(read(*origin, 0, origin->size()), filled(device.size(), 1));
+    write(*origin, 0, filled(device.size() / 4, 2));
+    EXPECT_EQ(read(*snapshot, 0, snapshot->size()), expected);
+    // And again, as it lies on the disk.
+    snapshot.reset();
+    snapshot = open(store);
+    EXPECT_EQ(read(*snapshot, 0, snapshot->size()), expected);
+}
+
+TEST_F(OriginTest, SnapshotsShareOneRead) {
+    FaultDevice counting(device);
+    origin = *Origin::open(counting);
+    auto first = open(store);
+    auto second = open(store2, options("P", 32));
+    const std::uint64_t before = counting.count(IoOperation::read);
+    write(*origin, 5 * chunk, filled(chunk, 2));
+    EXPECT_EQ(counting.count(IoOperation::read) - before, 1u);
+    EXPECT_EQ(read(*first, 0, device.size()), filled(device.size(), 1));
+    EXPECT_EQ(read(*second, 0, device.size()), filled(device.size(), 1));
+}
+
+TEST_F(OriginTest, AFullStoreIsInvalidForGood) {
+    MemoryDevice small(8 * chunk, "small");
+    auto snapshot = open(small);
+    int events = 0;
+    snapshot->set_event_handler([&] { ++events; });
+    for (std::uint64_t at = 0; at < 7; ++at)
+        write(*origin, at * chunk, filled(chunk, 2));
+    EXPECT_EQ(snapshot->snapshot_status().line(), "Invalid");
+    EXPECT_EQ(events, 1);
+    EXPECT_EQ(read(*origin, 0, 7 * chunk), filled(7 * chunk, 2));
+    std::vector<std::byte> bytes(chunk);
+    EXPECT_FALSE(read_now(*snapshot, 30 * chunk, bytes));
+    snapshot.reset();
+    EXPECT_EQ(inspect_store(small, device.size())->kind, StoreSummary::Kind::invalid);
+    EXPECT_EQ(open(small)->snapshot_status().line(), "Invalid");
+}
+
+TEST_F(OriginTest, AWriteThatFindsNoRoomOverflows) {
+    MemoryDevice small(8 * chunk, "small");
+    auto snapshot = open(small, options("PO"));
+    write(*snapshot, 0, filled(6 * chunk, 2));
+    EXPECT_EQ(snapshot->snapshot_status().line(), "64/64 16");
+    EXPECT_FALSE(write_now(*snapshot, 10 * chunk, filled(chunk, 3)));
+    EXPECT_EQ(snapshot->snapshot_status().line(), "Overflow");
+    EXPECT_FALSE(write_now(*snapshot, 0, filled(chunk, 3))) << "no writes at all";
+    EXPECT_EQ(read(*snapshot, 0, 6 * chunk), filled(6 * chunk, 2));
+    small.grow(64 * chunk);
+    write(*origin, 10 * chunk, filled(chunk, 2));
+    EXPECT_EQ(read(*snapshot, 10 * chunk, chunk), filled(chunk, 1));
+    snapshot.reset();
+    snapshot = open(small, options("PO"));
+    EXPECT_EQ(snapshot->snapshot_status().line(), "72/512 16");
+    write(*snapshot, 0, filled(chunk, 3));
+}
+
+TEST_F(OriginTest, AMergeGivesTheSnapshotToTheOrigin) {
+    auto snapshot = open(store);
+    auto other = open(store2);
+    write(*origin, 0, filled(6 * chunk, 2));
+    write(*snapshot, 2 * chunk, filled(chunk, 9));
+    auto expected = read(*snapshot, 0, snapshot->size());
+    ASSERT_TRUE(origin->start_merge(snapshot));
+    EXPECT_EQ(read(*origin, 0, origin->size()), expected) << "at once";
+    write(*origin, 4 * chunk, filled(chunk, 5));
+    std::memset(expected.data() + 4 * chunk, 5, chunk);
+    EXPECT_EQ(read(*origin, 0, origin->size()), expected);
+    while (snapshot->snapshot_status().usage.allocated != snapshot->snapshot_status().usage.metadata)
+        std::this_thread::yield();
+    EXPECT_EQ(read(*origin, 0, origin->size()), expected);
+    EXPECT_EQ(snapshot->snapshot_status().line(), "16/256 16");
+    ASSERT_TRUE(origin->end_merge());
+    EXPECT_EQ(read(device, 0, origin->size()), expected);
+    EXPECT_EQ(read(*other, 0, origin->size()), filled(device.size(), 1)) << "got its copies";
+    std::vector<std::byte> bytes(chunk);
+    EXPECT_FALSE(read_now(*snapshot, 0, bytes)) << "given up";
+}
+
+TEST_F(OriginTest, AReadOfASnapshotIsNotOvertakenByAWrite) {
+    FaultDevice slow(device);
+    origin = *Origin::open(slow);
+    auto snapshot = open(store);
+    auto queue = *make_plain_queue();
+    slow.add({.operation = IoOperation::read, .count = 1, .hold = true});
+    std::vector<std::byte> seen(chunk), data = filled(chunk, 2);
+    test::Request reading(IoOperation::read, 0, chunk, seen.data());
+    snapshot->submit(*queue, reading);
+    test::Request writing(IoOperation::write, 0, chunk, data.data());
+    origin->submit(*queue, writing);
+    // The copy has its own read, and is committed; the write still waits for the old reader.
+    while (snapshot->snapshot_status().usage.allocated != 24)
+        queue->run_once(false);
+    test::Request elsewhere(IoOperation::write, 10 * chunk, chunk, data.data());
+    EXPECT_EQ(elsewhere.run(*origin, *queue), 0);
+    EXPECT_FALSE(writing.done);
+    EXPECT_EQ(read(device, 0, chunk), filled(chunk, 1));
+    slow.release();
+    queue->run_until([&] { return reading.done && writing.done; });
+    EXPECT_EQ(reading.error, 0);
+    EXPECT_EQ(seen, filled(chunk, 1));
+    EXPECT_EQ(read(device, 0, chunk), filled(chunk, 2));
+}
+
+}  // namespace
+}  // namespace lamella::cow
