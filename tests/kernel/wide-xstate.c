@@ -21,13 +21,13 @@ long ptrace(enum __ptrace_request request, ...) {
     va_list arguments;
     va_start(arguments, request);
     const int pid = va_arg(arguments, int);
-    void *address = va_arg(arguments, void *);
-    void *data = va_arg(arguments, void *);
+    void* address = va_arg(arguments, void*);
+    void* data = va_arg(arguments, void*);
     va_end(arguments);
     if (request != PTRACE_SETREGSET || (long)address != NT_X86_XSTATE)
         return next(request, pid, address, data);
 
-    const struct iovec *known = data;
+    const struct iovec* known = data;
     struct iovec state = {whole, sizeof whole};
     if (next(PTRACE_GETREGSET, pid, address, &state) != 0)
         return -1;
