@@ -8,30 +8,28 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "cli/metadata_input.h"
 #include "device/file_device.h"
 #include "lvm2/store.h"
-#include "volumes/names.h"
 
 namespace lamella::cli {
 
 Result<std::optional<PoolText>> read_pool_text(const std::string& address) {
-    if (path_exists(address) || address.find(':') == std::string::npos)
-        return std::nullopt;
-    const VolumeAddress pool = TRY(parse_volume_address(address));
-    if (pool.group.paths.empty())
+    const auto pool = TRY(pool_address(address));
+    if (!pool)
         return std::nullopt;
     std::vector<std::unique_ptr<FileDevice>> disks;
     std::vector<BlockDevice*> devices;
-    for (const std::string& path : pool.group.paths)
+    for (const std::string& path : pool->group.paths)
         devices.push_back(disks.emplace_back(TRY(FileDevice::open(path, {.read_only = true}))).get());
     lvm2::GroupStore store = TRY(lvm2::GroupStore::open(devices, {.writable = false}));
-    const lvm2::LogicalVolume* volume = store.group().logical_volume(pool.volume);
+    const lvm2::LogicalVolume* volume = store.group().logical_volume(pool->volume);
     const auto* segment = volume == nullptr ? nullptr : volume->sole<lvm2::ThinPool>();
     if (segment == nullptr)
         return std::nullopt;  // whoever opens it says what is wrong
     PoolText text{.transaction_id = segment->transaction_id, .messages_queued = !segment->messages.empty()};
     for (const lvm2::LogicalVolume& other : store.group().logical_volumes)
-        if (const auto* thin = other.sole<lvm2::Thin>(); thin != nullptr && thin->pool == pool.volume)
+        if (const auto* thin = other.sole<lvm2::Thin>(); thin != nullptr && thin->pool == pool->volume)
             text.names[thin->device_id.value()] = other.name;
     return text;
 }

@@ -17,14 +17,18 @@
 
 namespace lamella::cli {
 
+Result<std::optional<VolumeAddress>> pool_address(const std::string& text) {
+    if (path_exists(text) || text.find(':') == std::string::npos)
+        return std::nullopt;
+    VolumeAddress address = TRY(parse_volume_address(text));
+    return address.group.paths.empty() ? std::nullopt : std::optional(std::move(address));
+}
+
 Result<std::unique_ptr<MetadataInput>> MetadataInput::open(const std::string& address, Access access) {
     std::unique_ptr<MetadataInput> input(new MetadataInput);
-    if (!path_exists(address) && address.find(':') != std::string::npos) {
-        VolumeAddress pool = TRY(parse_volume_address(address));
-        if (!pool.group.paths.empty()) {
-            TRY_WITHIN(address, input->open_pool(pool.group.paths, pool.volume, access));
-            return input;
-        }
+    if (const auto pool = TRY(pool_address(address))) {
+        TRY_WITHIN(address, input->open_pool(pool->group.paths, pool->volume, access));
+        return input;
     }
     input->device_ = TRY(FileDevice::open(address, {.read_only = access == Access::read}));
     if (access == Access::read && input->device_->size() >= sector_bytes) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -27,6 +28,9 @@ class MetadataInput {
     std::vector<std::unique_ptr<BlockDevice>> disks_;  // below a pool
     std::unique_ptr<BlockDevice> device_;
 };
+
+// "./vms.img:pool" as an address; none: the text means something else, a path above all.
+Result<std::optional<VolumeAddress>> pool_address(const std::string& text);
 
 // A device of zeros in a file without a name, which goes with the object; in $TMPDIR or /var/tmp.
 Result<std::unique_ptr<BlockDevice>> temporary_device(std::uint64_t bytes);

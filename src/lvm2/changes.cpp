@@ -335,6 +335,31 @@ void erase_volume(VolumeGroup& group, std::string_view name) {
     std::erase_if(group.logical_volumes, [name = std::string(name)](const LogicalVolume& volume) { return volume.name == name; });
 }
 
+// Cuts extents off the end, rounded down to a multiple of the stripes.
+Result<void> cut_off(const VolumeGroup& group, LogicalVolume& volume, std::uint32_t extents) {
+    if (!std::ranges::all_of(volume.segments, [](const Segment& segment) { return segment.as<Striped>() != nullptr; }))
+        return fail(ErrorKind::unsupported, "{}/{} is of type '{}', which can't be reduced", group.name, volume.name,
+                    volume.segments[0].type);
+    std::vector<Segment> segments = volume.segments;
+    for (std::uint32_t left = extents; left > 0;) {
+        if (segments.empty())
+            break;
+        Segment& last = segments.back();
+        const auto stripes = static_cast<std::uint32_t>(last.as<Striped>()->areas.size());
+        const std::uint32_t cut = std::min(left, last.extent_count) / stripes * stripes;
+        if (cut == 0)
+            break;
+        last.extent_count -= cut;
+        left -= cut;
+        if (last.extent_count == 0)
+            segments.pop_back();
+    }
+    if (segments.empty())
+        return fail(ErrorKind::usage, "{}/{} has {} extents, {} can't be cut off", group.name, volume.name, volume.extent_count(), extents);
+    volume.segments = std::move(segments);
+    return {};
+}
+
 Words* tags_of(VolumeGroup& group, std::string_view volume) {
     if (volume.empty())
         return &group.tags;
@@ -371,27 +396,27 @@ Result<void> extend_volume(VolumeGroup& group, std::string_view name, std::uint3
 Result<void> reduce_volume(VolumeGroup& group, std::string_view name, std::uint32_t extents) {
     LogicalVolume* volume = TRY(find(group, name));
     TRY(check_not_used(group, *volume));
-    if (!std::ranges::all_of(volume->segments, [](const Segment& segment) { return segment.as<Striped>() != nullptr; }))
-        return fail(ErrorKind::unsupported, "{}/{} is of type '{}', which can't be reduced", group.name, name, volume->segments[0].type);
-    std::vector<Segment> segments = volume->segments;
-    for (std::uint32_t left = extents; left > 0;) {
-        if (segments.empty())
-            break;
-        Segment& last = segments.back();
-        const auto stripes = static_cast<std::uint32_t>(last.as<Striped>()->areas.size());
-        const std::uint32_t cut = std::min(left, last.extent_count) / stripes * stripes;
-        if (cut == 0)
-            break;
-        last.extent_count -= cut;
-        left -= cut;
-        if (last.extent_count == 0)
-            segments.pop_back();
-    }
-    if (segments.empty())
-        return fail(ErrorKind::usage, "{}/{} has {} extents, {} can't be cut off", group.name, name, volume->extent_count(), extents);
-    volume->segments = std::move(segments);
+    return cut_off(group, *volume, extents);
+}
+
+Result<void> reduce_pool(VolumeGroup& group, std::string_view name, std::uint32_t extents) {
+    VolumeGroup changed = group;
+    LogicalVolume* volume = TRY(find_pool(changed, name));
+    const ThinPool& pool = *volume->sole<ThinPool>();
+    if (!pool.messages.empty())
+        return fail(ErrorKind::refused, "thin pool {}/{} has messages queued", group.name, name);
+    LogicalVolume* spare = find_spare(changed);
+    if (spare == nullptr)
+        return fail(ErrorKind::unsupported, "group {} has no spare metadata volume, which takes the smaller pool's metadata", group.name);
+    LogicalVolume* data = TRY(find(changed, pool.data_volume));
+    TRY(cut_off(changed, *data, extents));
+    volume->segments[0].extent_count = static_cast<std::uint32_t>(data->extent_count());
+    std::swap(TRY(find(changed, pool.metadata_volume))->segments, spare->segments);
+    group = std::move(changed);
     return {};
 }
+
+const LogicalVolume* spare_metadata(const VolumeGroup& group) { return find_spare(const_cast<VolumeGroup&>(group)); }
 
 // --- Thin pools and volumes ------------------------------------------------------------------------------------------------
 

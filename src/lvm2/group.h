@@ -333,6 +333,13 @@ Result<void> extend_metadata(VolumeGroup& group, std::string_view pool, std::uin
 // A linear or striped volume that nothing uses: `extents`, rounded down to a multiple of the stripes, are cut off its end.
 Result<void> reduce_volume(VolumeGroup& group, std::string_view volume, std::uint32_t extents);
 
+// A pool's data: `extents`, rounded down to a multiple of the stripes, are cut off its end; and the pool's metadata and the group's spare
+// change places. Metadata of a pool as small as that was written onto the spare before: with the group's commit the pool is the smaller
+// one, and what was its metadata is the spare. unsupported: there is no spare.
+Result<void> reduce_pool(VolumeGroup& group, std::string_view pool, std::uint32_t extents);
+// lvolN_pmspare; null: there is none.
+const LogicalVolume* spare_metadata(const VolumeGroup& group);
+
 // `volume` empty: the group itself. Adding a tag that is there, or removing one that isn't, is an error.
 Result<void> add_tag(VolumeGroup& group, std::string_view volume, std::string_view tag);
 Result<void> remove_tag(VolumeGroup& group, std::string_view volume, std::string_view tag);

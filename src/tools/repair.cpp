@@ -27,6 +27,11 @@ constexpr std::size_t index_header_bytes = 16;
 
 constexpr std::uint64_t divide_up(std::uint64_t value, std::uint64_t by) { return (value + by - 1) / by; }
 
+// What is beyond the format's largest metadata stays unused.
+std::uint64_t usable_blocks(const BlockDevice& device) {
+    return std::min(device.size() / block_bytes, pdata::MetadataSpaceMap::max_blocks);
+}
+
 // How many nodes a tree takes that is built anew.
 std::uint64_t tree_nodes(std::uint64_t entries, std::uint32_t value_size) {
     std::uint64_t level = std::max<std::uint64_t>(1, divide_up(entries, pdata::max_node_entries(value_size)));
@@ -295,19 +300,15 @@ Result<void> Repair::count_nodes() {
 
 class Repair::Writer {
   public:
-    Writer(Repair& repair, BlockDevice& output) : repair_(repair), output_(output) {}
+    Writer(Repair& repair, BlockDevice& output, const DataPlacement* placement) : repair_(repair), output_(output), placement_(placement) {}
 
     Result<void> run(const Control& control) {
-        const std::uint64_t blocks = std::min(output_.size() / block_bytes, pdata::MetadataSpaceMap::max_blocks);
-        // Bitmaps for the whole of the output, beyond those for what is needed.
-        const std::uint64_t needed =
-            repair_.report_.metadata_blocks + divide_up(blocks, entries_per_bitmap) -
-            std::min(divide_up(blocks, entries_per_bitmap), divide_up(repair_.report_.metadata_blocks, entries_per_bitmap));
-        if (blocks < needed)
-            return fail(ErrorKind::no_space, "{} has {} metadata blocks; the repaired metadata takes {}", output_.name(), blocks, needed);
+        TRY(repair_.check_room(output_));
+        const std::uint64_t blocks = usable_blocks(output_);
+        const std::uint64_t data_blocks = placement_ != nullptr ? placement_->data_blocks : repair_.data_blocks_;
         TRY(begin_fresh_metadata(output_));
         stream_ = TRY(BlockStream::start(output_, MetadataBlock(1), MetadataBlock(blocks)));
-        data_counts_.emplace(TRY_WITHIN(output_.name(), DataCounts::start(*stream_, repair_.data_blocks_, blocks)));
+        data_counts_.emplace(TRY_WITHIN(output_.name(), DataCounts::start(*stream_, data_blocks, blocks)));
         places_.assign(repair_.catalog_.blocks(), 0);
         made_places_.assign(repair_.salvage_->made_nodes(), 0);
         TRY(copy_leaves(control));
@@ -346,7 +347,7 @@ class Repair::Writer {
     Result<void> copy_leaf(const ReadBlock& block) {
         const Node node(block.bytes.data());
         const auto trimmed = repair_.salvage_->trimmed().find(block.location);
-        const bool whole = trimmed == repair_.salvage_->trimmed().end();
+        bool whole = trimmed == repair_.salvage_->trimmed().end();
         keys_.clear();
         values_.clear();
         for (std::uint32_t index = 0; index < node.entries(); ++index)
@@ -354,6 +355,13 @@ class Repair::Writer {
                 keys_.push_back(node.key(index));
                 values_.push_back(load_little<std::uint64_t>(node.value(index)));
             }
+        if (placement_ != nullptr) {
+            whole = false;
+            for (std::uint64_t& value : values_) {
+                const auto mapping = thin::BlockTime::unpack(value);
+                value = thin::BlockTime{placement_->place(mapping.block), mapping.time}.packed();
+            }
+        }
         TRY(data_counts_->increment(values_));
         if (whole) {
             const BlockStream::Place place = TRY(stream_->next(BlockKind::node));
@@ -417,6 +425,7 @@ class Repair::Writer {
 
     Repair& repair_;
     BlockDevice& output_;
+    const DataPlacement* placement_;
     std::unique_ptr<BlockStream> stream_;
     std::optional<DataCounts> data_counts_;
     std::vector<std::uint32_t> places_;
@@ -426,6 +435,19 @@ class Repair::Writer {
     std::vector<std::uint64_t> values_;
 };
 
-Result<void> Repair::write(BlockDevice& output, const Control& control) { return Writer(*this, output).run(control); }
+Result<void> Repair::check_room(const BlockDevice& output) const {
+    const std::uint64_t blocks = usable_blocks(output);
+    // Bitmaps for the whole of the output, beyond those for what is needed.
+    const std::uint64_t bitmaps = divide_up(blocks, entries_per_bitmap);
+    const std::uint64_t needed =
+        report_.metadata_blocks + bitmaps - std::min(bitmaps, divide_up(report_.metadata_blocks, entries_per_bitmap));
+    if (blocks < needed)
+        return fail(ErrorKind::no_space, "{} has {} metadata blocks; the new metadata takes {}", output.name(), blocks, needed);
+    return {};
+}
+
+Result<void> Repair::write(BlockDevice& output, const Control& control, const DataPlacement* placement) {
+    return Writer(*this, output, placement).run(control);
+}
 
 }  // namespace lamella::tools

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -56,6 +57,12 @@ struct RepairReport {
     std::uint64_t metadata_blocks = 0;  // that the output takes at least; a few more where data blocks have 3 and more references
 };
 
+// Data that is elsewhere from now on.
+struct DataPlacement {
+    std::uint64_t data_blocks = 0;  // that the pool has then
+    std::function<DataBlock(DataBlock)> place;
+};
+
 class Repair {
   public:
     // Reads the input, which is never written, and decides. Memory: 48 bytes a metadata block, and up to 128 MiB of inner nodes.
@@ -67,9 +74,12 @@ class Repair {
     const RepairReport& report() const { return report_; }
     const thin::Superblock& superblock() const { return superblock_; }
 
+    // no_space: the output is too small, as far as can be told before: but for counts of 3 and more.
+    Result<void> check_room(const BlockDevice& output) const;
     // Writes the output: another device than the input. Until the end it holds nothing that looks like metadata; then everything is
-    // durable. Errors: no_space (said before anything is written, except for counts of 3 and more), failed.
-    Result<void> write(BlockDevice& output, const Control& control = {});
+    // durable. Every mapping is to where `placement` has its data block, if that is given. Errors: no_space (see check_room(), which comes
+    // first), failed.
+    Result<void> write(BlockDevice& output, const Control& control = {}, const DataPlacement* placement = nullptr);
 
   private:
     class Writer;

@@ -512,8 +512,13 @@ Result<VolumeInfo> EngineGroup::resize(const ResizeVolume& request, ChangeOption
     if (wanted == current)
         return state_->describe(request.name);
     if (wanted < current) {
-        if (pool != nullptr)
-            return fail(ErrorKind::unsupported, "{}: a thin pool doesn't become smaller", request.name);
+        if (pool != nullptr && request.metadata)
+            return fail(ErrorKind::unsupported, "{}: a thin pool's metadata doesn't become smaller", request.name);
+        if (pool != nullptr) {
+            if (!request.shrink_allowed)
+                return fail(ErrorKind::refused, "{}: a pool becomes smaller only when told to", request.name);
+            return state_->shrink_pool(request.name, static_cast<std::uint32_t>(current - wanted), options);
+        }
         if (!request.shrink_allowed)
             return fail(ErrorKind::refused, "{}: what lies beyond {} bytes would be lost", request.name, wanted * next.extent_bytes());
         TRY(state_->refuse_in_use(*volume));

@@ -57,6 +57,9 @@ class EngineGroup::State {
                               const ReportProgress& progress = {});
     // Finishes what the messages in the text ask for, if anything.
     Result<void> recover_pools();
+    // Cuts extents off a pool that nothing uses: its data moves to before the new end, and its metadata is written anew, onto the
+    // group's spare. The group's text, in one commit, takes both into use. Until then all is as it was.
+    Result<VolumeInfo> shrink_pool(const std::string& name, std::uint32_t extents, const ChangeOptions& change);
     // The devices of an open pool have grown in the text.
     Result<void> refresh_pool(std::string_view name);
 

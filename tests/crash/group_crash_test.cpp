@@ -163,10 +163,10 @@ class GroupWorld {
 
     void administer(IoQueue& queue) {
         Model after = model_;
-        const std::uint64_t what = model_.volumes.empty() ? 0 : draw(model_.volumes.size() > 12 ? 5 : 10);
+        const std::uint64_t what = model_.volumes.empty() ? 0 : draw(model_.volumes.size() > 12 ? 6 : 12);
         switch (what) {
         case 0:
-        case 5: {
+        case 6: {
             const std::string name = fmt::format("v{}", ++last_name_);
             CreateVolume request;
             request.name = name;
@@ -207,8 +207,29 @@ class GroupWorld {
             const std::string name = any_volume();
             return write(name, queue);
         }
-        case 6:
-        case 7: {
+        case 5: {
+            // What the pool has as metadata then was the spare.
+            const auto volumes = group_->volumes();
+            if (!volumes)
+                return;
+            std::uint64_t used = 0;
+            for (const VolumeInfo& volume : *volumes) {
+                if (volume.kind == VolumeKind::spare)
+                    after.metadata_size = volume.size;
+                if (volume.kind == VolumeKind::thin_pool)
+                    used = volume.data_used.value_or(0);
+            }
+            // So small that data has to move.
+            const std::uint64_t steps = std::max<std::uint64_t>(1, (used + 2 * extent_bytes - 1) / (2 * extent_bytes) + draw(2));
+            ResizeVolume request{.name = "pool", .shrink_allowed = true};
+            request.size = {SizeRequest::Base::bytes, SizeRequest::Relation::absolute, steps * 2 * extent_bytes};
+            if (request.size.value >= after.pool_size)
+                return;
+            after.pool_size = request.size.value;
+            return perform("shrink", after, [&] { return group_->resize(request, {}); });
+        }
+        case 7:
+        case 8: {
             std::vector<CreateSnapshot> requests;
             std::set<std::string> origins;
             for (std::uint64_t count = 1 + draw(3); count > 0; --count)
@@ -220,11 +241,13 @@ class GroupWorld {
             }
             return perform("snapshot", after, [&] { return group_->create_snapshots(requests, {}); });
         }
-        case 8: {
+        case 9:
+        case 10: {
             ResizeVolume request;
             request.name = "pool";
             request.metadata = draw(2) == 0;
-            request.size = {SizeRequest::Base::bytes, SizeRequest::Relation::grow, 2 * extent_bytes};
+            request.size = {SizeRequest::Base::bytes, SizeRequest::Relation::grow,
+                            2 * extent_bytes * (request.metadata ? 1 : 1 + draw(12))};
             (request.metadata ? after.metadata_size : after.pool_size) += request.size.value;
             return perform("extend", after, [&] { return group_->resize(request, {}); });
         }

@@ -149,6 +149,7 @@ check_status 1 "a pack that is cut short" ours/thin_metadata_unpack -i cut.pack 
 not_metadata "what it leaves" cut.bin
 check_status 1 "not a pack" ours/thin_metadata_unpack -i large.xml -o cut.bin
 check_equal "thin_metadata_size" "1064 sectors" "$("$LAMELLA" thin_metadata_size -b 128 -s 2097152 -m 1)"
+check_equal "metadata-size says the same" "{\"metadata_bytes\":544768}" "$("$LAMELLA" metadata-size --size 1G --json | tr -d " \n")"
 for size in 0 64 127 2097153 2097280 4194304; do
     check_status 1 "chunks of $size sectors" "$LAMELLA" thin_metadata_size -b "$size" -s 4194304000 -m 1
 done
