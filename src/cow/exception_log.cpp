@@ -48,11 +48,22 @@ Result<void> check_chunk_size(std::uint32_t sectors, std::uint32_t store_alignme
     return {};
 }
 
+std::uint32_t chunk_size_asked_for(const StoreOptions& options, std::uint32_t store_alignment) {
+    if (options.chunk_sectors != 0)
+        return options.chunk_sectors;
+    return std::max(default_chunk_sectors, store_alignment / static_cast<std::uint32_t>(sector_bytes));
+}
+
 bool all_zero(std::span<const std::byte> bytes) {
     return std::all_of(bytes.begin(), bytes.end(), [](std::byte byte) { return byte == std::byte{0}; });
 }
 
 }  // namespace
+
+Result<void> check_store_options(const StoreOptions& options, const BlockDevice& store, const BlockDevice& origin) {
+    const std::uint32_t alignment = store.traits().alignment;
+    return check_chunk_size(chunk_size_asked_for(options, alignment), alignment, origin.traits().alignment, ErrorKind::usage, store.name());
+}
 
 // --- Opening --------------------------------------------------------------------------------------------------------------
 
@@ -76,8 +87,7 @@ std::uint64_t ExceptionLog::chunks() const { return std::min(device_.size() / ge
 Result<ExceptionLog::Opened> ExceptionLog::open(BlockDevice& device, const StoreOptions& options, std::uint64_t origin_bytes,
                                                 std::uint32_t origin_alignment, Access access) {
     const std::uint32_t alignment = device.traits().alignment;
-    const auto default_sectors = std::max(default_chunk_sectors, alignment / static_cast<std::uint32_t>(sector_bytes));
-    std::uint32_t sectors = options.chunk_sectors != 0 ? options.chunk_sectors : default_sectors;
+    std::uint32_t sectors = chunk_size_asked_for(options, alignment);
     if (access == Access::use)
         TRY(check_chunk_size(sectors, alignment, origin_alignment, ErrorKind::usage, device.name()));
 

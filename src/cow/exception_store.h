@@ -25,6 +25,9 @@ struct StoreOptions {
     std::uint32_t chunk_sectors = 0;
 };
 
+// What opening a store would say of the chunk size first. ErrorKind::usage.
+Result<void> check_store_options(const StoreOptions& options, const BlockDevice& store, const BlockDevice& origin);
+
 // What dm-snapshot's status line counts, in sectors. In a persistent store both `allocated` and `metadata` include the header's chunk
 // and the areas of the exceptions: a store that holds nothing (a finished merge) has allocated == metadata. A chunk that is allocated
 // counts before its exception is committed. In a transient store `metadata` is 0.

@@ -101,10 +101,11 @@ Result<std::shared_ptr<Snapshot>> Origin::open_snapshot(BlockDevice& store_devic
         return fail(ErrorKind::refused, "{}: a snapshot merges into it: a new one can't begin before that is done", name());
     auto opened =
         TRY(ExceptionLog::open(store_device, options.store, size, thread_->device().traits().alignment, ExceptionLog::Access::use));
+    const bool fresh = opened.fresh;
     auto state = std::make_shared<SnapshotState>(store_device, options, size, std::move(opened));
     state->log->use(thread_->queue());
-    thread_->add_snapshot(*state);
-    auto snapshot = std::make_shared<Snapshot>(thread_, std::move(state));
+    auto snapshot = std::make_shared<Snapshot>(thread_, state);
+    TRY(thread_->add_snapshot(*state, fresh));
     std::lock_guard lock(mutex_);
     std::erase_if(snapshots_, [](const std::weak_ptr<Snapshot>& closed) { return closed.expired(); });
     snapshots_.push_back(snapshot);

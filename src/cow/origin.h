@@ -50,7 +50,7 @@ class Origin final : public BlockDevice {
 
     // Opens the snapshot whose store is `store_device`: loads the exceptions of a persistent store, begins a new one where the device
     // starts with zeros. A new snapshot's moment is within this call: every write to the origin acknowledged before is in it, none that is
-    // submitted after is. A store that is marked invalid opens as an invalid snapshot.
+    // submitted after is; it is durable on return. A store that is marked invalid opens as an invalid snapshot.
     //
     // A snapshot over this store device that is open already is returned itself, with the features and the overflow of these options, so
     // that a table may be replaced by another while both are there.

@@ -578,12 +578,24 @@ void OriginThread::write_when_committed(Pending& pending, CowIo& io, std::uint64
     pending.snapshot_writes.push_back({&io, at - io.start, end - at});
 }
 
+// The snapshot says that it is invalid when the write fails.
+void OriginThread::fail_when_invalid(CowIo& io) {
+    io.parts.fetch_add(1);
+    io.blocked.waits = 1;
+    io.blocked.ready = [](Blocked& blocked) {
+        CowIo& failed = *static_cast<CowIo::IoBlocked&>(blocked).io;
+        failed.finish_part(failed.thread.queue());
+    };
+    invalidate(*io.snapshot, &io.blocked);
+    io.blocked.unblock();
+}
+
 void OriginThread::deal_snapshot_write(CowIo& io) {
     SnapshotState& snapshot = *io.snapshot;
     const std::uint64_t chunk_bytes = snapshot.chunk_bytes;
     // The wait for exceptions is for disks only, so that it may be inside a grace period.
     io.token = grace_.enter();
-    int refused = !snapshot.answers() || snapshot.overflowed.load() || snapshot.invalidating ? EIO : 0;
+    int refused = !snapshot.answers() || snapshot.overflowed.load() ? EIO : 0;
     if (io.request.fast_only && refused == 0)
         refused = EOPNOTSUPP;  // it comes here because something must be copied or committed
     const std::uint64_t end = refused == 0 ? io.start + io.length : io.start;
@@ -608,21 +620,14 @@ void OriginThread::deal_snapshot_write(CowIo& io) {
             // Chunks that are written as a whole need no copy; the last one ends where the snapshot does.
             const std::uint64_t whole_until = end == snapshot.size ? end_chunk : end / chunk_bytes;
             const bool whole = at % chunk_bytes == 0 && chunk < whole_until;
-            pending = make_pending(snapshot, chunk, whole ? std::min(free_until, whole_until) - chunk : 1, false);
+            if (!snapshot.invalidating)
+                pending = make_pending(snapshot, chunk, whole ? std::min(free_until, whole_until) - chunk : 1, false);
             if (pending == nullptr) {
                 io.note_error(EIO);
-                if (snapshot.may_overflow.load()) {
+                if (snapshot.may_overflow.load() && !snapshot.invalidating)
                     snapshot.overflowed.store(true);
-                } else {
-                    io.parts.fetch_add(1);
-                    io.blocked.waits = 1;
-                    io.blocked.ready = [](Blocked& blocked) {
-                        CowIo& failed = *static_cast<CowIo::IoBlocked&>(blocked).io;
-                        failed.finish_part(failed.thread.queue());
-                    };
-                    invalidate(snapshot, &io.blocked);
-                    io.blocked.unblock();
-                }
+                else
+                    fail_when_invalid(io);
                 break;
             }
             until = std::min(end, pending->end() * chunk_bytes);
@@ -670,24 +675,45 @@ void OriginThread::deal_snapshot_discard(CowIo& io) {
 
 // --- Calls from other threads ---------------------------------------------------------------------------------------------
 
-void OriginThread::add_snapshot(SnapshotState& snapshot) {
-    const auto added = ask<void>(queue_, own_queue_ == nullptr, [&](Answer<void>& answer) {
+// A new snapshot shows, from now on, what the origin's writes before it left: durable before its first copy is, so that a crash doesn't
+// take from it what it takes from the origin.
+struct OriginThread::Beginning {
+    OriginThread* thread;
+    Answer<void>* answer;
+    IoRequest flush{};
+
+    void end(int error) {
+        OriginThread& over = *thread;
+        Answer<void>& waiting = *answer;
+        const std::string what = fmt::format("flushing {}", over.device_.name());
+        delete this;
+        if (--over.beginning_ == 0) {
+            std::vector<CowIo*> blocked;
+            blocked.swap(over.waiting_for_begin_);
+            for (CowIo* io : blocked)
+                over.deal_here(*io);
+        }
+        waiting.give(error == 0 ? Result<void>() : fail_errno(what, error));
+    }
+};
+
+Result<void> OriginThread::add_snapshot(SnapshotState& snapshot, bool fresh) {
+    return ask<void>(queue_, own_queue_ == nullptr, [&](Answer<void>& answer) {
         open_.push_back(&snapshot);
         View view = *view_owner_;
         view.snapshots.push_back(&snapshot);
         set_view(std::move(view));
         ++beginning_;
-        after_grace([this, &answer] {
-            if (--beginning_ == 0) {
-                std::vector<CowIo*> waiting;
-                waiting.swap(waiting_for_begin_);
-                for (CowIo* io : waiting)
-                    deal_here(*io);
-            }
-            answer.give({});
+        after_grace([this, fresh, &answer] {
+            auto* beginning = new Beginning{.thread = this, .answer = &answer};
+            if (!fresh)
+                return beginning->end(0);
+            beginning->flush.operation = IoOperation::flush;
+            beginning->flush.context = beginning;
+            beginning->flush.completed = [](IoRequest& request, int error) { static_cast<Beginning*>(request.context)->end(error); };
+            device_.submit(queue_, beginning->flush);
         });
     });
-    assert(added);
 }
 
 void OriginThread::remove_snapshot(SnapshotState& snapshot) {

@@ -122,7 +122,8 @@ class OriginThread : public std::enable_shared_from_this<OriginThread> {
     void released();
 
     // --- Calls from other threads ---
-    void add_snapshot(SnapshotState& snapshot);
+    // `fresh`: it hasn't been used before.
+    Result<void> add_snapshot(SnapshotState& snapshot, bool fresh);
     void remove_snapshot(SnapshotState& snapshot);
     Result<void> start_merge(SnapshotState& snapshot);
     void stop_merge();
@@ -139,6 +140,7 @@ class OriginThread : public std::enable_shared_from_this<OriginThread> {
         std::vector<SnapshotState*> snapshots;
         SnapshotState* merging = nullptr;
     };
+    struct Beginning;
     struct CopyJob;
     struct Grace;
     struct Merge;
@@ -151,6 +153,7 @@ class OriginThread : public std::enable_shared_from_this<OriginThread> {
     void deal_here(CowIo& io);
     void block_origin(CowIo& io);
     void deal_snapshot_write(CowIo& io);
+    void fail_when_invalid(CowIo& io);
     void deal_snapshot_discard(CowIo& io);
     void write_when_committed(Pending& pending, CowIo& io, std::uint64_t at, std::uint64_t end);
     Pending* pending_at(SnapshotState& snapshot, std::uint64_t chunk, std::uint64_t& free_until);

@@ -79,7 +79,7 @@ class Snapshot final : public BlockDevice {
     BlockDevice& store_device() const;
 
     // Called on the origin's thread when the snapshot becomes invalid (dm-snapshot's event), and when a merge ends or fails;
-    // must not block.
+    // must not block. Until the snapshot is closed, and while it is being closed.
     void set_event_handler(std::function<void()> handler);
 
   private:

@@ -91,9 +91,7 @@ class Content {
     // What had been acknowledged by `then` is durable.
     void flushed(std::uint64_t then) {
         for (Sector& sector : sectors_) {
-            std::uint32_t index = sector.shown;
-            while (index > 0 && sector.versions[index].acknowledged_at > then)
-                --index;
+            const std::uint32_t index = sector.acknowledged_by(then);
             sector.keep_from(index);
         }
     }
@@ -103,9 +101,7 @@ class Content {
     Content snapshot(std::uint64_t then) const {
         Content taken(*this);
         for (Sector& sector : taken.sectors_) {
-            std::uint32_t index = sector.shown;
-            while (index > 0 && sector.versions[index].acknowledged_at > then)
-                --index;
+            const std::uint32_t index = sector.acknowledged_by(then);
             sector.keep_from(index);
             sector.shown = 0;
             sector.alternatives = static_cast<std::uint32_t>(sector.versions.size());
@@ -156,6 +152,13 @@ class Content {
         std::uint32_t shown = 0;         // reads show this one or a later one (not acknowledged, or failed)
         std::uint32_t alternatives = 1;  // the first so many: one of them was there from the start, and it isn't known which
 
+        // What was there for certain at that time; the first of the alternatives, where it was one of them.
+        std::uint32_t acknowledged_by(std::uint64_t then) const {
+            std::uint32_t index = shown;
+            while (index > 0 && versions[index].acknowledged_at > then)
+                --index;
+            return index < alternatives ? 0 : index;
+        }
         void keep_from(std::uint32_t index) {
             versions.erase(versions.begin(), versions.begin() + index);
             shown -= index;
