@@ -41,11 +41,13 @@ Result<void> DiffOutput::begin(const thin::Superblock& superblock, std::int64_t 
     if (std::ranges::any_of(superblock.uuid, [](std::byte byte) { return byte != std::byte{0}; }))
         for (std::byte byte : superblock.uuid)
             uuid += fmt::format("{:02x}", std::to_integer<unsigned>(byte));
+    const std::string snapshot =
+        superblock.held_root == MetadataBlock(0) ? std::string() : fmt::format(" metadata_snap=\"{}\"", superblock.held_root);
     return print(
-        fmt::format("<superblock uuid=\"{}\" time=\"{}\" transaction=\"{}\" data_block_size=\"{}\" nr_data_blocks=\"{}\">\n"
+        fmt::format("<superblock uuid=\"{}\" time=\"{}\" transaction=\"{}\" data_block_size=\"{}\" nr_data_blocks=\"{}\"{}>\n"
                     "  <diff left=\"{}\" right=\"{}\">\n",
                     uuid, superblock.time, superblock.transaction_id, superblock.data_block_sectors,
-                    pdata::SpaceMapRoot::unpack(superblock.data_space_map_root.data()).blocks, left, right));
+                    pdata::SpaceMapRoot::unpack(superblock.data_space_map_root.data()).blocks, snapshot, left, right));
 }
 
 Result<void> DiffOutput::add(const DiffRun& run) {

@@ -2,7 +2,11 @@
 #include "cli/metadata_input.h"
 
 #include <fcntl.h>
+#include <linux/loop.h>
+#include <linux/major.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 #include <array>
 #include <cstdlib>
@@ -16,6 +20,35 @@
 #include "volumes/names.h"
 
 namespace lamella::cli {
+
+namespace {
+
+// What a path leads to in the end: of a loop device, its file.
+struct Place {
+    dev_t device = 0;
+    std::uint64_t inode = 0;                     // 0: it is a block device
+    std::optional<std::uint64_t> loop_offset{};  // where in the file a loop device begins
+};
+
+std::optional<Place> place_of(const std::string& path) {
+    struct stat status {};
+    if (::stat(path.c_str(), &status) != 0)
+        return std::nullopt;
+    if (!S_ISBLK(status.st_mode))
+        return Place{status.st_dev, status.st_ino};
+    if (major(status.st_rdev) == LOOP_MAJOR) {
+        const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+        loop_info64 info{};
+        const bool known = fd >= 0 && ::ioctl(fd, LOOP_GET_STATUS64, &info) == 0;
+        if (fd >= 0)
+            ::close(fd);
+        if (known)
+            return Place{static_cast<dev_t>(info.lo_device), info.lo_inode, info.lo_offset};
+    }
+    return Place{status.st_rdev, 0};
+}
+
+}  // namespace
 
 Result<std::optional<VolumeAddress>> pool_address(const std::string& text) {
     if (path_exists(text) || text.find(':') == std::string::npos)
@@ -77,13 +110,11 @@ Result<void> MetadataInput::open_pool(const std::vector<std::string>& paths, con
 }
 
 bool same_file(const std::string& path, const std::string& other) {
-    struct stat one {
-    }, two{};
-    if (::stat(path.c_str(), &one) != 0 || ::stat(other.c_str(), &two) != 0)
+    const auto one = place_of(path);
+    const auto two = place_of(other);
+    if (!one || !two || one->device != two->device || one->inode != two->inode)
         return false;
-    if (S_ISBLK(one.st_mode) && S_ISBLK(two.st_mode))
-        return one.st_rdev == two.st_rdev;
-    return one.st_dev == two.st_dev && one.st_ino == two.st_ino;
+    return !one->loop_offset || !two->loop_offset || *one->loop_offset == *two->loop_offset;
 }
 
 }  // namespace lamella::cli

@@ -35,7 +35,7 @@ Result<std::optional<VolumeAddress>> pool_address(const std::string& text);
 // A device of zeros in a file without a name, which goes with the object; in $TMPDIR or /var/tmp.
 Result<std::unique_ptr<BlockDevice>> temporary_device(std::uint64_t bytes);
 
-// Whether two paths lead to the same file or block device, by whatever names. False if one isn't there.
+// Whether two paths lead to the same file or block device, by whatever names; a loop device is its file, from where it begins on. False if one isn't there.
 bool same_file(const std::string& path, const std::string& other);
 
 }  // namespace lamella::cli

@@ -23,12 +23,13 @@ thin::DeviceDetails unpack_details(const std::byte* value) {
 
 }  // namespace
 
-Result<thin::Superblock> read_superblock(BlockDevice& metadata) {
+Result<thin::Superblock> read_superblock(BlockDevice& metadata, MetadataBlock location) {
     AlignedBuffer block(pdata::block_bytes);
-    if (metadata.size() < block.size())
-        return fail(ErrorKind::damaged, "{}: {} bytes are too few for a pool's metadata", metadata.name(), metadata.size());
-    TRY_WITHIN(metadata.name(), read_now(metadata, 0, block.bytes()));
-    return TRY_WITHIN(metadata.name(), thin::Superblock::unpack(block.bytes(), false));
+    if (location.value() >= metadata.size() / block.size())
+        return fail(ErrorKind::damaged, "{}: {} bytes are too few for a superblock in block {}", metadata.name(), metadata.size(),
+                    location);
+    TRY_WITHIN(metadata.name(), read_now(metadata, location.value() * block.size(), block.bytes()));
+    return TRY_WITHIN(metadata.name(), thin::Superblock::unpack(block.bytes(), false, location));
 }
 
 Result<bool> read_volumes(MetadataReader& reader, BlockTable& table, const Superblock& superblock, bool in_metadata_snapshot,

@@ -20,8 +20,8 @@
 
 namespace lamella::tools {
 
-// The pool's, checked. Errors: damaged, unsupported, failed; they name the device.
-Result<thin::Superblock> read_superblock(BlockDevice& metadata);
+// The pool's, or the copy of it that a metadata snapshot has; checked. Errors: damaged, unsupported, failed; they name the device.
+Result<thin::Superblock> read_superblock(BlockDevice& metadata, MetadataBlock location = MetadataBlock(0));
 
 // What the two trees know of one volume.
 struct VolumeEntry {

@@ -8,11 +8,6 @@ source "$(dirname "$0")/../support/host-side.sh"
 mkdir ours
 for name in thin_check thin_ls thin_delta thin_rmap thin_trim; do ln -s "$LAMELLA" "ours/$name"; done
 set_count() { /usr/bin/python3 "$support/set-count.py" "$@"; }
-same_output() { # WHAT COMMAND...
-    "${@:2}" >peer.out
-    "ours/$2" "${@:3}" >our.out
-    check_same "$1" peer.out our.out
-}
 
 fields=DEV,MAPPED_BLOCKS,EXCLUSIVE_BLOCKS,SHARED_BLOCKS,MAPPED_SECTORS,EXCLUSIVE_SECTORS,SHARED_SECTORS
 fields+=,MAPPED_BYTES,EXCLUSIVE_BYTES,SHARED_BYTES,MAPPED,EXCLUSIVE,SHARED,TRANSACTION,CREATE_TIME,SNAP_TIME

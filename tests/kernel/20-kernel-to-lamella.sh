@@ -40,6 +40,11 @@ scatter /dev/field/db $((SEED + 5))
 check "a metadata snapshot is held" bash -c "dmsetup status field-pool-tpool | awk '{ exit \$7 == \"-\" }'"
 sums field "$SCRATCH/written"
 check_clean field "as LVM left it"
+for pool in pool other-pool; do
+    quietly lvchange -qq -y -ay "field/${pool}_tmeta"
+    cp "/dev/field/${pool}_tmeta" "$SCRATCH/$pool.bin"
+    quietly lvchange -qq -an "field/${pool}_tmeta"
+done
 lvs -a -o lv_name,lv_attr,lv_size,pool_lv,origin,lv_tags,segtype field
 END
 check_equal "eight volumes were made" 8 "$(wc -l <written)"
@@ -49,6 +54,31 @@ group=$SCRATCH/left.img,$SCRATCH/right.img
 for pool in pool other-pool; do
     check_status 0 "lamella check of $pool, which the kernel wrote" "$LAMELLA" check "$group:$pool"
 done
+# The peer's tools and ours read the same in it, and restore the same from it.
+for pool in pool other-pool; do
+    thin_dump "$pool.bin" >kernel.xml
+    for restored in peer our; do truncate -s 0 "$restored.bin" && truncate -s "$(stat -c %s "$pool.bin")" "$restored.bin"; done
+    quietly thin_restore -i kernel.xml -o peer.bin
+    check "our thin_restore of it" "$LAMELLA" thin_restore -i kernel.xml -o our.bin
+    check "the peer's thin_check of what ours restored" thin_check -q our.bin
+    check "our thin_check of what the peer's restored" "$LAMELLA" thin_check -q peer.bin
+    mapfile -t ids < <(sed -n 's/.*dev_id="\([0-9]*\)".*/\1/p' kernel.xml)
+    for made in "$pool" peer our; do
+        same_dumps "$pool, made by $made" "$made.bin"
+        same_output "thin_ls of $pool, made by $made" thin_ls "$made.bin"
+        for right in "${ids[@]}"; do
+            same_output "thin_delta ${ids[0]} to $right of $pool, made by $made" thin_delta --snap1 "${ids[0]}" --snap2 "$right" "$made.bin"
+        done
+    done
+done
+same_output "thin_ls of the metadata snapshot" thin_ls -m pool.bin
+# The peer's don't know the number of data blocks of a metadata snapshot.
+for command in thin_dump "thin_delta --snap1 1 --snap2 3"; do
+    # shellcheck disable=SC2086  # words
+    { $command -m pool.bin | sed '1s/nr_data_blocks="0"/nr_data_blocks="4096"/' >peer.out; "$LAMELLA" $command -m pool.bin >our.out; }
+    check_same "$command of the metadata snapshot" peer.out our.out
+done
+
 serve "$group" --read-only
 sums read
 stop_serving

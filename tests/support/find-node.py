@@ -1,8 +1,8 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""Where a pool's metadata has a node: find-node.py METADATA devices|details, or find-node.py METADATA inner|leaf VOLUME [NUMBER], which
-is the NUMBER-th (from 0) of that volume's tree, in the order of their keys. Prints the metadata block. Layout: dm-thin-metadata.c,
-dm-btree-internal.h."""
+"""Where a pool's metadata has a node: find-node.py METADATA WHAT prints the metadata block. WHAT is the root of a tree: devices,
+details, data-map, metadata-map (the indexes of the space maps); or inner VOLUME [NUMBER], leaf VOLUME [NUMBER]: the NUMBER-th (from 0) of that
+volume's tree, in the order of their keys. entries VOLUME [NUMBER] prints how many entries that leaf has. Layout: dm-thin-metadata.c, dm-btree-internal.h, dm-space-map-common.h."""
 import struct
 import sys
 
@@ -31,11 +31,14 @@ def walk(file, block):
 
 
 with open(sys.argv[1], "rb") as metadata:
-    devices, details = struct.unpack_from("<QQ", read(metadata, 0), 320)
-    if sys.argv[2] in ("devices", "details"):
-        print(devices if sys.argv[2] == "devices" else details)
+    superblock = read(metadata, 0)
+    tops = {"devices": 320, "details": 328, "data-map": 80, "metadata-map": 208}
+    if sys.argv[2] in tops:
+        print(struct.unpack_from("<Q", superblock, tops[sys.argv[2]])[0])
         sys.exit()
+    devices = struct.unpack_from("<Q", superblock, tops["devices"])[0]
     roots = dict(entry for inner, block in walk(metadata, devices) if not inner for entry in node(metadata, block)[1])
     wanted = sys.argv[2] == "inner"
     blocks = [block for inner, block in walk(metadata, roots[int(sys.argv[3])]) if bool(inner) == wanted]
-    print(blocks[int(sys.argv[4]) if len(sys.argv) > 4 else 0])
+    found = blocks[int(sys.argv[4]) if len(sys.argv) > 4 else 0]
+    print(len(node(metadata, found)[1]) if sys.argv[2] == "entries" else found)

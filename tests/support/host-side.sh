@@ -84,3 +84,26 @@ place_of() {
     first=$(lvs -a --noheadings -o seg_pe_ranges "$(vgs --noheadings -o vg_name | tr -d ' ')/$1" | sed 's/.*:\([0-9]*\)-.*/\1/')
     echo $((start + first * extent))
 }
+
+# --- Metadata tools beside the peer's; ours is $LAMELLA under the peer's names ---
+# same_output WHAT COMMAND...: both print the same.
+same_output() {
+    "${@:2}" >peer.out
+    "$LAMELLA" "${@:2}" >our.out
+    check_same "$1" peer.out our.out
+}
+# same_dumps WHAT METADATA: both print the same, in both forms.
+same_dumps() {
+    local form
+    for form in "" "-f human_readable" "--skip-mappings"; do
+        # shellcheck disable=SC2086  # words
+        same_output "dump ${form:+$form }of $1" thin_dump $form "$2"
+    done
+}
+# not_metadata WHAT FILE: neither program takes it for a pool, and the kernel would not format it as a new one.
+not_metadata() {
+    check_status 1 "thin_check refuses $1" thin_check -q "$2"
+    check_status 1 "our thin_dump refuses $1" "$LAMELLA" thin_dump "$2"
+    [[ $(head -c 4096 "$2" | tr -d '\0' | wc -c) -gt 0 ]] || fail "$1 doesn't begin with zeros"
+    pass "$1 doesn't begin with zeros"
+}

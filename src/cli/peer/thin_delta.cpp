@@ -51,10 +51,16 @@ void define_thin_delta(PeerCommand& command) {
             ids[number] = id;
         }
         auto metadata = TRY(MetadataInput::open(arguments->input, Access::read));
-        const thin::Superblock superblock = TRY(tools::read_superblock(metadata->device()));
+        thin::Superblock superblock = TRY(tools::read_superblock(metadata->device()));
         if (arguments->snapshot_location && superblock.held_root != MetadataBlock(*arguments->snapshot_location))
             return fail(ErrorKind::usage, "the metadata snapshot lies at block {}, not {}", superblock.held_root,
                         *arguments->snapshot_location);
+        if (arguments->metadata_snapshot && superblock.held_root != MetadataBlock(0)) {
+            // The copy has all but the number of data blocks.
+            const auto data_space_map = superblock.data_space_map_root;
+            superblock = TRY(tools::read_superblock(metadata->device(), superblock.held_root));
+            superblock.data_space_map_root = data_space_map;
+        }
         DiffOutput output({.form = DiffOutput::Form::xml, .verbose = arguments->verbose, .same = !arguments->changes_only},
                           context.environment().stream);
         TRY(output.begin(superblock, ids[0], ids[1]));
