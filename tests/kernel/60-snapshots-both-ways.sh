@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+# shellcheck shell=bash
+#
+# Exception stores that lamella wrote, read and written on by a real kernel's dm-snapshot, and the reverse: persistent stores of several
+# chunk sizes, nearly full, full (Overflow), invalid; merges begun by one and finished by the other. What a snapshot shows and the
+# words of its status must be the same on both sides.
+source "$(dirname "$0")/../support/host-side.sh"
+tool=$(dirname "$LAMELLA")/tests/kernel/cow_tool
+
+origin_mib=6
+# name chunk type store-KiB writes
+cases="one 1 P 4000 30
+eight 8 PO 6000 40
+sixteen 16 P 6000 40
+many 128 PO 7000 40
+small 8 P 640 0
+over 8 PO 640 0
+ours 8 P 20000 200
+theirs 8 P 20000 200"
+
+images=()
+while read -r name _ _ kib _; do
+    truncate -s ${origin_mib}M "$name.origin"
+    quietly /usr/bin/python3 "$support/scatter.py" "$name.origin" --seed "$SEED" --count 10
+    truncate -s "${kib}K" "$name.store"
+    images+=("$name.origin" "$name.store")
+done <<<"$cases"
+
+# ours NAME VERB...
+ours() {
+    local chunk type
+    read -r _ chunk type _ < <(grep "^$1 " <<<"$cases")
+    "$tool" "$1.origin" "$1.store" "$type" "$chunk" "${@:2}"
+}
+
+# Ours first.
+for name in one eight sixteen many; do
+    count=$(grep "^$name " <<<"$cases" | cut -d' ' -f5)
+    ours $name "origin=$SEED,$count" "snapshot=$((SEED + 1)),$((count / 2))" "origin=$((SEED + 2)),$count" "dump=$name.shown" status >$name.status
+done
+# The store has room for 158 chunks of data; nearly all of them are taken.
+ours small fill=$((150 * 4096)) dump=small.shown status >small.status
+ours over fill=$((157 * 4096)) dump=over.shown status >over.status
+ours ours "origin=$SEED,200" "snapshot=$((SEED + 3)),60" dump=ours.shown
+check "a merge is stopped on its way" ours ours merge-part
+ours ours status >ours.status
+ours theirs "origin=$SEED,200" "snapshot=$((SEED + 3)),60" dump=theirs.shown status >theirs.status
+
+cat >steps.sh <<'END'
+letters=abcdefghijklmnop
+index=0
+while read -r name chunk type _; do
+    origin=/dev/ubd${letters:index:1} store=/dev/ubd${letters:index+1:1}
+    index=$((index + 2))
+    eval "origin_$name=$origin store_$name=$store type_$name=$type chunk_$name=$chunk"
+done <"$SCRATCH/cases"
+# up NAME: its snapshot, and its origin.
+up() {
+    local origin=origin_$1 store=store_$1 type=type_$1 chunk=chunk_$1 sectors
+    sectors=$(blockdev --getsz "${!origin}")
+    dmsetup create "$1" --table "0 $sectors snapshot ${!origin} ${!store} ${!type} ${!chunk}"
+    dmsetup create "$1-origin" --table "0 $sectors snapshot-origin ${!origin}"
+}
+down() { dmsetup remove "$1-origin"; dmsetup remove "$1"; }
+# merge NAME: its origin, the snapshot merging into it.
+merge() {
+    local origin=origin_$1 store=store_$1 type=type_$1 chunk=chunk_$1
+    dmsetup create "$1-origin" --table "0 $(blockdev --getsz "${!origin}") snapshot-merge ${!origin} ${!store} ${!type} ${!chunk}"
+}
+words() { dmsetup status "$1" | cut -d' ' -f4-; }
+merged() { local allocated metadata; read -r allocated metadata <<<"$(words "$1-origin")"; [[ ${allocated%/*} == "$metadata" ]]; }
+END
+printf '%s\n' "$cases" >cases
+
+in_kernel "${images[@]}" <<'END'
+source "$SCRATCH/steps.sh"
+for name in one eight sixteen many small over; do
+    up $name
+    check_equal "status of $name, which lamella wrote" "$(cat "$SCRATCH/$name.status")" "$(words $name)"
+    check "the kernel reads $name as lamella does" cmp /dev/mapper/$name "$SCRATCH/$name.shown"
+done
+for name in one eight sixteen many; do
+    scatter /dev/mapper/$name-origin $((SEED + 5)) 8
+    scatter /dev/mapper/$name $((SEED + 6)) 8
+    scatter /dev/mapper/$name-origin $((SEED + 7)) 8
+done
+# The last chunk that fits, and one more.
+dd if=/dev/zero of=/dev/mapper/small-origin bs=4096 seek=1000 count=20 oflag=direct conv=notrunc status=none
+check_equal "an origin's write beyond the store makes it invalid" Invalid "$(words small)"
+! dd if=/dev/zero of=/dev/mapper/over bs=4096 seek=1000 count=20 oflag=direct conv=notrunc status=none 2>/dev/null || fail "the store overflows"
+check_equal "a snapshot's write beyond the store makes it overflow" Overflow "$(words over)"
+sync
+for name in one eight sixteen many small over; do
+    words $name >"$SCRATCH/$name.status-there"
+    [[ $name == small ]] || dd if=/dev/mapper/$name of="$SCRATCH/$name.shown-there" bs=1M iflag=direct status=none
+    down $name
+done
+# What lamella began to merge is there to its end.
+merge ours
+wait_for 60 merged ours
+check_equal "status of a merge that is done" "16/40000 16" "$(words ours-origin)"
+check "the kernel finishes lamella's merge" cmp /dev/mapper/ours-origin "$SCRATCH/ours.shown"
+dmsetup remove ours-origin
+# And one that lamella will finish.
+check_equal "status of theirs before the merge" "$(cat "$SCRATCH/theirs.status")" "$(up theirs; words theirs; down theirs)"
+sectors=$(blockdev --getsz $origin_theirs)
+dmsetup create slow --table "0 $sectors delay $origin_theirs 0 0 $origin_theirs 0 100"
+dmsetup create theirs-origin --table "0 $sectors snapshot-merge /dev/mapper/slow $store_theirs $type_theirs $chunk_theirs"
+begun() { [[ $(words theirs-origin) != "$(cat "$SCRATCH/theirs.status")" ]]; }
+wait_for 60 begun
+dmsetup suspend theirs-origin
+words theirs-origin >"$SCRATCH/theirs.status-there"
+dmsetup remove theirs-origin
+dmsetup remove slow
+END
+
+for name in one eight sixteen many; do
+    check_equal "status of $name, which the kernel wrote on" "$(cat $name.status-there)" "$(ours $name status)"
+    ours $name dump=$name.shown-here
+    check_same "lamella reads $name as the kernel does" $name.shown-there $name.shown-here
+done
+check_equal "the kernel's invalid store is invalid" Invalid "$(ours small status)"
+check_equal "an overflow ends with the use; the store is full" "1280/1280 16" "$(ours over status)"
+check_equal "status of the merge that the kernel began" "$(cat theirs.status-there)" "$(ours theirs status)"
+check "the kernel's merge was stopped on its way" test "$(cut -d/ -f1 theirs.status-there)" != 16
+ours theirs merge dump-origin=theirs.merged status >theirs.status-here
+check_equal "lamella's end of it" "16/40000 16" "$(cat theirs.status-here)"
+check_same "lamella finishes the kernel's merge" theirs.shown theirs.merged
