@@ -214,8 +214,7 @@ Result<std::string> ThinPool::status_line() {
 }
 
 // dm-thin.c: pool_status(), STATUSTYPE_TABLE, and emit_flags().
-std::string ThinPool::table_line(std::string_view metadata_device, std::string_view data_device) const {
-    const ThinPoolOptions& options = thread_->options();
+std::string pool_table_line(const ThinPoolOptions& options, std::string_view metadata_device, std::string_view data_device) {
     std::string features;
     std::size_t count = 0;
     const auto add = [&](bool present, std::string_view word) {
@@ -310,7 +309,14 @@ Result<void> ThinPool::commit() {
     return thread_->ask<void>([&](Answer<void>& answer) { answer.give(thread_->commit()); });
 }
 
-std::uint32_t ThinPool::data_block_sectors() const { return thread_->options().data_block_sectors; }
+const ThinPoolOptions& ThinPool::options() const { return thread_->options(); }
+
+void ThinPool::change_options(const ThinPoolOptions& options) {
+    (void)thread_->ask<void>([&](Answer<void>& answer) {
+        thread_->change_options(options);
+        answer.give({});
+    });
+}
 
 void ThinPool::set_event_handler(std::function<void()> handler) {
     (void)thread_->ask<void>([&](Answer<void>& answer) {

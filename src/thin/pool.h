@@ -62,6 +62,9 @@ struct PoolStatus {
 // What the metadata of a pool says of it, be it in use or not.
 PoolStatus status_of(const ThinMetadata& metadata);
 
+// dm-thin's table line of a pool with these options, without start, length and target name.
+std::string pool_table_line(const ThinPoolOptions& options, std::string_view metadata_device, std::string_view data_device);
+
 // A thin pool in use: dm-thin's thin-pool target. One thread, the pool's, owns the metadata: it provisions, breaks sharing,
 // discards and commits. Volumes read mappings without it (see ThinVolume).
 //
@@ -108,7 +111,9 @@ class ThinPool {
 
     // dm-thin's lines, without start, length and target name.
     Result<std::string> status_line();
-    std::string table_line(std::string_view metadata_device, std::string_view data_device) const;
+    std::string table_line(std::string_view metadata_device, std::string_view data_device) const {
+        return pool_table_line(options(), metadata_device, data_device);
+    }
     // dm-thin's messages: "create_thin 1", "create_snap 2 1", "delete 2", "set_transaction_id 3 4", "reserve_metadata_snap",
     // "release_metadata_snap".
     Result<void> message(std::string_view text);
@@ -123,7 +128,12 @@ class ThinPool {
     // Everything written so far is durable.
     Result<void> commit();
 
-    std::uint32_t data_block_sectors() const;
+    // Those of its opening, as changed since.
+    const ThinPoolOptions& options() const;
+    std::uint32_t data_block_sectors() const { return options().data_block_sectors; }
+    // Takes the low water mark, the zeroing of new blocks and what happens without space from `options`; writes that wait for space fail
+    // if that is to be an error now. The rest stays as it is.
+    void change_options(const ThinPoolOptions& options);
 
     // Called on the pool's thread when something happens that dm-thin raises an event for; must not block.
     void set_event_handler(std::function<void()> handler);

@@ -271,4 +271,16 @@ Result<void> PoolThread::grow_metadata() {
     return {};
 }
 
+void PoolThread::change_options(const ThinPoolOptions& options) {
+    options_.low_water_blocks = options.low_water_blocks;
+    options_.zero_new_blocks = options.zero_new_blocks;
+    options_.error_if_no_space = error_if_no_space_ = options.error_if_no_space;
+    low_water_triggered_ = false;
+    queue_.disarm(space_timer_);
+    if (error_if_no_space_)
+        fail_space_waiters(ENOSPC);
+    else if (mode_.load() == PoolMode::out_of_data_space && options_.no_space_timeout != Duration::zero())
+        queue_.arm(space_timer_, queue_.clock().monotonic() + options_.no_space_timeout);
+}
+
 }  // namespace lamella::thin

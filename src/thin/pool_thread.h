@@ -77,6 +77,7 @@ class PoolThread {
     Result<void> writable() const;
     Result<void> grow_data();
     Result<void> grow_metadata();
+    void change_options(const ThinPoolOptions& options);
     // A change of the metadata has been made outside the data path.
     void changed();
     void metadata_error(const Error& error);
