@@ -54,7 +54,7 @@ CLI::Option* CommandLine::add(const std::string& names, const std::string& place
     return option->type_name(placeholder)->allow_extra_args(false);
 }
 
-CLI::Option* CommandLine::add_positional(const std::string& name, const std::string& help, bool several, Take take) {
+CLI::Option* CommandLine::add_positional(const std::string& name, const std::string& help, bool several, Take take, bool required) {
     CLI::Option* option = app_->add_option(
         name,
         [name, take](const CLI::results_t& words) {
@@ -64,7 +64,7 @@ CLI::Option* CommandLine::add_positional(const std::string& name, const std::str
             return true;
         },
         help);
-    option->type_name("")->required();
+    option->type_name("")->required(required);
     if (several)
         option->expected(CLI::detail::expected_max_vector_size);
     return option;
@@ -119,6 +119,26 @@ void CommandLine::arguments(const std::string& name, std::vector<VolumeAddress>&
         values.push_back(TRY(parse_volume_address(word)));
         return {};
     });
+}
+
+void CommandLine::optional_arguments(const std::string& name, std::vector<std::string>& values, const std::string& help) {
+    add_positional(
+        name, help, true,
+        [&values](const std::string& word) -> Result<void> {
+            values.push_back(word);
+            return {};
+        },
+        false);
+}
+
+void CommandLine::optional_argument(const std::string& name, std::string& value, const std::string& help) {
+    add_positional(
+        name, help, false,
+        [&value](const std::string& word) -> Result<void> {
+            value = word;
+            return {};
+        },
+        false);
 }
 
 void CommandLine::flag(const std::string& names, bool& value, const std::string& help) { app_->add_flag(names, value, help); }

@@ -60,6 +60,10 @@ class CommandLine {
     // One or more of them.
     void arguments(const std::string& name, std::vector<std::string>& values, const std::string& help);
     void arguments(const std::string& name, std::vector<VolumeAddress>& values, const std::string& help);
+    // Any number, none too.
+    void optional_arguments(const std::string& name, std::vector<std::string>& values, const std::string& help);
+    // One, or none.
+    void optional_argument(const std::string& name, std::string& value, const std::string& help);
 
     // `names`: "--size" or "-L,--size". `placeholder`: what help calls the value.
     void flag(const std::string& names, bool& value, const std::string& help);
@@ -94,7 +98,7 @@ class CommandLine {
   private:
     using Take = std::function<Result<void>(const std::string&)>;
     CLI::Option* add(const std::string& names, const std::string& placeholder, const std::string& help, Take take);
-    CLI::Option* add_positional(const std::string& name, const std::string& help, bool several, Take take);
+    CLI::Option* add_positional(const std::string& name, const std::string& help, bool several, Take take, bool required = true);
 
     Program* program_;
     CLI::App* app_;

@@ -52,8 +52,10 @@ std::string synopsis(const CommandPage& page, const std::string& called) {
     std::string text = bold(called);
     if (!page.subcommands.empty())
         return text + " " + italic("COMMAND") + " ...";
-    for (const OptionPage& argument : page.arguments)
-        text += " " + italic(argument.names.back()) + (argument.repeats ? "..." : "");
+    for (const OptionPage& argument : page.arguments) {
+        const std::string name = italic(argument.names.back()) + (argument.repeats ? "..." : "");
+        text += argument.required ? " " + name : " [" + name + "]";
+    }
     for (const OptionPage& option : page.options)
         if (option.required)
             text += " " + bold(option.names.back()) + " " + italic(option.placeholder);

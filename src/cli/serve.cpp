@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <cstdlib>
-
 #include <systemd/sd-daemon.h>
 #include <unistd.h>
 #include <nlohmann/json.hpp>
 
 #include "cli/command_line.h"
 #include "cli/context.h"
-#include "cli/files.h"
+#include "cli/nbd_arguments.h"
 #include "cli/output.h"
 #include "cli/serving.h"
 #include "cli/sizes.h"
@@ -20,40 +18,12 @@ struct Arguments {
     GroupAddress group;
     ServingOptions options;
     std::string socket;
-    std::string tls = "require";
     bool read_only = false;
-    bool insecure = false;
-    std::string certificates, psk;
-    bool tls_without_client_certificates = false;
+    NbdArguments nbd;
     std::uint32_t threads = 0;
     std::uint32_t no_space_timeout = 60;
     std::string pid_file;
 };
-
-// Removed on every way out.
-class PidFile {
-  public:
-    explicit PidFile(std::string path) : path_(std::move(path)) {}
-    ~PidFile() {
-        if (written_)
-            ::unlink(path_.c_str());
-    }
-    Result<void> write() {
-        if (!path_.empty())
-            TRY(write_file_aside(path_, fmt::format("{}\n", ::getpid()), 0644));
-        written_ = !path_.empty();
-        return {};
-    }
-
-  private:
-    std::string path_;
-    bool written_ = false;
-};
-
-bool sockets_are_passed() {
-    const char* process = std::getenv("LISTEN_PID");
-    return std::getenv("LISTEN_FDS") && process && process == std::to_string(::getpid());
-}
 
 Result<void> serve(Context& context, Arguments& arguments) {
     if (arguments.group.paths.empty())
@@ -65,16 +35,7 @@ Result<void> serve(Context& context, Arguments& arguments) {
     options.threads = arguments.threads;
     if (!arguments.socket.empty())
         options.nbd.unix_sockets.push_back(arguments.socket);
-    options.nbd.socket_activation = sockets_are_passed();
-    options.nbd.allow_insecure_tcp = arguments.insecure;
-    if (!arguments.certificates.empty() || !arguments.psk.empty()) {
-        options.nbd.tls.certificates = arguments.certificates;
-        options.nbd.tls.psk_file = arguments.psk;
-        options.nbd.tls.verify_clients = !arguments.tls_without_client_certificates;
-        options.nbd.tls.mode = arguments.tls == "none"    ? nbd::TlsMode::none
-                               : arguments.tls == "allow" ? nbd::TlsMode::selective
-                                                          : nbd::TlsMode::forced;
-    }
+    arguments.nbd.apply(options.nbd);
 
     std::unique_ptr<Serving> serving = TRY(Serving::start(options));
     note_findings(context, serving->opened());
@@ -106,13 +67,7 @@ void define_serve(CommandLine& line) {
     line.example("serve ./vms.img --listen 0.0.0.0:10809 --tls-certificates /etc/pki/lamella", "to other hosts, by TLS");
     line.argument("GROUP", arguments->group, "paths of its physical volumes, separated by commas");
     line.option("--socket", "PATH", arguments->socket, "unix socket to listen on (default: GROUP.nbd.sock in the runtime directory)");
-    line.option("--listen", "ADDRESS:PORT", options.nbd.tcp_addresses, "TCP address to listen on; may be given several times");
-    line.option("--tls-certificates", "DIR", arguments->certificates, "folder with ca-cert.pem, server-cert.pem, server-key.pem");
-    line.option("--tls-psk", "FILE", arguments->psk, "file of pre-shared keys, as psktool makes it");
-    line.option_choice("--tls", arguments->tls, {"none", "allow", "require"},
-                       "whether clients must use TLS (default require, with either of the above)");
-    line.flag("--tls-any-client", arguments->tls_without_client_certificates, "clients need no certificate of their own");
-    line.flag("--insecure", arguments->insecure, "allow other hosts without TLS");
+    arguments->nbd.define(line);
     line.flag("--read-only", arguments->read_only, "open and serve for reading only");
     line.option("--export", "LV", options.exports, "serve this volume only; may be given several times");
     line.option("--threads", "N", arguments->threads, "threads for clients (default: one a core, up to 4)");
@@ -121,14 +76,12 @@ void define_serve(CommandLine& line) {
     line.option("--no-space-timeout", "SECONDS", arguments->no_space_timeout,
                 "how long writes wait in a full pool (default 60; 0: for ever)");
     line.option("--pid-file", "FILE", arguments->pid_file, "write the process id there while serving");
-    line.exclude("--tls-certificates", "--tls-psk");
-    line.need("--tls-any-client", "--tls-certificates");
     line.runs([arguments](Context& context) -> Result<void> {
         Result<void> served = serve(context, *arguments);
         if (!served && served.error().kind() == ErrorKind::not_found && !arguments->options.exports.empty())
             context.suggest(fmt::format("lamella list {}", arguments->group.text()));
-        if (!served && served.error().kind() == ErrorKind::refused && !arguments->options.nbd.tcp_addresses.empty())
-            context.suggest("--tls-certificates DIR or --tls-psk FILE; or --insecure, where nobody else can reach the address");
+        if (!served && served.error().kind() == ErrorKind::refused && !arguments->nbd.addresses.empty())
+            context.suggest(NbdArguments::when_refused);
         return served;
     });
 }

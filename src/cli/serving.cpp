@@ -2,19 +2,17 @@
 #include "cli/serving.h"
 
 #include <algorithm>
-#include <csignal>
 #include <cstdlib>
 #include <map>
 
-#include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/mount.h>
-#include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <nlohmann/json.hpp>
 
 #include "cli/attachment.h"
+#include "cli/end_signals.h"
 #include "cli/files.h"
 #include "serve/fuse/fuse_export.h"
 #include "serve/nbd/kernel_client.h"
@@ -57,7 +55,7 @@ class Serving::Implementation {
     void forget_detached();
 
     ServingOptions options_;
-    int signals_ = -1;
+    EndSignals signals_;
     int end_ = -1;  // eventfd: an automatic one has nothing left to do
     std::unique_ptr<EngineGroup> group_;
     std::unique_ptr<ExportSource> nbd_source_;
@@ -70,21 +68,15 @@ class Serving::Implementation {
 
 Serving::Implementation::~Implementation() {
     (void)stop();
-    for (int fd : {signals_, end_})
-        if (fd >= 0)
-            ::close(fd);
+    if (end_ >= 0)
+        ::close(end_);
 }
 
 Result<void> Serving::Implementation::start() {
-    sigset_t signals;
-    ::sigemptyset(&signals);
-    ::sigaddset(&signals, SIGTERM);
-    ::sigaddset(&signals, SIGINT);
-    ::pthread_sigmask(SIG_BLOCK, &signals, nullptr);
-    signals_ = ::signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
+    TRY(signals_.block());
     end_ = ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (signals_ < 0 || end_ < 0)
-        return fail_errno("signals");
+    if (end_ < 0)
+        return fail_errno("eventfd");
 
     group_ = TRY(EngineGroup::open(options_.paths, options_.engine));
     opened = TRY(group_->info());
@@ -118,10 +110,7 @@ Result<void> Serving::Implementation::start_nbd() {
     return {};
 }
 
-void Serving::Implementation::wait() {
-    pollfd polled[] = {{signals_, POLLIN, 0}, {end_, POLLIN, 0}};
-    while (::poll(polled, std::size(polled), -1) < 0 && errno == EINTR) {}
-}
+void Serving::Implementation::wait() { signals_.wait(end_); }
 
 Result<void> Serving::Implementation::stop() {
     // In this order nobody can ask for anything that is gone already. The first error is the one that tells why.

@@ -20,6 +20,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "serve/nbd/listener.h"
+
 namespace lamella {
 
 namespace {
@@ -252,6 +254,7 @@ class ControlServer::Loop {
     ~Loop();
 
     Result<void> listen_for(const std::vector<std::string>& physical_volumes);
+    Result<void> listen_at(const std::string& socket);
     Result<void> run_thread();
 
   private:
@@ -274,6 +277,7 @@ class ControlServer::Loop {
     ControlHandlers handlers_;
     std::vector<FileDescriptor> listeners_;
     std::vector<std::string> paths_;
+    std::optional<nbd::Listener> own_listener_;  // instead of those
     FileDescriptor stop_;
     std::list<Client> clients_;
     std::thread thread_;
@@ -321,6 +325,11 @@ Result<void> ControlServer::Loop::listen_for(const std::vector<std::string>& phy
     return {};
 }
 
+Result<void> ControlServer::Loop::listen_at(const std::string& socket) {
+    own_listener_ = TRY(nbd::Listener::on_unix(socket, 0600));
+    return {};
+}
+
 Result<void> ControlServer::Loop::run_thread() {
     stop_ = FileDescriptor(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
     if (stop_.get() < 0)
@@ -334,8 +343,11 @@ void ControlServer::Loop::run() {
     for (;;) {
         polled.clear();
         polled.push_back({stop_.get(), POLLIN, 0});
+        const short wanted = clients_.size() < max_clients ? POLLIN : 0;
         for (const FileDescriptor& listener : listeners_)
-            polled.push_back({listener.get(), static_cast<short>(clients_.size() < max_clients ? POLLIN : 0), 0});
+            polled.push_back({listener.get(), wanted, 0});
+        if (own_listener_)
+            polled.push_back({own_listener_->fd(), wanted, 0});
         std::size_t first_client = polled.size();
         for (const Client& client : clients_)
             polled.push_back({client.socket.get(), static_cast<short>(client.output.empty() ? POLLIN : POLLOUT), 0});
@@ -436,6 +448,23 @@ Result<std::unique_ptr<ControlServer>> ControlServer::start(const std::vector<st
     TRY(loop->listen_for(physical_volumes));
     TRY(loop->run_thread());
     return std::unique_ptr<ControlServer>(new ControlServer(std::move(loop)));
+}
+
+Result<std::unique_ptr<ControlServer>> ControlServer::start_at(const std::string& socket, ControlHandlers handlers) {
+    auto loop = std::make_unique<Loop>(std::move(handlers));
+    TRY(loop->listen_at(socket));
+    TRY(loop->run_thread());
+    return std::unique_ptr<ControlServer>(new ControlServer(std::move(loop)));
+}
+
+Result<std::unique_ptr<ControlClient>> ControlClient::connect_to(const std::string& path) {
+    auto socket = TRY(connect_socket(path));
+    if (!socket)
+        return fail(ErrorKind::not_found, "control socket {}: nobody listens there", path);
+    const ucred peer = TRY(peer_of(socket->get()));
+    if (peer.uid != ::geteuid() && peer.uid != 0)
+        return fail(ErrorKind::refused, "control socket {}: it is held by user {}", path, peer.uid);
+    return std::unique_ptr<ControlClient>(new ControlClient(socket->release(), peer.pid));
 }
 
 Result<std::unique_ptr<ControlClient>> ControlClient::connect(const std::vector<std::string>& physical_volumes) {

@@ -63,6 +63,8 @@ class ControlServer {
     // `physical_volumes`: paths of the group, which this process holds open and locked. Errors: refused when another process
     // answers for one of them.
     static Result<std::unique_ptr<ControlServer>> start(const std::vector<std::string>& physical_volumes, ControlHandlers handlers);
+    // At a socket of its own, of mode 0600; takes the place of one that nobody answers on. Errors: as nbd::Listener's.
+    static Result<std::unique_ptr<ControlServer>> start_at(const std::string& socket, ControlHandlers handlers);
     // Removes the sockets. A request that is running is finished first.
     ~ControlServer();
 
@@ -77,6 +79,8 @@ class ControlClient {
   public:
     // nullptr: nobody serves these physical volumes. Sockets that dead processes left behind count as nobody's.
     static Result<std::unique_ptr<ControlClient>> connect(const std::vector<std::string>& physical_volumes);
+    // To a ControlServer::start_at(). Errors: not_found when nobody listens there; refused when somebody else than this user or root does.
+    static Result<std::unique_ptr<ControlClient>> connect_to(const std::string& socket);
     ~ControlClient();
     ControlClient(const ControlClient&) = delete;
     ControlClient& operator=(const ControlClient&) = delete;
