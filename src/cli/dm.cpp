@@ -281,6 +281,9 @@ void define_lines(CommandLine line, const std::string& method) {
                 continue;  // removed meanwhile
             if (!lines)
                 return std::unexpected(lines.error());
+            // One that was asked for by name and has no table is an empty line.
+            if (lines->empty() && arguments->names.size() == 1)
+                text += "\n";
             if (!arguments->type.empty())
                 std::erase_if(*lines, [&](const TargetLine& one) { return one.type != arguments->type; });
             for (const TargetLine& one : *lines)
@@ -373,16 +376,16 @@ void define_ls_verb(CommandLine line) {
         } else {
             const DeviceWord word = TRY_WITHIN("-o", parse_device_word(arguments->options));
             for (const MappedDeviceView& device : devices)
-                text += list_line(device.info, word);
+                text += list_line(device.info, word, arguments->type.empty() ? ":" : ", ");
         }
         return context.answer(devices.empty() ? "No devices found\n" : text, {{"devices", all}});
     });
 }
 
 void define_targets(CommandLine line) {
-    begin<Verb>(line);  // as the other verbs take it; there is nothing to ask a server for
+    auto verb = begin<Verb>(line);  // as the other verbs take it; there is nothing to ask a server for
     line.describe("Print the types of targets that there are", "With the versions of the kernel's targets whose words they take.");
-    line.runs([](Context& context) -> Result<void> {
+    line.runs([verb](Context& context) -> Result<void> {
         std::string text;
         Json all = Json::array();
         for (const mapper::TargetType* type : mapper::target_types()) {

@@ -196,7 +196,7 @@ Result<std::string> device_columns(const std::vector<MappedDeviceView>& devices,
         cells.erase(cells.find_last_not_of(' ') + 1);
         text += cells + "\n";
     };
-    line([](const Field& field) { return std::string(field.heading); });
+    line([](const Field& field) { return fmt::format("{:<{}}", field.heading, field.right ? field.width : 0); });
     for (const MappedDeviceView& device : devices)
         line([&](const Field& field) { return field.value(device.info); });
     return text;
@@ -226,9 +226,9 @@ std::string dependency_line(const MappedDeviceView& device, DeviceWord word, boo
     return text + "\n";
 }
 
-std::string list_line(const DeviceInfo& device, DeviceWord word) {
+std::string list_line(const DeviceInfo& device, DeviceWord word, std::string_view between) {
     switch (word) {
-    case DeviceWord::number: return fmt::format("{}\t({}:{})\n", device.name, device_major, device.minor);
+    case DeviceWord::number: return fmt::format("{}\t({}{}{})\n", device.name, device_major, between, device.minor);
     case DeviceWord::block_name: return fmt::format("{}\t(dm-{})\n", device.name, device.minor);
     case DeviceWord::name: break;
     }

@@ -27,8 +27,8 @@ Result<DeviceWord> parse_device_word(std::string_view option);
 
 // "up: 1 dependencies	: (253, 0)"; without the name for one that was asked for alone.
 std::string dependency_line(const MappedDeviceView& device, DeviceWord word, bool with_name);
-// "up	(253:1)"
-std::string list_line(const mapper::DeviceInfo& device, DeviceWord word);
+// "up	(253:1)"; between the numbers stands what dmsetup puts there: ", " in a list of one type of target.
+std::string list_line(const mapper::DeviceInfo& device, DeviceWord word, std::string_view between = ":");
 
 // dmsetup ls --tree. `options`: device, nodevice, blkdevname, active, open, rw, uuid, ascii, utf, inverted, compact, notrunc; separated by
 // commas. Errors: usage, for others.

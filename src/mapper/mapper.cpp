@@ -387,6 +387,8 @@ Result<void> Mapper::rename(std::string_view name, const std::string& new_name) 
     devices_.insert(std::move(node));
     device.name = new_name;
     device.mapped->rename(new_name);
+    if (device.live != nullptr)
+        device.mapped->raise_event();  // as the kernel does
     return {};
 }
 
@@ -402,6 +404,8 @@ Result<void> Mapper::set_uuid(std::string_view name, const std::string& uuid) {
         if (one->uuid == uuid)
             return fail(ErrorKind::exists, "device {}: {} has the uuid {}", device.name, other, uuid);
     device.uuid = uuid;
+    if (device.live != nullptr)
+        device.mapped->raise_event();
     return {};
 }
 

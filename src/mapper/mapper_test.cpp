@@ -246,6 +246,7 @@ TEST_F(MapperTest, RenamesAndNames) {
     ASSERT_TRUE(mapper.rename("one", "three"));
     EXPECT_FALSE(mapper.info("one"));
     EXPECT_EQ(mapper.info("three")->minor, 0u);
+    EXPECT_EQ(mapper.info("three")->event_number, 1u);
     ASSERT_TRUE(mapper.set_uuid("three", "U1"));
     EXPECT_EQ(mapper.set_uuid("three", "U2").error().kind(), ErrorKind::refused);
     EXPECT_EQ(mapper.set_uuid("two", "U1").error().kind(), ErrorKind::exists);

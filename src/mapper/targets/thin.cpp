@@ -13,14 +13,16 @@ class ThinTarget final : public Target {
     static Result<std::unique_ptr<Target>> create(TargetContext& context) {
         auto target = std::make_unique<ThinTarget>();
         Words& words = context.words();
-        target->lower_ = TRY(context.open(TRY(words.take("the pool"))));
+        const std::string_view pool = TRY(words.take("the pool"));
         target->id_ = ThinId(static_cast<std::uint32_t>(TRY(words.take_number("the id of the volume", 0, (1u << 24) - 1))));
+        // Opened in the kernel's order, which dependencies are listed by.
+        if (words.left() > 0)
+            target->origin_ = TRY(context.open(TRY(words.take("the external origin")), TargetContext::Access::read_only));
+        target->lower_ = TRY(context.open(pool));
         const auto known = context.shared().find<PoolOfDevice>(*target->lower_.device);
         if (known == nullptr)
             return fail(ErrorKind::usage, "{} is no thin-pool", target->lower_.word);
         target->shared_ = std::shared_ptr<PoolInUse>(known, known->pool);
-        if (words.left() > 0)
-            target->origin_ = TRY(context.open(TRY(words.take("the external origin")), TargetContext::Access::read_only));
         TRY(context.refuse_suspended());
         TRY(target->open(context.owner().name(), context.length()));
         return target;
