@@ -190,6 +190,7 @@ control=$SCRATCH/dm.sock
 # shellcheck disable=SC2034  # uri() reads it
 socket=$control.nbd
 "$LAMELLA" dm run --socket "$control" >serve0.log 2>&1 &
+# shellcheck disable=SC2034  # stop_serving ends it
 server=$!
 wait_for 30 "$LAMELLA" dm ls --socket "$control"
 (
