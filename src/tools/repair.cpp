@@ -93,6 +93,15 @@ Result<std::optional<MetadataCounts>> counts_of(NodeCatalog& catalog, const Tree
     return found;
 }
 
+// With the superblock the way to a metadata snapshot is lost, too: it is the one copy of a superblock that is in use. 0: none.
+MetadataBlock held_superblock(const NodeCatalog& catalog, const MetadataCounts& counts) {
+    MetadataBlock found(0);
+    for (MetadataBlock block(1); block.value() < catalog.blocks(); ++block)
+        if (catalog[block].block_class == BlockClass::superblock && counts.known(block) && counts[block] > 0)
+            found = block;
+    return found;
+}
+
 }  // namespace
 
 Repair::Repair(std::unique_ptr<MetadataReader> reader) : reader_(std::move(reader)), catalog_(*reader_), leaves_(reader_->blocks()) {}
@@ -160,6 +169,9 @@ Result<void> Repair::decide(const RepairOptions& options, const Control& control
     if (options.roots)
         report_.roots = *options.roots;
 
+    if (report_.superblock_lost)
+        superblock_.held_root = held_superblock(catalog_, *counts_);
+
     SalvageInput input{.roots = report_.roots, .held_root = superblock_.held_root};
     if (!report_.superblock_lost) {
         const auto data = pdata::SpaceMapRoot::unpack(superblock_.data_space_map_root.data());
@@ -193,6 +205,12 @@ Result<void> Repair::decide(const RepairOptions& options, const Control& control
         volume.lost = device.lost;
         report_.volumes.push_back(std::move(volume));
         superblock_.time = std::max(superblock_.time, device.max_time);  // no mapping may be later than the pool's time
+        // Trees that aren't the superblock's may be of later transactions.
+        if (device.details && (report_.superblock_lost || options.roots)) {
+            superblock_.time = std::max(
+                {superblock_.time, std::min(thin::max_time, std::max(device.details->creation_time, device.details->snapshotted_time))});
+            superblock_.transaction_id = std::max(superblock_.transaction_id, device.details->transaction_id);
+        }
         // An old copy of the details tells when volumes were origins no better than a lost one.
         doubt_snapshotted_times_ |= !device.details || device.unexplained;
     }

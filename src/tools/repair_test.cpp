@@ -7,6 +7,7 @@
 #include "device/memory_device.h"
 #include "pdata/block.h"
 #include "tools/builder.h"
+#include "tools/check.h"
 #include "tools/damage.h"
 #include "tools/generate.h"
 
@@ -131,6 +132,110 @@ TEST(Repair, FindsTheRootsOfALostSuperblock) {
     EXPECT_EQ(repair->superblock().transaction_id, 7u);
     EXPECT_TRUE(volume_of(repair->report(), 1).complete);
     EXPECT_TRUE(volume_of(repair->report(), 2).complete);
+}
+
+// Two volumes of one size, and a snapshot, made by the engine; then a metadata snapshot, and changes since.
+std::unique_ptr<MemoryDevice> make_held() {
+    auto device = std::make_unique<MemoryDevice>(1024 * pdata::block_bytes, "pool");
+    auto metadata = value_of(thin::ThinMetadata::create(*device, {.data_block_sectors = 128, .data_blocks = 20000}));
+    const auto write = [&](std::uint32_t id, std::uint64_t first, std::uint64_t count) {
+        for (std::uint64_t block = first; block < first + count; ++block)
+            value_of(metadata->insert(ThinId(id), VirtualBlock(block), value_of(metadata->allocate_data_block())));
+    };
+    for (std::uint32_t id : {1u, 2u}) {
+        value_of(metadata->create_thin(ThinId(id)));
+        write(id, 0, 2000);
+    }
+    value_of(metadata->create_snapshot(ThinId(3), ThinId(1)));
+    value_of(metadata->reserve_metadata_snapshot());
+    value_of(metadata->commit());
+    write(1, 700, 30);
+    write(2, 2000, 300);
+    value_of(metadata->set_transaction_id(0, 5));
+    value_of(metadata->commit());
+    return device;
+}
+
+void expect_all_back(BlockDevice& device, const RepairOptions& options, const std::string& what) {
+    auto repair = value_of(Repair::plan(device, options));
+    for (const RepairedVolume& volume : repair->report().volumes) {
+        EXPECT_TRUE(volume.complete) << what << ", volume " << volume.id.value();
+        EXPECT_EQ(volume.intact + volume.recovered, volume.id == ThinId(2) ? 2300u : 2000u) << what << ", volume " << volume.id.value();
+    }
+    EXPECT_EQ(repair->report().volumes.size(), 3u) << what;
+    MemoryDevice output(1024 * pdata::block_bytes, "output");
+    value_of(repair->write(output));
+    const CheckReport checked = value_of(check(output, {}));
+    EXPECT_EQ(checked.grade, Severity::note) << what << ": " << (checked.findings.empty() ? "" : checked.findings.front().to_text());
+}
+
+// What the snapshot refers to must not be taken for what the pool has lost, and can't be if the rest is accounted for.
+TEST(Repair, ALostMetadataSnapshotHidesNothingOfThePool) {
+    auto input = make_held();
+    const MetadataBlock held = find(*input, BlockRole::held_superblock);
+    const auto surveyed = value_of(survey(*input));
+    std::size_t nodes = 0;
+    for (const SurveyedBlock& block : surveyed) {
+        if (block.role != BlockRole::mapping_inner)
+            continue;
+        ++nodes;
+        Damage damage(*input);
+        value_of(damage.zero(held));
+        value_of(damage.zero(block.location));
+        expect_all_back(*input, {}, fmt::format("inner node {}", block.location));
+        value_of(damage.undo());
+    }
+    EXPECT_GE(nodes, 4u);
+}
+
+TEST(Repair, ALostSuperblockAndAnInnerNodeWhileAMetadataSnapshotIsHeld) {
+    auto input = make_held();
+    for (const SurveyedBlock& block : value_of(survey(*input))) {
+        if (block.role != BlockRole::mapping_inner)
+            continue;
+        Damage damage(*input);
+        value_of(damage.zero(block.location));
+        const std::vector<RootCandidate> roots = value_of(find_roots(*input));
+        value_of(damage.zero(MetadataBlock(0)));
+        expect_all_back(*input, {.data_block_sectors = 128, .roots = roots.front().roots}, fmt::format("inner node {}", block.location));
+        value_of(damage.undo());
+    }
+}
+
+TEST(Repair, NeedsNoSpaceMaps) {
+    auto input = make_held();
+    const MetadataBlock leaf = find(*input, BlockRole::mapping_leaf);
+    std::mt19937_64 random(1);
+    Damage damage(*input);
+    std::size_t nodes = 0;
+    for (const SurveyedBlock& block : value_of(survey(*input)))
+        if (block.role >= BlockRole::data_index_node) {
+            value_of(damage.scramble(block.location, random));
+            ++nodes;
+        }
+    EXPECT_GE(nodes, 5u);
+    expect_all_back(*input, {}, "all of the space maps");
+    value_of(damage.zero(leaf));
+    auto repair = value_of(Repair::plan(*input, {}));
+    EXPECT_TRUE(repair->report().damaged);
+    std::uint64_t back = 0;
+    for (const RepairedVolume& volume : repair->report().volumes)
+        back += volume.intact + volume.recovered;
+    EXPECT_LT(back, 6300u);
+    EXPECT_GE(back, 6300u - 2 * 252);
+}
+
+TEST(Repair, RootsThatAreChosenBringTheirTimeAndTransaction) {
+    auto input = make({.mappings = 1000, .snapshots = 2, .own_mappings = 10});
+    const auto sound = value_of(thin::ThinMetadata::open(*input, {.read_only = true}));
+    const TreeRoots roots{find(*input, BlockRole::device_node), find(*input, BlockRole::details_node)};
+    Damage damage(*input);
+    value_of(damage.zero(MetadataBlock(0)));
+    auto repair = value_of(Repair::plan(*input, {.data_block_sectors = 128, .roots = roots}));
+    EXPECT_EQ(repair->superblock().time, sound->time());
+    MemoryDevice output(256 * pdata::block_bytes, "output");
+    value_of(repair->write(output));
+    EXPECT_EQ(value_of(check(output, {})).grade, Severity::note);
 }
 
 TEST(Repair, RefusesAnOutputThatIsTooSmallBeforeItIsTouched) {

@@ -155,7 +155,7 @@ void SalvageTrees::read_tops() {
     read_devices(input_.roots.devices, lost_devices);
     read_details(input_.roots.details, lost_details);
     damaged_ = !lost_devices.empty() || !lost_details.empty();
-    read_held();
+    read_held(!damaged_);
     if (all_referrers_known_) {
         for (MetadataBlock block : orphan_tops(BlockClass::details_leaf, lost_details))
             read_details(block, lost_details);
@@ -167,8 +167,30 @@ void SalvageTrees::read_tops() {
         damaged_ |= !device.root_known || !device.details;
 }
 
+// Where the trees of a metadata snapshot begin whose superblock is lost: with the pool's own trees read, the one tree of each kind that
+// still misses a referrer is the snapshot's. It may be the pool's own, which then has two.
+std::optional<TreeRoots> SalvageTrees::find_held_roots() const {
+    const auto find = [&](MetadataBlock live, BlockClass kind) {
+        std::optional<MetadataBlock> found;
+        for (MetadataBlock block(0); block.value() < catalog_.blocks(); ++block) {
+            // Of trees of several nodes only the root itself can be told from a part that is shared.
+            const bool single = catalog_[live].block_class == kind && catalog_[block].block_class == kind &&
+                                (kind != BlockClass::leaf || seems_device_leaf(block));
+            if ((block != live && !single) || !counts_.known(block) || counts_[block] <= found_[block.value()])
+                continue;
+            if (found)
+                return std::optional<MetadataBlock>();
+            found = block;
+        }
+        return found;
+    };
+    const auto devices = find(input_.roots.devices, BlockClass::leaf);
+    const auto details = find(input_.roots.details, BlockClass::details_leaf);
+    return devices && details ? std::optional(TreeRoots{*devices, *details}) : std::nullopt;
+}
+
 // A metadata snapshot refers to nodes, too: with its references known, what is still missing belongs to the pool itself.
-void SalvageTrees::read_held() {
+void SalvageTrees::read_held(bool tops_whole) {
     if (input_.held_root == MetadataBlock(0))
         return;
     if (input_.held_root.value() < catalog_.blocks()) {
@@ -178,11 +200,18 @@ void SalvageTrees::read_held() {
     std::array<std::byte, block_bytes> bytes{};
     const bool read = catalog_.reader().read_block(input_.held_root, BlockKind::superblock, bytes).has_value();
     const auto held = thin::Superblock::unpack(bytes, false, input_.held_root);
-    if (!read || !held) {
+    std::optional<TreeRoots> roots;
+    held_time_ = 0;
+    if (read && held) {
+        roots = {held->data_mapping_root, held->device_details_root};
+        held_time_ = held->time;
+    } else if (tops_whole) {
+        roots = find_held_roots();
+    }
+    if (!roots) {
         all_referrers_known_ = false;
         return;
     }
-    held_time_ = held->time;
     // What the pool and the snapshot share refers to what is below it once.
     const auto node = [&](MetadataBlock block) {
         if (block.value() >= found_.size())
@@ -202,10 +231,16 @@ void SalvageTrees::read_held() {
             ++found_by_held_[block.value()];
         },
         node, lost);
-    devices.walk(held->data_mapping_root);
+    devices.walk(roots->devices);
     SalvageWalk details(
-        catalog_, details_bytes, [](std::uint64_t, const std::byte*) {}, node, lost);
-    details.walk(held->device_details_root);
+        catalog_, details_bytes,
+        [&](std::uint64_t, const std::byte* value) {
+            // At least so late it was.
+            if (const std::uint32_t time = unpack_details(value).creation_time; time <= thin::max_time)
+                held_time_ = std::max(held_time_, time);
+        },
+        node, lost);
+    details.walk(roots->details);
 }
 
 void SalvageTrees::mark_space_maps() {

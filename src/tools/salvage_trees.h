@@ -128,7 +128,8 @@ class SalvageTrees {
     template <typename Entry>
     void read_top(MetadataBlock root, std::uint32_t value_size, Entry entry, std::vector<KeyRange>& lost);
     std::vector<MetadataBlock> orphan_tops(BlockClass kind, const std::vector<KeyRange>& lost) const;
-    void read_held();
+    std::optional<TreeRoots> find_held_roots() const;
+    void read_held(bool tops_whole);
     void mark_space_maps();
     Result<void> walk_devices();
     Result<std::optional<std::uint32_t>> walk(MetadataBlock block, unsigned depth);
