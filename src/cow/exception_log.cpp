@@ -17,7 +17,8 @@
 // The kernel writes an area whole, so that a torn write of its own, or of ours below a device with larger sectors than it says, may leave
 // exceptions behind the end. Opening a store zeroes what is behind the end of its last area.
 //
-// A commit covers whatever is written when it begins: while the disk is busy with one, the exceptions for the next come together.
+// A commit takes whatever is flushed when it begins: while the disk is busy with one, the exceptions for the next come together, and the
+// flush of their data goes beside it.
 #include "cow/exception_log.h"
 
 #include <algorithm>
@@ -258,9 +259,11 @@ bool ExceptionLog::allocate(NewExceptions& exceptions) {
 void ExceptionLog::written(NewExceptions& exceptions) {
     const auto entry = std::find_if(log_.begin(), log_.end(), [&](const Entry& candidate) { return candidate.exceptions == &exceptions; });
     entry->state = Entry::State::written;
-    if (persistent_)
-        commit();
-    else if (!commit_task_.posted) {
+    if (persistent_) {
+        flush_data();
+        if (failed_ != 0)
+            commit();
+    } else if (!commit_task_.posted) {
         commit_task_.posted = true;
         queue_->post(commit_task_);
     }
@@ -313,23 +316,49 @@ std::uint64_t ExceptionLog::unit_offset(std::uint64_t index) const {
     return geometry_.area_chunk(area_.load()) * geometry_.chunk_bytes() + index * exception_bytes / unit_bytes_ * unit_bytes_;
 }
 
+// One flush at a time, for whatever is written when it begins; also while exceptions are being written, whose flush is another.
+void ExceptionLog::flush_data() {
+    if (flushing_ || failed_ != 0)
+        return;
+    for (Entry& entry : log_) {
+        if (entry.state == Entry::State::written) {
+            entry.state = Entry::State::flushing;
+            flushing_ = true;
+        }
+    }
+    if (!flushing_)
+        return;
+    submit(flush_, IoOperation::flush, 0, {}, 0, [](IoRequest& request, int error) {
+        ExceptionLog& log = *static_cast<ExceptionLog*>(request.context);
+        log.flushing_ = false;
+        for (Entry& entry : log.log_)
+            if (entry.state == Entry::State::flushing)
+                entry.state = Entry::State::flushed;
+        if (error != 0)
+            log.failed_ = error;
+        log.flush_data();
+        log.commit();
+    });
+}
+
 void ExceptionLog::commit() {
     while (!log_.empty() && log_.front().state == Entry::State::dropped)
         log_.pop_front();
-    if (committing_ || log_.empty() || log_.front().state == Entry::State::writing)
+    if (committing_ || log_.empty())
+        return;
+    // After an error what is written waits for no flush.
+    if (log_.front().state != Entry::State::flushed && (failed_ == 0 || log_.front().state != Entry::State::written))
         return;
     committing_ = true;
     const std::uint64_t per_unit = unit_bytes_ / exception_bytes;
     const std::uint64_t room = per_unit - in_area_ % per_unit;
     batch_ = 0;
-    bool needs_flush = false;
     std::byte* place = unit_.data() + in_area_ % per_unit * exception_bytes;
     for (const Entry& entry : log_) {
         if (entry.state == Entry::State::dropped)
             continue;
-        if (entry.state == Entry::State::writing || batch_ == room)
+        if (entry.state != Entry::State::flushed || batch_ == room)
             break;
-        needs_flush = needs_flush || entry.state == Entry::State::written;
         const std::uint64_t taken = std::min(entry.left, room - batch_);
         const std::uint64_t done = entry.exceptions->count - entry.left;
         for (std::uint64_t index = done; index < done + taken; ++index, place += exception_bytes) {
@@ -338,39 +367,18 @@ void ExceptionLog::commit() {
         }
         batch_ += taken;
     }
-    batch_error_ = failed_;
-    preparing_ = 1;
-    const auto prepared = [](IoRequest& request, int error) {
-        ExceptionLog& log = *static_cast<ExceptionLog*>(request.context);
-        if (log.batch_error_ == 0)
-            log.batch_error_ = error;
-        log.write_batch();
-    };
-    if (batch_error_ == 0 && needs_flush) {
-        // Everything that is written by now is covered, this batch or not.
-        for (Entry& entry : log_)
-            if (entry.state == Entry::State::written)
-                entry.state = Entry::State::flushed;
-        ++preparing_;
-        submit(flush_, IoOperation::flush, 0, {}, 0, prepared);
-    }
-    if (batch_error_ == 0 && in_area_ + batch_ == geometry_.exceptions_per_area()) {
-        ++preparing_;
-        submit(zero_, IoOperation::write_zeroes, geometry_.area_chunk(area_.load() + 1) * geometry_.chunk_bytes(), {},
-               geometry_.chunk_bytes(), prepared);
-    }
-    write_batch();
+    if (failed_ != 0 || in_area_ + batch_ < geometry_.exceptions_per_area())
+        return write_batch(failed_);
+    submit(zero_, IoOperation::write_zeroes, geometry_.area_chunk(area_.load() + 1) * geometry_.chunk_bytes(), {}, geometry_.chunk_bytes(),
+           [](IoRequest& request, int error) { static_cast<ExceptionLog*>(request.context)->write_batch(error); });
 }
 
-void ExceptionLog::write_batch() {
-    if (--preparing_ > 0)
-        return;
-    const auto completed = [](IoRequest& request, int error) { static_cast<ExceptionLog*>(request.context)->batch_written(error); };
-    if (batch_error_ != 0) {
+void ExceptionLog::write_batch(int error) {
+    const auto completed = [](IoRequest& request, int failure) { static_cast<ExceptionLog*>(request.context)->batch_written(failure); };
+    if (error != 0) {
         write_.context = this;
         write_.completed = completed;
-        queue_->complete_later(write_, batch_error_);
-        return;
+        return queue_->complete_later(write_, error);
     }
     write_vector_ = {unit_.data(), unit_bytes_};
     submit(write_, IoOperation::write, unit_offset(in_area_), {&write_vector_, 1}, unit_bytes_, completed);
@@ -380,8 +388,8 @@ void ExceptionLog::batch_written(int error) {
     std::vector<NewExceptions*> finished;
     if (error != 0) {
         failed_ = error;
-        // What isn't written yet meets the error when it is.
-        while (!log_.empty() && log_.front().state != Entry::State::writing) {
+        // What isn't written yet meets the error when it is, and what is being flushed, when that has ended.
+        while (!log_.empty() && log_.front().state != Entry::State::writing && log_.front().state != Entry::State::flushing) {
             if (log_.front().state != Entry::State::dropped) {
                 queued_ -= log_.front().left;
                 finished.push_back(log_.front().exceptions);

@@ -106,14 +106,15 @@ class ExceptionLog {
     struct Entry {
         NewExceptions* exceptions;
         std::uint64_t left;  // chunks, from the end, that are not committed
-        enum class State { writing, written, flushed, dropped } state;
+        enum class State { writing, written, flushing, flushed, dropped } state;
     };
 
     std::uint64_t chunks() const;
     std::uint64_t unit_offset(std::uint64_t index) const;
     void skip_area();
     void commit();
-    void write_batch();
+    void write_batch(int error);
+    void flush_data();
     void batch_written(int error);
     void transient_commits();
     void clear_unit();
@@ -133,11 +134,10 @@ class ExceptionLog {
     AlignedBuffer unit_;         // the unit of the current area that the next exception goes to, as it is on the device
     std::deque<Entry> log_;
 
+    bool flushing_ = false;
     bool committing_ = false;
     std::uint64_t batch_ = 0;  // exceptions in the commit under way
-    int batch_error_ = 0;
-    unsigned preparing_ = 0;
-    int failed_ = 0;  // an error of a commit: nothing is committed after it
+    int failed_ = 0;           // an error of a commit: nothing is committed after it
     IoRequest flush_, zero_, write_;
     iovec write_vector_{};
     struct CommitTask : Task {

@@ -120,7 +120,8 @@ class Content {
             const auto version = value ? sector.find(*value, sector.shown) : std::nullopt;
             if (!version)
                 return complain(first + index, sector, sector.shown, found);
-            if (*version < sector.alternatives)
+            // Unless it may be a later one that looks the same.
+            if (*version < sector.alternatives && !sector.find(*value, sector.alternatives))
                 sector.settle(*version);
         }
         return {};
