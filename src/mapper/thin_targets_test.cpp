@@ -168,6 +168,35 @@ TEST_F(ThinTargetsTest, ExternalOrigin) {
     EXPECT_NE(error_of("again", "0 20480 thin pool 2"), "none");
 }
 
+// A flush of a device that stands on a volume is the volume's flush: what a crash right after it leaves has the data.
+TEST_F(ThinTargetsTest, FlushReachesThePoolThroughOtherDevices) {
+    make_pool();
+    ASSERT_TRUE(tell("create_thin 0"));
+    make("web", "0 20480 thin pool 0");
+    make("middle", "0 20480 linear web 0");
+    make("top", "0 8192 linear middle 0\n8192 8 zero\n8200 8192 linear a.img 16384");
+    const auto bytes = test::pattern(chunk, 7);
+    BlockDevice& top = open("top");
+    ASSERT_TRUE(write_now(top, chunk, bytes));
+    ASSERT_TRUE(flush_now(top));
+    for (const char* name : {"a", "b"})
+        std::filesystem::copy_file(folder.file(fmt::format("{}.img", name)), folder.file(fmt::format("{}.copy", name)));
+
+    Mapper after;
+    const auto remake = [&](const std::string& name, const std::string& table) {
+        ASSERT_TRUE(after.create(name, ""));
+        ASSERT_TRUE(after.load(name, table, directory, false));
+        ASSERT_TRUE(after.resume(name));
+    };
+    remake("meta", "0 8192 linear a.copy 0");
+    remake("data", "0 16384 linear b.copy 0");
+    remake("pool", "0 16384 thin-pool meta data 128 4");
+    remake("web", "0 20480 thin pool 0");
+    std::vector<std::byte> found(chunk);
+    ASSERT_TRUE(read_now(after.open("web").value()->device(), chunk, found));
+    EXPECT_EQ(found, bytes);
+}
+
 // While a device below is suspended, what would have to do I/O there is refused, and the rest answers: nothing can hang.
 TEST_F(ThinTargetsTest, NothingWaitsForASuspendedDevice) {
     make_pool();
