@@ -51,6 +51,7 @@ class Commands : public testing::Test {
         Result<void> release_metadata_snapshot(const std::string& p, ChangeOptions o) override {
             return group_.release_metadata_snapshot(p, o);
         }
+        Result<std::uint64_t> trim(const std::string& p, ChangeOptions o) override { return group_.trim(p, o); }
         Result<std::string> status_line(const std::string& n) override { return group_.status_line(n); }
         Result<std::string> table_line(const std::string& n) override { return group_.table_line(n); }
         Result<void> send_message(const std::string& p, const std::string& m) override { return group_.send_message(p, m); }

@@ -238,6 +238,20 @@ Result<std::optional<std::uint64_t>> DataSpaceMap::search(std::uint64_t from, st
     return std::nullopt;
 }
 
+Result<DataBlock> DataSpaceMap::quarantine_free(DataBlock from, std::uint64_t most, BlockSet& blocks) {
+    const std::uint64_t stop = (from.value() / entries_per_bitmap + most_bitmaps) * entries_per_bitmap;
+    const std::uint64_t end = std::min(blocks_, stop);
+    for (std::uint64_t taken = 0; from.value() < end && taken < most; ++taken) {
+        const auto found = TRY(search(from.value(), end));
+        if (!found)
+            return DataBlock(end);
+        quarantine_.insert(*found);
+        blocks.insert(*found);
+        from = DataBlock(*found + 1);
+    }
+    return std::min(from, DataBlock(blocks_));
+}
+
 bool DataSpaceMap::withheld(std::uint64_t block) const {
     return reserved_.contains(block) || freed_.contains(block) || quarantine_.contains(block);
 }

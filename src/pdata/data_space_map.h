@@ -48,6 +48,10 @@ class DataSpaceMap {
     Result<void> decrement(TransactionManager& manager, std::span<const std::uint64_t> blocks);
     Result<void> extend(TransactionManager& manager, std::uint64_t blocks);
 
+    // Puts free blocks that aren't withheld into quarantine: up to `most` of those from `from` on. Looks at `most_bitmaps` bitmaps at the
+    // most. Returns where to go on: the number of blocks, at the end.
+    Result<DataBlock> quarantine_free(DataBlock from, std::uint64_t most, BlockSet& blocks);
+
     bool changed() const { return changed_; }
     // Keeps memory bounded. Between two operations.
     Result<void> trim(TransactionManager& manager);
@@ -61,6 +65,8 @@ class DataSpaceMap {
     void make_reusable(const BlockSet& blocks) { quarantine_.erase(blocks); }
 
   private:
+    static constexpr std::uint64_t most_bitmaps = 16;
+
     struct Region {
         IndexEntry entry;
         bool dirty = false;

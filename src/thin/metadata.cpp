@@ -832,6 +832,9 @@ Result<void> ThinMetadata::set_needs_check() {
 }
 
 pdata::BlockSet ThinMetadata::take_freed() { return core_->data_map.take_freed(); }
+Result<DataBlock> ThinMetadata::quarantine_free(DataBlock from, std::uint64_t most, pdata::BlockSet& blocks) {
+    return core_->data_map.quarantine_free(from, most, blocks);
+}
 void ThinMetadata::make_reusable(const pdata::BlockSet& blocks) { core_->data_map.make_reusable(blocks); }
 
 }  // namespace lamella::thin

@@ -198,6 +198,9 @@ class ThinMetadata {
     // Data blocks whose last reference was dropped by commits since the last call. They are in quarantine: free, but not
     // allocated again until make_reusable(). Give back every block once I/O that may still be under way to it has ended.
     pdata::BlockSet take_freed();
+    // Puts up to `most` free blocks from `from` on into quarantine too, and adds them to `blocks`. Returns where to go on; the number of data
+    // blocks at the end.
+    Result<DataBlock> quarantine_free(DataBlock from, std::uint64_t most, pdata::BlockSet& blocks);
     void make_reusable(const pdata::BlockSet& blocks);
 
   private:

@@ -263,6 +263,10 @@ Result<void> ThinPool::message(std::string_view text) {
     return fail(ErrorKind::usage, "unknown message '{:.80}' to a thin pool", text);
 }
 
+Result<ThinPool::Trimmed> ThinPool::trim(DataBlock from) {
+    return thread_->ask<Trimmed>([&](Answer<Trimmed>& answer) { thread_->trim(from, answer); });
+}
+
 Result<MetadataBlock> ThinPool::reserve_metadata_snapshot() {
     return thread_->ask<MetadataBlock>([&](Answer<MetadataBlock>& answer) {
         const auto reserve = [&]() -> Result<MetadataBlock> {

@@ -125,6 +125,15 @@ class ThinPool {
     Result<void> grow_data();
     Result<void> grow_metadata();
 
+    // Passes discards of free data blocks down, whatever the pool's policy, from one block on: as much as takes a moment. Blocks that are
+    // being discarded aren't handed out meanwhile; writes that find no other wait for them. unsupported: the data device can't discard.
+    struct Trimmed {
+        DataBlock next{};  // where to go on
+        bool done = false;
+        std::uint64_t blocks = 0;  // that were discarded
+    };
+    Result<Trimmed> trim(DataBlock from);
+
     // Everything written so far is durable.
     Result<void> commit();
 

@@ -10,6 +10,8 @@ constexpr Duration commit_period = std::chrono::seconds(1);  // dm-thin.c: COMMI
 constexpr Duration longest_gathering = std::chrono::milliseconds(10);
 constexpr std::size_t most_status_mappings = 65536;
 constexpr unsigned most_passdowns_in_flight = 8;
+// Of free blocks at once, so that writes find others.
+constexpr std::uint64_t most_trimmed_bytes = std::uint64_t{256} << 20;
 }  // namespace
 
 // --- The thread -----------------------------------------------------------------------------------------------------------
@@ -407,7 +409,7 @@ Result<void> PoolThread::commit() {
     return {};
 }
 
-// The way of freed blocks to being allocatable again.
+// The way of freed blocks to being allocatable again. Free blocks that are to be discarded go the same way.
 struct PoolThread::Passdown : GracePeriod::Waiter {
     struct Discard {
         Passdown* passdown;
@@ -418,6 +420,13 @@ struct PoolThread::Passdown : GracePeriod::Waiter {
     std::vector<std::pair<std::uint64_t, std::uint64_t>> runs;  // blocks
     std::size_t next_run = 0;
     unsigned in_flight = 0;
+    int error = 0;  // the first
+    Answer<ThinPool::Trimmed>* answer = nullptr;
+    ThinPool::Trimmed trimmed{};
+
+    void plan() {
+        blocks.for_each_run([&](std::uint64_t first, std::uint64_t length) { runs.emplace_back(first, length); });
+    }
 
     void pass_down() {
         while (next_run < runs.size() && in_flight < most_passdowns_in_flight) {
@@ -426,11 +435,12 @@ struct PoolThread::Passdown : GracePeriod::Waiter {
             discard->request.offset = runs[next_run].first * pool->block_bytes_;
             discard->request.length = runs[next_run].second * pool->block_bytes_;
             discard->request.context = discard;
-            discard->request.completed = [](IoRequest& request, int) {
-                // An error is of no consequence: the room stays taken below.
+            discard->request.completed = [](IoRequest& request, int its_error) {
                 auto* finished = static_cast<Discard*>(request.context);
                 Passdown* passdown = finished->passdown;
                 delete finished;
+                if (passdown->error == 0)
+                    passdown->error = its_error;
                 --passdown->in_flight;
                 passdown->pass_down();
             };
@@ -453,7 +463,7 @@ void PoolThread::after_commit() {
     passdown->done = [](GracePeriod::Waiter& waiter) {
         auto& over = static_cast<Passdown&>(waiter);
         if (over.pool->options_.discards == DiscardPolicy::passdown && over.pool->data_.traits().discards)
-            over.blocks.for_each_run([&](std::uint64_t first, std::uint64_t length) { over.runs.emplace_back(first, length); });
+            over.plan();
         over.pass_down();
     };
     ++passdowns_;
@@ -462,11 +472,42 @@ void PoolThread::after_commit() {
 
 void PoolThread::released(Passdown& passdown) {
     metadata_->make_reusable(passdown.blocks);
+    // Of blocks that were freed an error is of no consequence: the room stays taken below.
+    if (passdown.answer != nullptr) {
+        if (passdown.error != 0)
+            passdown.answer->give(fail_errno("discard " + data_.name(), passdown.error));
+        else
+            passdown.answer->give(passdown.trimmed);
+    }
     delete &passdown;
     --passdowns_;
     // What was known of them is out of date.
     forget_zeroes();
     retry_space_waiters();
+}
+
+// Nobody has used these blocks since they became free: no grace period is needed.
+void PoolThread::trim(DataBlock from, Answer<ThinPool::Trimmed>& answer) {
+    pdata::BlockSet blocks;
+    const auto take = [&]() -> Result<DataBlock> {
+        TRY(writable());
+        if (!data_.traits().discards)
+            return fail(ErrorKind::unsupported, "{} can't discard", data_.name());
+        return metadata_->quarantine_free(from, std::max<std::uint64_t>(1, most_trimmed_bytes / block_bytes_), blocks);
+    };
+    auto next = take();
+    if (!next) {
+        metadata_->make_reusable(blocks);
+        return answer.give(std::unexpected(next.error()));
+    }
+    auto* passdown = new Passdown{};
+    passdown->pool = this;
+    passdown->trimmed = {*next, *next >= DataBlock(metadata_->data_counts().total), blocks.count()};
+    passdown->answer = &answer;
+    passdown->blocks = std::move(blocks);
+    passdown->plan();
+    ++passdowns_;
+    passdown->pass_down();
 }
 
 void PoolThread::metadata_error(const Error& error) {

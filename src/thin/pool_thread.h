@@ -72,6 +72,7 @@ class PoolThread {
                   const ThinPool::Progress& progress, Answer<void>& answer);
     void freeze(const std::vector<ThinId>& origins, Answer<void>& answer);
     void thaw(const std::vector<ThinId>& origins);
+    void trim(DataBlock from, Answer<ThinPool::Trimmed>& answer);
     Result<PoolStatus> status();
     Result<void> commit();
     Result<void> writable() const;

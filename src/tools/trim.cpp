@@ -14,7 +14,7 @@ constexpr std::uint64_t most_bytes = std::uint64_t{1} << 30;
 
 }  // namespace
 
-Result<TrimReport> trim(BlockDevice& metadata, BlockDevice& data, const Control& control) {
+Result<TrimReport> trim(BlockDevice& metadata, BlockDevice& data, bool dry_run, const Control& control) {
     const thin::Superblock superblock = TRY(read_superblock(metadata));
     const std::uint64_t bytes_per_block = superblock.data_block_sectors * sector_bytes;
     if (!data.traits().discards)
@@ -31,7 +31,7 @@ Result<TrimReport> trim(BlockDevice& metadata, BlockDevice& data, const Control&
     TrimReport done{.data_block_sectors = superblock.data_block_sectors};
     for (const DataRange& range : free) {
         const std::uint64_t end = range.end.value() * bytes_per_block;
-        for (std::uint64_t at = range.begin.value() * bytes_per_block; at < end;) {
+        for (std::uint64_t at = range.begin.value() * bytes_per_block; at < end && !dry_run;) {
             if (control.stopped())
                 return Control::interrupted();
             const std::uint64_t length = std::min(most_bytes, end - at);

@@ -16,8 +16,8 @@ struct TrimReport {
 };
 
 // Discards every data block of a pool that nothing refers to, the metadata snapshot included. The whole metadata is checked first, and
-// nothing is discarded unless it is sound but for leaks: damaged. The pool is in nobody's use. Other errors: unsupported (the data device
+// nothing is discarded unless it is sound but for leaks: damaged. With `dry_run` nothing is discarded at all. The pool is in nobody's use. Other errors: unsupported (the data device
 // can't discard), usage (it is smaller than the pool).
-Result<TrimReport> trim(BlockDevice& metadata, BlockDevice& data, const Control& control = {});
+Result<TrimReport> trim(BlockDevice& metadata, BlockDevice& data, bool dry_run = false, const Control& control = {});
 
 }  // namespace lamella::tools

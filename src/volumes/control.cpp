@@ -173,8 +173,8 @@ ControlHandlers group_handlers(VolumeGroup& group) {
         auto requests = TRY(member<std::vector<CreateSnapshot>>(params, "requests", "params"));
         return to_json(TRY(group.create_snapshots(requests, TRY(options(params)))));
     };
-    handlers["resize"] = [&group, options](const Json& params, const ReportProgress&) -> Result<Json> {
-        return to_json(TRY(group.resize(TRY(member<ResizeVolume>(params, "request", "params")), TRY(options(params)))));
+    handlers["resize"] = [&group, options](const Json& params, const ReportProgress& progress) -> Result<Json> {
+        return to_json(TRY(group.resize(TRY(member<ResizeVolume>(params, "request", "params")), TRY(options(params, progress)))));
     };
     handlers["rename"] = [&group, name, options](const Json& params, const ReportProgress&) -> Result<Json> {
         return to_json(TRY(group.rename(TRY(name(params)), TRY(name(params, "new_name")), TRY(options(params)))));
@@ -198,6 +198,9 @@ ControlHandlers group_handlers(VolumeGroup& group) {
     handlers["release_metadata_snapshot"] = [&group, name, options, done](const Json& params, const ReportProgress&) -> Result<Json> {
         TRY(group.release_metadata_snapshot(TRY(name(params, "pool")), TRY(options(params))));
         return done();
+    };
+    handlers["trim"] = [&group, name, options](const Json& params, const ReportProgress& progress) -> Result<Json> {
+        return to_json(TRY(group.trim(TRY(name(params, "pool")), TRY(options(params, progress)))));
     };
     handlers["status_line"] = [&group, name](const Json& params, const ReportProgress&) -> Result<Json> {
         return to_json(TRY(group.status_line(TRY(name(params)))));

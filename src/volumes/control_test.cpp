@@ -91,6 +91,7 @@ TEST_F(Control, EveryMethod) {
     EXPECT_EQ(far->rollback("web", "web-s1", {})->name, "web");
     EXPECT_EQ(*far->reserve_metadata_snapshot("pool", {}), 77u);
     EXPECT_TRUE(far->release_metadata_snapshot("pool", {}));
+    EXPECT_EQ(*far->trim("pool", {}), *group.trim("pool", {}));
     EXPECT_EQ(*far->status_line("pool"), *group.status_line("pool"));
     EXPECT_EQ(*far->table_line("pool"), *group.table_line("pool"));
     EXPECT_TRUE(far->send_message("pool", "create_thin 5"));

@@ -60,6 +60,8 @@ class EngineGroup::State {
     // Cuts extents off a pool that nothing uses: its data moves to before the new end, and its metadata is written anew, onto the
     // group's spare. The group's text, in one commit, takes both into use. Until then all is as it was.
     Result<VolumeInfo> shrink_pool(const std::string& name, std::uint32_t extents, const ChangeOptions& change);
+    // If no volume of the pool is in use, its metadata is checked. damaged: there is anything wrong but leaks.
+    Result<void> check_idle_pool(const std::string& name);
     // The devices of an open pool have grown in the text.
     Result<void> refresh_pool(std::string_view name);
 

@@ -123,6 +123,11 @@ class FakeGroup : public VolumeGroup {
         TRY(find(pool));
         return may_change("release " + pool, options);
     }
+    Result<std::uint64_t> trim(const std::string& pool, ChangeOptions options) override {
+        TRY(find(pool));
+        TRY(may_change("trim " + pool, options));
+        return std::uint64_t{1} << 30;
+    }
     Result<std::string> status_line(const std::string& name) override {
         TRY(find(name));
         return std::string("0 33554432 thin-pool 1 256/16384 65536/262144 - rw discard_passdown queue_if_no_space - 1024");

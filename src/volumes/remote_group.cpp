@@ -44,7 +44,7 @@ Result<std::vector<VolumeInfo>> RemoteGroup::create_snapshots(const std::vector<
 }
 
 Result<VolumeInfo> RemoteGroup::resize(const ResizeVolume& request, ChangeOptions options) {
-    return call<VolumeInfo>(*client_, "resize", {{"request", to_json(request)}, {"options", to_json(options)}});
+    return call<VolumeInfo>(*client_, "resize", {{"request", to_json(request)}, {"options", to_json(options)}}, options.progress);
 }
 
 Result<VolumeInfo> RemoteGroup::rename(const std::string& name, const std::string& new_name, ChangeOptions options) {
@@ -73,6 +73,10 @@ Result<std::uint64_t> RemoteGroup::reserve_metadata_snapshot(const std::string& 
 
 Result<void> RemoteGroup::release_metadata_snapshot(const std::string& pool, ChangeOptions options) {
     return call_void(*client_, "release_metadata_snapshot", {{"pool", exactly(pool)}, {"options", to_json(options)}});
+}
+
+Result<std::uint64_t> RemoteGroup::trim(const std::string& pool, ChangeOptions options) {
+    return call<std::uint64_t>(*client_, "trim", {{"pool", exactly(pool)}, {"options", to_json(options)}}, options.progress);
 }
 
 Result<std::string> RemoteGroup::status_line(const std::string& name) {

@@ -32,6 +32,7 @@ class RemoteGroup final : public VolumeGroup {
     Result<VolumeInfo> rollback(const std::string& name, const std::string& snapshot, ChangeOptions options) override;
     Result<std::uint64_t> reserve_metadata_snapshot(const std::string& pool, ChangeOptions options) override;
     Result<void> release_metadata_snapshot(const std::string& pool, ChangeOptions options) override;
+    Result<std::uint64_t> trim(const std::string& pool, ChangeOptions options) override;
     Result<std::string> status_line(const std::string& name) override;
     Result<std::string> table_line(const std::string& name) override;
     Result<void> send_message(const std::string& pool, const std::string& message) override;

@@ -187,6 +187,10 @@ class VolumeGroup {
     virtual Result<std::uint64_t> reserve_metadata_snapshot(const std::string& pool, ChangeOptions options) = 0;
     virtual Result<void> release_metadata_snapshot(const std::string& pool, ChangeOptions options) = 0;
 
+    // Discards what nothing in a pool maps, with its volumes in use or not, on the devices below. Returns how many bytes; in a trial, how many
+    // there are. Of a pool that nobody uses the metadata is checked first.
+    virtual Result<std::uint64_t> trim(const std::string& pool, ChangeOptions options) = 0;
+
     // A thin-pool or thin target's status and table line and messages, as the kernel's.
     virtual Result<std::string> status_line(const std::string& name) = 0;
     virtual Result<std::string> table_line(const std::string& name) = 0;

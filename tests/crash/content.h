@@ -161,9 +161,11 @@ class Content {
             return index < alternatives ? 0 : index;
         }
         void keep_from(std::uint32_t index) {
+            if (index < alternatives)
+                return;  // it may as well be another of them that was there
             versions.erase(versions.begin(), versions.begin() + index);
             shown -= index;
-            alternatives = alternatives > index ? alternatives - index : 1;
+            alternatives = 1;
         }
         void settle(std::uint32_t chosen) {
             const Version kept = versions[chosen];

@@ -440,6 +440,7 @@ class World {
         case 8: reopen(); break;
         case 9: metadata_snapshot(); break;
         case 10: simulation_->clock().advance(std::chrono::milliseconds(draw(1500))); break;
+        case 11: trim(); break;
         default: break;
         }
     }
@@ -624,6 +625,22 @@ class World {
         } else {
             auto done = pool_->reserve_metadata_snapshot();
             EXPECT_TRUE(done || power_->off() || done.error().kind() == ErrorKind::no_space) << done.error().message();
+        }
+    }
+
+    // While the volumes are written: a block that is handed out meanwhile would lose what it got.
+    void trim() {
+        thin::ThinPool::Trimmed part;
+        while (!part.done) {
+            const auto done = pool_->trim(part.next);
+            if (!done) {
+                EXPECT_TRUE(power_->off() || done.error().kind() == ErrorKind::no_space || done.error().kind() == ErrorKind::failed ||
+                            done.error().kind() == ErrorKind::refused)
+                    << done.error().message();
+                return;
+            }
+            EXPECT_TRUE(done->done || done->next > part.next);
+            part = *done;
         }
     }
 

@@ -25,7 +25,7 @@ void define_thin_trim(PeerCommand& command) {
         TRY(refuse_if_claimed(arguments->metadata));
         auto metadata = TRY(MetadataInput::open(arguments->metadata, Access::read));
         auto data = TRY(FileDevice::open(arguments->data));
-        auto report = tools::trim(metadata->device(), *data, context.control());
+        auto report = tools::trim(metadata->device(), *data, false, context.control());
         if (!report && report.error().kind() == ErrorKind::damaged) {
             context.err(report.error().message() + "\n");
             return damaged;
