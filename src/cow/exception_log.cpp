@@ -10,7 +10,8 @@
 //   at least), one durable write a unit; what two units take is two writes. Else a unit could be there whose predecessor isn't: not
 //   counted now, but counted again, over chunks that have been given to others, when the gap before it is filled.
 // - The next area is zeroed, durably, before the last exception of an area: the reader goes on into it at that moment.
-// - A merge takes exceptions away from the last to the first, for the same reason; and each only when the origin has been flushed.
+// - A merge takes exceptions away from the end, when the origin has been flushed. In one write: if it is torn, some may be left behind an
+//   earlier end, but what they name is merged, and nobody adds exceptions to a store that has begun to merge.
 // - A new store: the first area is zeroed before there is a header.
 // - Invalid is one durable write to the header.
 //
@@ -457,12 +458,12 @@ void ExceptionLog::read_tail(std::uint64_t most, Waiter& waiter) {
     const std::uint64_t count = std::min(most, in_area_);
     const std::uint64_t end = (in_area_ * exception_bytes + unit_bytes_ - 1) / unit_bytes_ * unit_bytes_;
     tail_start_ = (in_area_ - count) * exception_bytes / unit_bytes_ * unit_bytes_;
-    tail_left_ = count;
+    tail_.resize(count);
     const auto completed = [](IoRequest& request, int error) {
         ExceptionLog& log = *static_cast<ExceptionLog*>(request.context);
-        for (std::uint64_t index = 0; error == 0 && index < log.tail_left_; ++index) {
+        for (std::uint64_t index = 0; error == 0 && index < log.tail_.size(); ++index) {
             const std::byte* bytes = log.tail_units_.data() + ((log.in_area_ - 1 - index) * exception_bytes - log.tail_start_);
-            log.tail_.push_back({OriginChunk(load_little<std::uint64_t>(bytes)), StoreChunk(load_little<std::uint64_t>(bytes + 8))});
+            log.tail_[index] = {OriginChunk(load_little<std::uint64_t>(bytes)), StoreChunk(load_little<std::uint64_t>(bytes + 8))};
         }
         Waiter& waiting = *std::exchange(log.waiter_, nullptr);
         waiting.done(waiting, error);
@@ -481,28 +482,15 @@ void ExceptionLog::read_tail(std::uint64_t most, Waiter& waiter) {
 
 void ExceptionLog::clear_tail(Waiter& waiter) {
     waiter_ = &waiter;
-    clear_unit();
-}
-
-// The last unit that holds part of the tail.
-void ExceptionLog::clear_unit() {
-    const std::uint64_t last_unit = (in_area_ - 1) * exception_bytes / unit_bytes_ * unit_bytes_;
-    const std::uint64_t in_unit = in_area_ - last_unit / exception_bytes;
-    const std::uint64_t cleared = std::min(in_unit, tail_left_);
-    std::byte* unit = tail_units_.data() + (last_unit - tail_start_);
-    std::memset(unit + (in_unit - cleared) * exception_bytes, 0, unit_bytes_ - (in_unit - cleared) * exception_bytes);
-    batch_ = cleared;
-    tail_vector_ = {unit, unit_bytes_};
-    submit(tail_request_, IoOperation::write, unit_offset(in_area_ - 1), {&tail_vector_, 1}, unit_bytes_,
-           [](IoRequest& request, int error) {
+    const std::uint64_t kept = (in_area_ - tail_.size()) * exception_bytes - tail_start_;
+    std::memset(tail_units_.data() + kept, 0, tail_units_.size() - kept);
+    submit(tail_request_, IoOperation::write, geometry_.area_chunk(area_.load()) * geometry_.chunk_bytes() + tail_start_,
+           {&tail_vector_, 1}, tail_units_.size(), [](IoRequest& request, int error) {
                ExceptionLog& log = *static_cast<ExceptionLog*>(request.context);
                if (error == 0) {
-                   log.in_area_ -= log.batch_;
-                   log.tail_left_ -= log.batch_;
+                   log.in_area_ -= log.tail_.size();
                    // As the kernel counts in a merge: as if every chunk before had been committed in the order of allocation.
                    log.next_free_.store(log.geometry_.area_chunk(log.area_.load()) + log.in_area_ + 1);
-                   if (log.tail_left_ > 0)
-                       return log.clear_unit();
                }
                Waiter& waiting = *std::exchange(log.waiter_, nullptr);
                waiting.done(waiting, error);

@@ -92,10 +92,8 @@ class ExceptionLog {
     // left. Valid until the next call.
     void read_tail(std::uint64_t most, Waiter& waiter);
     const std::vector<Exception>& tail() const { return tail_; }
-    // Takes the tail away, durably, the last first. What was merged from it is durable already. After an error so many of the tail are left,
-    // or may be.
+    // Takes the tail away, durably. What was merged from it is durable already. After an error it isn't known what is left of it.
     void clear_tail(Waiter& waiter);
-    std::uint64_t tail_left() const { return tail_left_; }
 
   private:
     ExceptionLog(BlockDevice& device, StoreGeometry geometry, bool persistent);
@@ -117,7 +115,6 @@ class ExceptionLog {
     void flush_data();
     void batch_written(int error);
     void transient_commits();
-    void clear_unit();
     void submit(IoRequest& request, IoOperation operation, std::uint64_t offset, std::span<iovec> vectors, std::uint64_t length,
                 void (*completed)(IoRequest& request, int error));
 
@@ -149,7 +146,6 @@ class ExceptionLog {
     std::vector<Exception> tail_;
     AlignedBuffer tail_units_;
     std::uint64_t tail_start_ = 0;  // byte in the area where tail_units_ begins
-    std::uint64_t tail_left_ = 0;
     IoRequest tail_request_;
     iovec tail_vector_{};
 

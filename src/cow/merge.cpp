@@ -154,22 +154,16 @@ void OriginThread::step_flushed(int error) {
 
 void OriginThread::step_cleared(int error) {
     SnapshotState& snapshot = merge_->snapshot;
-    const auto& tail = snapshot.log->tail();
-    const std::size_t gone = tail.size() - snapshot.log->tail_left();
-    for (std::size_t index = 0; index < gone; ++index) {
-        [[maybe_unused]] const bool erased = snapshot.table->erase(tail[index].old);
-        assert(erased);
-    }
-    if (error == 0)
+    if (error == 0) {
+        for (const ExceptionLog::Exception& exception : snapshot.log->tail()) {
+            [[maybe_unused]] const bool erased = snapshot.table->erase(exception.old);
+            assert(erased);
+        }
         return end_step(0);
-    // Whether the others are gone on the disk isn't known. Their chunks are read from either place alike, but can't be written in one.
-    std::vector<std::uint64_t> doubtful;
-    for (std::size_t index = gone; index < tail.size(); ++index)
-        doubtful.push_back(tail[index].old.value());
+    }
+    // Whether they are gone on the disk isn't known. Their chunks are read from either place alike, but can't be written in one: they stay
+    // as they are, until the store is opened again.
     end_step(error);
-    std::sort(doubtful.begin(), doubtful.end());
-    std::lock_guard lock(snapshot.step_mutex);
-    snapshot.step_chunks = std::move(doubtful);
     snapshot.step_under_way.store(true);
 }
 
