@@ -173,6 +173,40 @@ try message pool 0 release_metadata_snap
 try message pool 0 delete 1
 try status pool
 try remove pool
+try remove_all
+try remove_all
+
+echo "--- snapshots"
+make real "0 16384 linear A 98304"
+scattered real 4
+make store "0 24576 linear $B 16384"
+make transient-store "0 24576 linear $B 49152"
+make origin "0 16384 snapshot-origin /dev/mapper/real"
+make snapshot "0 16384 snapshot /dev/mapper/real /dev/mapper/store P 8"
+make transient "0 16384 snapshot /dev/mapper/real /dev/mapper/transient-store N 16"
+make overflow "0 16384 snapshot /dev/mapper/real $B PO 7"
+make nothing "0 16384 snapshot /dev/mapper/real"
+scattered origin 5
+try status
+try table
+try info -c
+try deps
+try ls --tree
+summed snapshot
+scattered snapshot 6
+try status snapshot
+summed snapshot
+try remove transient
+try suspend snapshot
+try suspend origin
+try reload origin --table "0 16384 snapshot-merge /dev/mapper/real /dev/mapper/store P 8"
+try resume origin
+try resume snapshot
+merged() { dm status origin | grep -Eq ' ([0-9]+)/[0-9]+ \1 *$'; }
+wait_for 60 merged
+try status origin
+try table origin
+summed origin
 VERBS
 
 in_kernel kernel-a.img kernel-b.img <<'END'
@@ -213,7 +247,7 @@ made_equal() {
 }
 made_equal kernel.out >kernel.lines
 made_equal own.out >own.lines
-for section in "plain targets" refused "looked at" changed thin; do
+for section in "plain targets" refused "looked at" changed thin snapshots; do
     for side in kernel own; do
         sed -n "/^--- $section\$/,/^--- /p" "$side.lines" | sed '1d; /^--- /d' >"$side.section"
     done
