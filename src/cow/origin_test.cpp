@@ -3,6 +3,7 @@
 
 #include <cstring>
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "base/endian.h"
@@ -176,6 +177,143 @@ TEST_F(OriginTest, AReadOfASnapshotIsNotOvertakenByAWrite) {
     EXPECT_EQ(reading.error, 0);
     EXPECT_EQ(seen, filled(chunk, 1));
     EXPECT_EQ(read(device, 0, chunk), filled(chunk, 2));
+}
+
+// --- What fails below ---
+
+TEST_F(OriginTest, AStoreThatFailsCostsTheSnapshotOnly) {
+    const std::uint64_t area = chunk;
+    const FaultDevice::Rule rules[] = {
+        {.operation = IoOperation::write, .offset = area, .length = chunk, .count = 1},  // an exception
+        {.operation = IoOperation::write, .offset = 2 * chunk, .count = 1},              // the data
+        {.operation = IoOperation::flush, .count = 1},
+    };
+    for (const FaultDevice::Rule& rule : rules) {
+        MemoryDevice memory(32 * chunk, "faulty");
+        FaultDevice faulty(memory);
+        auto snapshot = open(faulty);
+        faulty.add(rule);
+        write(*origin, 0, filled(chunk, 2));
+        EXPECT_EQ(snapshot->snapshot_status().line(), "Invalid");
+        snapshot.reset();
+        EXPECT_EQ(inspect_store(memory, device.size())->kind, StoreSummary::Kind::invalid);
+        write(*origin, 0, filled(chunk, 1));
+    }
+}
+
+TEST_F(OriginTest, AMarkThatFailedIsMadeWhenTheSnapshotIsClosed) {
+    MemoryDevice memory(8 * chunk, "faulty");
+    FaultDevice faulty(memory);
+    auto snapshot = open(faulty);
+    faulty.add({.operation = IoOperation::write, .offset = 0, .length = 512, .count = 1});
+    write(*origin, 0, filled(7 * chunk, 2));
+    EXPECT_EQ(snapshot->snapshot_status().line(), "Invalid");
+    EXPECT_EQ(inspect_store(memory, device.size())->kind, StoreSummary::Kind::valid);
+    snapshot.reset();
+    EXPECT_EQ(inspect_store(memory, device.size())->kind, StoreSummary::Kind::invalid);
+}
+
+TEST_F(OriginTest, AnOriginThatCantBeRead) {
+    FaultDevice faulty(device);
+    origin = *Origin::open(faulty);
+    auto snapshot = open(store);
+    faulty.add({.operation = IoOperation::read, .offset = 0, .length = chunk});
+    EXPECT_FALSE(write_now(*snapshot, 512, filled(512, 3))) << "the chunk's other bytes are lost";
+    EXPECT_EQ(snapshot->snapshot_status().condition, SnapshotCondition::active) << "and nothing else";
+    write(*snapshot, 0, filled(chunk, 4));
+    EXPECT_EQ(read(*snapshot, 0, chunk), filled(chunk, 4));
+    faulty.clear();
+    faulty.add({.operation = IoOperation::read, .offset = 5 * chunk, .length = chunk});
+    write(*origin, 5 * chunk, filled(chunk, 3));
+    EXPECT_EQ(snapshot->snapshot_status().line(), "Invalid");
+}
+
+TEST_F(OriginTest, AMergeThatFailsLosesNothing) {
+    FaultDevice faulty(device), faulty_store(store);
+    origin = *Origin::open(faulty);
+    auto snapshot = open(faulty_store);
+    write(*origin, 0, filled(6 * chunk, 2));
+    faulty.add({.operation = IoOperation::write, .offset = 2 * chunk, .length = chunk, .count = 1});
+    const auto ended = [&] { return snapshot->snapshot_status().usage.allocated == snapshot->snapshot_status().usage.metadata; };
+    const auto failed = [&] { return snapshot->snapshot_status().condition == SnapshotCondition::merge_failed; };
+    ASSERT_TRUE(origin->start_merge(snapshot));
+    while (!failed())
+        std::this_thread::yield();
+    EXPECT_EQ(snapshot->snapshot_status().line(), "Merge failed");
+    EXPECT_EQ(read(*origin, 0, origin->size()), filled(device.size(), 1));
+    write(*origin, 2 * chunk, filled(chunk, 7));
+    // The exceptions are merged, and can't be taken away: their chunks are read, and written when the store has been opened again.
+    faulty_store.add({.operation = IoOperation::write, .offset = chunk, .length = chunk, .count = 1});
+    ASSERT_TRUE(origin->start_merge(snapshot));
+    while (!failed())
+        std::this_thread::yield();
+    auto expected = filled(device.size(), 1);
+    std::memset(expected.data() + 2 * chunk, 7, chunk);
+    EXPECT_EQ(read(*origin, 0, origin->size()), expected);
+    EXPECT_FALSE(write_now(*origin, 2 * chunk, filled(chunk, 8)));
+    ASSERT_TRUE(origin->end_merge());
+    snapshot.reset();
+    snapshot = open(store);
+    ASSERT_TRUE(origin->start_merge(snapshot));
+    while (!ended())
+        std::this_thread::yield();
+    ASSERT_TRUE(origin->end_merge());
+    EXPECT_EQ(read(device, 0, device.size()), expected);
+}
+
+// --- Stores that can't be ---
+
+TEST_F(OriginTest, DamagedStoresAreRefused) {
+    open(store).reset();
+    const auto damaged = [&](std::uint64_t offset, std::vector<std::uint64_t> words) {
+        MemoryDevice copy(store.size(), "copy");
+        write(copy, 0, read(store, 0, store.size()));
+        std::vector<std::byte> bytes(words.size() * 8);
+        for (std::size_t index = 0; index < words.size(); ++index)
+            store_little(&bytes[index * 8], words[index]);
+        write(copy, offset, bytes);
+        const auto opened = origin->open_snapshot(copy, options());
+        return opened ? std::string("opened") : opened.error().message();
+    };
+    EXPECT_EQ(damaged(chunk, {}), "opened");
+    EXPECT_THAT(damaged(0, {0x1234}), testing::HasSubstr("not an exception store"));
+    EXPECT_THAT(damaged(8, {8ull << 32 | 2}), testing::HasSubstr("version 2"));
+    EXPECT_THAT(damaged(8, {7ull << 32 | 1}), testing::HasSubstr("power of two"));
+    EXPECT_THAT(damaged(8, {1ull << 63 | 1}), testing::HasSubstr("more than"));
+    EXPECT_THAT(damaged(8, {1024ull << 32 | 1}), testing::HasSubstr("too few"));
+    EXPECT_THAT(damaged(chunk, {3, 1}), testing::HasSubstr("not one of the store's data"));
+    EXPECT_THAT(damaged(chunk, {3, 32}), testing::HasSubstr("not one of the store's data"));
+    EXPECT_THAT(damaged(chunk, {64, 2}), testing::HasSubstr("behind the end of the origin"));
+    EXPECT_THAT(damaged(chunk, {UINT64_MAX, UINT64_MAX}), testing::HasSubstr("not one of the store's data"));
+    EXPECT_THAT(damaged(chunk, {3, 2, 3, 3}), testing::HasSubstr("a second exception"));
+    EXPECT_THAT(damaged(chunk, {3, 2, 4, 2}), testing::HasSubstr("two exceptions name chunk 2"));
+}
+
+TEST_F(OriginTest, WhatATornWriteLeftIsPutRight) {
+    auto snapshot = open(store);
+    write(*origin, 0, filled(chunk, 2));
+    snapshot.reset();
+    std::vector<std::byte> stale(16);
+    store_little<std::uint64_t>(&stale[0], 9);
+    store_little<std::uint64_t>(&stale[8], 3);
+    write(store, chunk + 2 * 16, stale);  // one exception behind the end
+    snapshot = open(store);
+    write(*origin, chunk, filled(chunk, 2));
+    snapshot.reset();
+    snapshot = open(store);
+    EXPECT_EQ(snapshot->snapshot_status().line(), "32/256 16") << "it doesn't count";
+    EXPECT_EQ(read(*snapshot, 0, device.size()), filled(device.size(), 1));
+}
+
+// Room is given out so that an area that is full has the next behind it.
+TEST_F(OriginTest, TheLastAreaIsNeverFull) {
+    MemoryDevice tight((2 + 32) * 512, "tight");  // the header, an area of 32 exceptions, 32 chunks of data
+    auto snapshot = open(tight, options("PO", 1));
+    write(*snapshot, 0, filled(31 * 512, 2));
+    EXPECT_FALSE(write_now(*snapshot, 40 * 512, filled(512, 3)));
+    EXPECT_EQ(snapshot->snapshot_status().line(), "Overflow");
+    snapshot.reset();
+    EXPECT_EQ(inspect_store(tight, device.size())->exceptions, 31u);
 }
 
 }  // namespace
