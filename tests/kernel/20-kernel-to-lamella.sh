@@ -72,6 +72,14 @@ for pool in pool other-pool; do
     done
 done
 same_output "thin_ls of the metadata snapshot" thin_ls -m pool.bin
+# It doesn't hang on the pool's own trees.
+cp pool.bin damaged.bin
+dd if=/dev/zero of=damaged.bin bs=4096 seek="$(/usr/bin/python3 "$support/find-node.py" pool.bin devices)" count=1 conv=notrunc status=none
+check_status 1 "our thin_check of a pool whose tree of devices is lost" "$LAMELLA" thin_check -q damaged.bin
+check "our thin_check of its metadata snapshot" "$LAMELLA" thin_check -q -m damaged.bin
+"$LAMELLA" thin_dump -m pool.bin >sound.out
+"$LAMELLA" thin_dump -m damaged.bin >our.out
+check_same "its dump is what it was" sound.out our.out
 # The peer's don't know the number of data blocks of a metadata snapshot.
 for command in thin_dump "thin_delta --snap1 1 --snap2 3"; do
     # shellcheck disable=SC2086  # words

@@ -107,6 +107,10 @@ check_same "with all of its data, for each leaf was found" "$SCRATCH/written" "$
 # --- The superblock, of which a metadata snapshot has a copy ---
 transaction=$(lvs --noheadings -o transaction_id field/pool | tr -d ' ')
 dmsetup message field-pool-tpool 0 reserve_metadata_snap
+check_status 1 "the metadata of a pool in use are not checked" "$tools/thin_check" -q /dev/mapper/field-pool_tmeta
+check "but their snapshot is" "$tools/thin_check" -q -m /dev/mapper/field-pool_tmeta
+check_equal "its dump has the number of data blocks, so that it can be restored" 'nr_data_blocks="1920"' \
+    "$("$tools/thin_dump" -m /dev/mapper/field-pool_tmeta | grep -o 'nr_data_blocks="[0-9]*"')"
 quietly lvremove -qq -y field/pool_meta0
 # Not by zeros: those LVM and the kernel take for a pool that is to be made.
 scribble() { printf 'no superblock' | dd of=/dev/mapper/metadata bs=1 seek=64 conv=notrunc,fsync status=none; }
