@@ -635,6 +635,27 @@ TEST(Check, AReadErrorIsAFinding) {
                                    fmt::format("needs-repair: volume 3, virtual block.*, metadata block {}: .*Input/output error", leaf))));
 }
 
+// A write that the disk lost: an older state of the same leaf, with the same keys. Only the counts know of what the newer one refers to.
+TEST(Check, AStaleLeafShowsInTheCounts) {
+    TestPool pool;
+    pool.thin(1);
+    pool.write(1, 0, 200);
+    const std::uint64_t older = pool.leaf_of(1, 0);
+    std::vector<std::byte> stale(pdata::block_bytes);
+    value_of(read_now(pool.device, older * pdata::block_bytes, stale));
+    pool.snapshot(2, 1);
+    pool.write(1, 100, 20);
+    const std::uint64_t newer = pool.leaf_of(1, 0);
+    ASSERT_NE(newer, older);
+    expect_clean(pool.device);
+    pdata::seal_block(stale, pdata::BlockKind::node, MetadataBlock(newer));
+    Damage damage(pool.device);
+    value_of(damage.replace(MetadataBlock(newer), stale));
+    const CheckReport report = value_of(check(pool.device, {}));
+    EXPECT_EQ(report.grade, Severity::data_at_risk);
+    EXPECT_EQ(report.leaked_data_blocks, 20u);
+}
+
 TEST(Check, KeysOutOfOrderOrPlace) {
     TestPool pool;
     fill(pool);

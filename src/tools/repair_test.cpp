@@ -86,6 +86,24 @@ TEST(Repair, PutsLeavesBelowADamagedInnerNodeBack) {
     }
 }
 
+// As old copies of nodes do that a disk brought back.
+TEST(Repair, NodesThatLeadBackToThemselvesEnd) {
+    auto input = make({.mappings = 70000});
+    const auto root = find(*input, BlockRole::mapping_inner, count(*input, BlockRole::mapping_inner) - 1);
+    const auto child = find(*input, BlockRole::mapping_inner);
+    ASSERT_NE(root, child);
+    Damage damage(*input);
+    value_of(damage.zero(root));
+    value_of(damage.link(child, 3, child));
+    auto repair = value_of(Repair::plan(*input, {}));
+    EXPECT_EQ(volume_of(repair->report(), 1).intact, 0u);
+    EXPECT_EQ(volume_of(repair->report(), 1).recovered, 70000u);  // the leaf that the link led to is found as well
+    EXPECT_TRUE(volume_of(repair->report(), 1).complete);
+    MemoryDevice output(4096 * pdata::block_bytes, "output");
+    value_of(repair->write(output));
+    EXPECT_EQ(value_of(check(output, {})).grade, Severity::note);
+}
+
 // Two volumes of one size, and the only node lost that says which tree is whose: nothing proves it, so nothing is put back.
 TEST(Repair, DoesNotGuessWhichTreeIsWhose) {
     auto input = make({.volumes = 2, .mappings = 5000});

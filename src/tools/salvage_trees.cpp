@@ -598,8 +598,12 @@ Result<std::uint32_t> SalvageTrees::shared_time(MetadataBlock block) {
     const Inner* inner = inner_of(block);
     if (inner == nullptr)
         return 0;
+    // What is lost may lead anywhere, back to this node too.
     std::vector<MetadataBlock> children;
-    {
+    for (const Slot& slot : inner->slots)
+        if (slot.state != SlotState::lost)
+            children.push_back(slot.child);
+    if (inner->slots.empty()) {
         const Node node(TRY(catalog_.inner(block)).data());
         for (std::uint32_t index = 0; index < node.entries(); ++index)
             children.push_back(node.child(index));
