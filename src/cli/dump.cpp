@@ -40,6 +40,7 @@ void define_dump(CommandLine& line) {
         std::vector<std::string> devices;
         bool skip_mappings = false;
         bool plain = false;
+        bool repair = false;
         tools::DumpOptions options;
     };
     auto arguments = std::make_shared<Arguments>();
@@ -53,10 +54,15 @@ void define_dump(CommandLine& line) {
     line.example("dump /dev/vg0/pool_tmeta --volume 7 --range 0..1000", "some of one thin device's mappings");
     line.argument("METADATA", arguments->input, "a device or file, or the pool of a group: GROUP:POOL");
     line.option_choice("--format", arguments->format, {"xml", "json", "human"}, "the form of the output (--json means json)");
+    line.flag("--repair", arguments->repair, "what lamella repair would save of damaged metadata");
+    line.option("--data-block-size", "SECTORS", arguments->options.overrides.data_block_sectors,
+                "the size of a data block, if the superblock that knew it is lost");
+    line.need("--data-block-size", "--repair");
     line.option("-o,--output", "FILE", arguments->output, "write to a file instead of standard output, and make it durable");
     line.flag("-m,--metadata-snapshot", arguments->options.metadata_snapshot, "the pool as its metadata snapshot has it");
     line.option("--volume", "ID", arguments->devices, "only the thin device with this id");
     line.option("--range", "BEGIN..END", arguments->range, "only mappings of these virtual blocks, END not included");
+    line.exclude("--repair", "--metadata-snapshot");
     line.flag("--skip-mappings", arguments->skip_mappings, "only the pool and its devices");
     line.flag("--plain", arguments->plain, "each device with all of its mappings: what thin_restore 0.9 can read");
     line.runs([arguments](Context& context) -> Result<void> {
@@ -76,7 +82,10 @@ void define_dump(CommandLine& line) {
                                    : arguments->format == "xml"                ? tools::DumpFormat::xml
                                                                                : tools::DumpFormat::human;
         auto printer = make_printer(format, output);
-        TRY(tools::dump(metadata->device(), options, *printer, context.control()));
+        std::unique_ptr<BlockDevice> repaired;
+        if (arguments->repair)
+            repaired = TRY(repaired_copy(metadata->device(), options.overrides, context.control()));
+        TRY(tools::dump(repaired ? *repaired : metadata->device(), options, *printer, context.control()));
         return output.finish();
     });
 }

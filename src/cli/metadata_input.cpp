@@ -17,6 +17,7 @@
 #include "mapper/volume_device.h"
 #include "thin/superblock.h"
 #include "tools/pack.h"
+#include "tools/repair.h"
 #include "volumes/names.h"
 
 namespace lamella::cli {
@@ -75,6 +76,18 @@ Result<std::unique_ptr<MetadataInput>> MetadataInput::open(const std::string& ad
         }
     }
     return input;
+}
+
+Result<std::unique_ptr<BlockDevice>> repaired_copy(BlockDevice& metadata, const tools::HeaderOverrides& overrides,
+                                                   const tools::Control& control) {
+    auto repair = TRY(tools::Repair::plan(metadata,
+                                          {.transaction_id = overrides.transaction_id,
+                                           .data_block_sectors = overrides.data_block_sectors,
+                                           .data_blocks = overrides.data_blocks},
+                                          control));
+    auto copy = TRY(temporary_device(metadata.size()));
+    TRY(repair->write(*copy, control));
+    return copy;
 }
 
 Result<std::unique_ptr<BlockDevice>> temporary_device(std::uint64_t bytes) {

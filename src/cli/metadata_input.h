@@ -8,6 +8,8 @@
 
 #include "cli/environment.h"
 #include "device/block_device.h"
+#include "tools/control.h"
+#include "tools/visitor.h"
 
 namespace lamella::cli {
 
@@ -31,6 +33,10 @@ class MetadataInput {
 
 // "./vms.img:pool" as an address; none: the text means something else, a path above all.
 Result<std::optional<VolumeAddress>> pool_address(const std::string& text);
+
+// What a repair would save of metadata, on a temporary device.
+Result<std::unique_ptr<BlockDevice>> repaired_copy(BlockDevice& metadata, const tools::HeaderOverrides& overrides,
+                                                   const tools::Control& control);
 
 // A device of zeros in a file without a name, which goes with the object; in $TMPDIR or /var/tmp.
 Result<std::unique_ptr<BlockDevice>> temporary_device(std::uint64_t bytes);

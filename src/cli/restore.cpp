@@ -15,14 +15,15 @@ void define_restore(CommandLine& line) {
         tools::HeaderOverrides overrides;
     };
     auto arguments = std::make_shared<Arguments>();
-    line.describe("Make a pool's metadata from a dump in XML",
-                  "Takes the XML of lamella dump and of every version of thin_dump. It is checked as it is read: counts, ids, times and "
+    line.describe("Make a pool's metadata from a dump",
+                  "Takes the XML of lamella dump and of every version of thin_dump, and the JSON of lamella dump. It is checked as it is "
+                  "read: counts, ids, times and "
                   "ranges that can't be right are refused, with their line.\n\n"
                   "What METADATA held before is lost. It is valid metadata only once the command has succeeded: what is left behind by a "
                   "crash or an interrupt, no tool and no kernel takes for a pool.");
     line.example("restore dump.xml ./vms.img:pool --yes", "into the pool of a group that nobody uses");
     line.example("restore dump.xml /dev/vg0/new_tmeta --yes", "onto a device");
-    line.argument("XML", arguments->input, "the dump; - is standard input");
+    line.argument("DUMP", arguments->input, "the dump; - is standard input");
     line.argument("METADATA", arguments->output, "a device or file, which must be there, or the pool of a group: GROUP:POOL");
     line.option("--transaction-id", "NUMBER", arguments->overrides.transaction_id, "the pool's transaction id, if it is higher");
     line.option("--data-block-size", "SECTORS", arguments->overrides.data_block_sectors, "the size of a data block");

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tools/restore.h"
 
+#include <utility>
+
 #include "tools/builder.h"
+#include "tools/json_parser.h"
 #include "tools/xml_parser.h"
 
 namespace lamella::tools {
@@ -31,13 +34,34 @@ class Counter final : public PoolVisitor {
     RestoreReport& report_;
 };
 
+// Hands a text on whose first piece was taken already.
+class Resumed final : public TextSource {
+  public:
+    Resumed(TextSource& source, std::string_view first) : source_(source), first_(first) {}
+    Result<std::string_view> next() override {
+        if (const std::string_view first = std::exchange(first_, {}); !first.empty())
+            return first;
+        return source_.next();
+    }
+    std::optional<std::uint64_t> size() const override { return source_.size(); }
+    const std::string& name() const override { return source_.name(); }
+
+  private:
+    TextSource& source_;
+    std::string_view first_;
+};
+
 }  // namespace
 
-Result<RestoreReport> restore(TextSource& xml, BlockDevice& metadata, const HeaderOverrides& overrides, const Control& control) {
+Result<RestoreReport> restore(TextSource& text, BlockDevice& metadata, const HeaderOverrides& overrides, const Control& control) {
     RestoreReport report;
     std::unique_ptr<MetadataBuilder> builder = TRY(MetadataBuilder::start(metadata));
     Counter counter(*builder, report);
-    TRY(parse_pool_xml(xml, overrides, counter, control));
+    const std::string_view first = TRY(text.next());
+    Resumed resumed(text, first);
+    const std::size_t begin = first.find_first_not_of(" \t\r\n");
+    const bool json = begin != std::string_view::npos && first[begin] == '{';
+    TRY((json ? parse_pool_json : parse_pool_xml)(resumed, overrides, counter, control));
     report.metadata_blocks = builder->used_blocks();
     return report;
 }

@@ -17,6 +17,8 @@ struct RestoreReport {
 // Makes the metadata that an XML dump describes, of whatever version of thin_dump. The device keeps what it held until the XML has turned out
 // to be a dump; from then on it is no valid metadata until all of it is there and durable (MetadataBuilder). Errors name the line of
 // the XML. Flags of the dump are not restored: what a check has to look for is gone.
-Result<RestoreReport> restore(TextSource& xml, BlockDevice& metadata, const HeaderOverrides& overrides, const Control& control = {});
+//
+// The JSON form of our own dumps is taken as well: what begins with '{'.
+Result<RestoreReport> restore(TextSource& text, BlockDevice& metadata, const HeaderOverrides& overrides, const Control& control = {});
 
 }  // namespace lamella::tools

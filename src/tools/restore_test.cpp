@@ -28,15 +28,6 @@ using pdata::block_bytes;
 using pdata::BlockKind;
 using testing::HasSubstr;
 
-class StringSink final : public TextSink {
-  public:
-    Result<void> write(std::string_view piece) override {
-        text += piece;
-        return {};
-    }
-    std::string text;
-};
-
 std::string dumped(BlockDevice& device, const DumpOptions& options, DumpFormat format = DumpFormat::xml) {
     StringSink sink;
     auto printer = make_printer(format, sink);

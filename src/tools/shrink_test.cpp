@@ -192,23 +192,14 @@ TEST(Shrink, IsNothingUntilItIsDone) {
     }
 }
 
-class TextBuffer final : public TextSink {
-  public:
-    Result<void> write(std::string_view piece) override {
-        text += piece;
-        return {};
-    }
-    std::string text;
-};
-
 TEST(Shrink, RewritesXmlWithTheNewSize) {
     for (std::uint64_t seed = 20; seed < 24; ++seed) {
         SCOPED_TRACE(seed);
         StampedPool made(seed);
         const Contents before = read(made.pool.device, made.data);
-        TextBuffer dumped;
+        StringSink dumped;
         value_of(dump(made.pool.device, {.definitions = seed % 2 == 0}, *make_printer(DumpFormat::xml, dumped)));
-        TextBuffer shrunk;
+        StringSink shrunk;
         const auto report =
             value_of(shrink_xml([&]() -> Result<std::unique_ptr<TextSource>> { return std::make_unique<StringSource>(dumped.text, 4096); },
                                 made.used, &made.data, *make_printer(DumpFormat::xml, shrunk)));

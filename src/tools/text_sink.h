@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <string>
 #include <string_view>
 
 #include "base/result.h"
@@ -12,6 +13,16 @@ class TextSink {
   public:
     virtual ~TextSink() = default;
     virtual Result<void> write(std::string_view text) = 0;
+};
+
+// Text in memory.
+class StringSink final : public TextSink {
+  public:
+    Result<void> write(std::string_view piece) override {
+        text += piece;
+        return {};
+    }
+    std::string text;
 };
 
 // An open file, pipe or terminal, which stays the caller's. A reader that has gone away is an error with EPIPE.

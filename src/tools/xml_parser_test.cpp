@@ -15,15 +15,6 @@ namespace {
 
 using testing::HasSubstr;
 
-class StringSink final : public TextSink {
-  public:
-    Result<void> write(std::string_view piece) override {
-        text += piece;
-        return {};
-    }
-    std::string text;
-};
-
 Result<std::string> printed(TextSource& source, DumpFormat format = DumpFormat::xml, const HeaderOverrides& overrides = {}) {
     StringSink sink;
     auto printer = make_printer(format, sink);

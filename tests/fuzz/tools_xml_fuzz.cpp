@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The input is a dump in XML. What is accepted, printed and read again must be the same; how the text is cut into pieces must not matter;
+// The input is a dump in XML, or in JSON if it begins with '{'. What is accepted, printed and read again must be the same; how the text is cut into pieces must not matter;
 // and what a device of a few blocks has room for is restored and dumped without an error.
 #include <cstdlib>
 #include <string>
@@ -8,6 +8,7 @@
 #include "device/memory_device.h"
 #include "pdata/block.h"
 #include "tools/dump.h"
+#include "tools/json_parser.h"
 #include "tools/printer.h"
 #include "tools/restore.h"
 #include "tools/xml_parser.h"
@@ -17,20 +18,13 @@ using namespace lamella::tools;
 
 namespace {
 
-class StringSink final : public TextSink {
-  public:
-    Result<void> write(std::string_view piece) override {
-        text += piece;
-        return {};
-    }
-    std::string text;
-};
+bool is_json(std::string_view text) { return text.starts_with('{'); }
 
-Result<std::string> printed(std::string_view xml, std::size_t piece) {
-    StringSource source(xml, piece);
+Result<std::string> printed(std::string_view text, std::size_t piece) {
+    StringSource source(text, piece);
     StringSink sink;
-    auto printer = make_printer(DumpFormat::xml, sink);
-    TRY(parse_pool_xml(source, {}, *printer));
+    auto printer = make_printer(is_json(text) ? DumpFormat::json : DumpFormat::xml, sink);
+    TRY((is_json(text) ? parse_pool_json : parse_pool_xml)(source, {}, *printer, {}));
     return sink.text;
 }
 

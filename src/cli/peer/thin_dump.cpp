@@ -5,7 +5,6 @@
 #include "cli/peer/peer_command.h"
 #include "tools/dump.h"
 #include "tools/printer.h"
-#include "tools/repair.h"
 
 namespace lamella::cli {
 
@@ -51,14 +50,7 @@ void define_thin_dump(PeerCommand& command) {
         BlockDevice* device = &metadata->device();
         std::unique_ptr<BlockDevice> repaired;
         if (arguments->repair) {
-            const tools::HeaderOverrides& overrides = options.overrides;
-            auto repair = TRY(tools::Repair::plan(*device,
-                                                  {.transaction_id = overrides.transaction_id,
-                                                   .data_block_sectors = overrides.data_block_sectors,
-                                                   .data_blocks = overrides.data_blocks},
-                                                  context.control()));
-            repaired = TRY(temporary_device(device->size()));
-            TRY(repair->write(*repaired, context.control()));
+            repaired = TRY(repaired_copy(*device, options.overrides, context.control()));
             device = repaired.get();
         }
         DumpOutput output(arguments->output, context.environment().stream);

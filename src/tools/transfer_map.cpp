@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tools/transfer_map.h"
+
+namespace lamella::tools {
+
+Result<void> transfer_map(BlockDevice& metadata, const TransferOptions& options, const VisitTransfer& visit) {
+    TransferRun waiting;  // length 0: none
+    const auto add = [&](const DiffRun& run) -> Result<void> {
+        if (run.kind == DiffRun::Kind::same)
+            return {};  // beside what differs, in one leaf
+        const auto kind = run.kind == DiffRun::Kind::left_only ? TransferRun::Kind::discard : TransferRun::Kind::copy;
+        // Where the data lies doesn't matter: runs that touch are one.
+        if (waiting.length != 0 && waiting.kind == kind && waiting.begin + waiting.length == run.begin) {
+            waiting.length += run.length;
+            return {};
+        }
+        if (waiting.length != 0)
+            TRY(visit(waiting));
+        waiting = {kind, run.begin, run.length};
+        return {};
+    };
+    if (options.base)
+        TRY(diff(metadata,
+                 {.left = *options.base,
+                  .right = options.volume,
+                  .left_in_snapshot = options.base_in_snapshot,
+                  .right_in_snapshot = options.in_snapshot,
+                  .control = options.control},
+                 add));
+    else
+        TRY(diff_since(metadata, options.volume, options.in_snapshot, 0, options.control, add));
+    return waiting.length != 0 ? visit(waiting) : Result<void>();
+}
+
+}  // namespace lamella::tools
