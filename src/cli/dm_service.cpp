@@ -16,6 +16,8 @@ class MappedExport final : public Export {
     explicit MappedExport(std::unique_ptr<mapper::OpenDevice> device) : device_(std::move(device)) {}
     BlockDevice& device() override { return device_->device(); }
     bool read_only() const override { return device_->device().traits().read_only; }
+    // A suspended device would keep new clients of all others out. What is left is flushed at the end of the service.
+    bool flush_at_end() const override { return false; }
     std::uint32_t preferred_block_size() const override {
         return static_cast<std::uint32_t>(std::bit_floor(std::min<std::uint64_t>(device_->device().traits().preferred_io, 1 << 25)));
     }
@@ -129,6 +131,13 @@ Result<void> MapperService::stop() {
     server_.reset();
     source_.reset();
     reactors_.reset();
+    for (const mapper::DeviceInfo& info : mapper_.devices()) {
+        Result<std::unique_ptr<mapper::OpenDevice>> device = mapper_.open(info.name);
+        if (!device || !info.live)
+            continue;
+        if (Result<void> flushed = flush_now((*device)->device()); !flushed && stopped)
+            stopped = std::unexpected(flushed.error().within(info.name));
+    }
     return stopped;
 }
 

@@ -34,6 +34,9 @@ class Export {
     // Writes are refused before they reach the device.
     virtual bool read_only() const = 0;
     virtual std::string description() const { return {}; }
+    // Whether the server flushes the device after its last client. Not for a device whose I/O may be held back for long: the flush would
+    // wait with it, on the thread that opens exports.
+    virtual bool flush_at_end() const { return true; }
     // Bytes. The unit in which requests are cheapest: for a thin volume the largest power of two that divides its chunk size.
     // Put into NBD's limits (a power of two, 512 bytes .. 32 MiB) by the server.
     virtual std::uint32_t preferred_block_size() const { return 4096; }

@@ -42,6 +42,19 @@ done
 wait "$fio" || { cat fio.out; fail "fio verifies all it wrote, tables changing under it"; }
 pass "fio verifies all it wrote, tables changing under it ($swaps times)"
 ((swaps >= 8)) || fail "only $swaps tables were swapped"
+# A client that leaves a suspended device keeps nobody else out.
+quietly dm create idle --table "0 8 zero"
+check "a client leaves a suspended device" /usr/bin/python3 - "$(uri disk)" "$LAMELLA" "$control" <<'PYTHON'
+import subprocess, sys, nbd
+handle = nbd.NBD()
+handle.connect_uri(sys.argv[1])
+handle.pwrite(bytes(512), 0)
+subprocess.run([sys.argv[2], "dm", "suspend", "disk", "--socket", sys.argv[3]], check=True)
+handle.shutdown()
+PYTHON
+check "another device can be opened meanwhile" timeout 20 nbdinfo --size "$(uri idle)"
+quietly dm resume disk
+wait_for 30 dm remove idle
 wait_for 30 dm remove disk
 check "a removed device is no export" dm remove low
 

@@ -109,7 +109,7 @@ void Exports::release_now(OpenExport& open) {
             return;
     }
     Result<void> flushed;
-    if (!open.read_only)
+    if (!open.read_only && open.source->flush_at_end())
         flushed = flush_now(open.device);
     const std::string name = open.name;
     found->second.open.reset();
