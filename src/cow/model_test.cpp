@@ -18,6 +18,13 @@
 namespace lamella::cow {
 namespace {
 
+// Sanitizers slow this down tenfold.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr std::uint64_t seeds = 15;
+#else
+constexpr std::uint64_t seeds = 150;
+#endif
+
 class Model {
   public:
     explicit Model(std::uint64_t seed)
@@ -268,7 +275,7 @@ class Model {
 
 TEST(CowModel, ShowsWhatThePlainModelShows) {
     const std::uint64_t seed = std::random_device()();
-    for (std::uint64_t index = 0; index < 150 && !testing::Test::HasFailure(); ++index) {
+    for (std::uint64_t index = 0; index < seeds && !testing::Test::HasFailure(); ++index) {
         SCOPED_TRACE(fmt::format("seed {}", seed + index));
         Model(seed + index).run(400);
     }
