@@ -8,7 +8,7 @@
 #include <set>
 
 #include "lvm2/allocation.h"
-#include "lvm2/group.h"
+#include "lvm2/change_parts.h"
 
 namespace lamella::lvm2 {
 
@@ -34,15 +34,6 @@ void set_word(Words& words, const std::array<std::string_view, size>& order, std
 }
 
 // --- Finding things
-
-Result<LogicalVolume*> find(VolumeGroup& group, std::string_view name) {
-    LogicalVolume* volume = group.logical_volume(name);
-    if (!volume)
-        return fail(ErrorKind::not_found, "group {} has no logical volume {}", group.name, name);
-    if (has(volume->status, "LOCKED") || has(volume->status, "PVMOVE"))
-        return fail(ErrorKind::refused, "{}/{} is locked: extents are being moved", group.name, name);
-    return volume;
-}
 
 Result<LogicalVolume*> find_pool(VolumeGroup& group, std::string_view name) {
     LogicalVolume* volume = TRY(find(group, name));
@@ -132,53 +123,15 @@ Result<void> check_not_used(const VolumeGroup& group, const LogicalVolume& volum
                     return refuse("the external origin of", other);
             } else if (const ClassicSnapshot* snapshot = segment.as<ClassicSnapshot>()) {
                 if (snapshot->origin == volume.name)
-                    return fail(ErrorKind::unsupported, "{}/{} has the classic snapshot {}", group.name, volume.name, snapshot->store);
+                    return refuse("the origin of the classic snapshot", *group.logical_volume(snapshot->store));
                 if (snapshot->store == volume.name)
-                    return fail(ErrorKind::unsupported, "{}/{} is a classic snapshot of {}", group.name, volume.name, snapshot->origin);
+                    return fail(ErrorKind::refused, "{}/{} is a classic snapshot of {}", group.name, volume.name, snapshot->origin);
             }
         }
     return check_not_opaque(group, volume);
 }
 
 // --- Making volumes
-
-Result<void> check_new(const VolumeGroup& group, const NewVolume& volume) {
-    TRY(check_volume_name(group.name, volume.name));
-    if (group.logical_volume(volume.name) || group.physical_volume(volume.name))
-        return fail(ErrorKind::exists, "group {} has a volume {} already", group.name, volume.name);
-    for (const KeptEntry& kept : group.kept)
-        if (kept.entry.section() && mentions(*kept.entry.section(), volume.name))
-            return fail(ErrorKind::exists, "group {} remembers a volume {} in '{}'", group.name, volume.name, kept.entry.key);
-    std::set<std::string_view> tags;
-    for (const std::string& tag : volume.tags) {
-        TRY(check_tag(tag));
-        if (!tags.insert(tag).second)
-            return fail(ErrorKind::usage, "the tag {} is given twice", tag);
-    }
-    if (group.max_lv != 0 && std::ranges::count_if(group.logical_volumes, &LogicalVolume::visible) >= std::int64_t(group.max_lv))
-        return fail(ErrorKind::refused, "group {} is limited to {} logical volumes", group.name, group.max_lv);
-    return {};
-}
-
-LogicalVolume make_volume(std::string name, const Stamp& created, bool visible, bool read_only = false) {
-    LogicalVolume volume;
-    volume.name = std::move(name);
-    volume.id = LvmId::generate();
-    volume.status = {"READ"};
-    if (!read_only)
-        volume.status.push_back("WRITE");
-    if (visible)
-        volume.status.push_back("VISIBLE");
-    volume.creation_time = created.time;
-    volume.creation_host = created.host;
-    return volume;
-}
-
-LogicalVolume make_volume(const NewVolume& request) {
-    LogicalVolume volume = make_volume(request.name, request.created, true, request.read_only);
-    volume.tags = request.tags;
-    return volume;
-}
 
 Result<std::uint32_t> round_up(std::uint32_t extents, std::uint32_t stripes) {
     const std::uint64_t rounded = stripes == 0 ? extents : (std::uint64_t(extents) + stripes - 1) / stripes * stripes;
@@ -187,37 +140,7 @@ Result<std::uint32_t> round_up(std::uint32_t extents, std::uint32_t stripes) {
     return static_cast<std::uint32_t>(rounded);
 }
 
-template <typename Body>
-Segment whole_segment(std::string type, std::uint32_t extents, Body body) {
-    Segment segment;
-    segment.extent_count = extents;
-    segment.type = std::move(type);
-    segment.body = std::move(body);
-    return segment;
-}
-
 // --- Extending
-
-// Adds `extents` to a volume of stripes.
-Result<void> extend_striped(VolumeGroup& group, LogicalVolume& volume, std::uint32_t extents, const Placement& placement) {
-    const Segment* last = volume.segments.empty() ? nullptr : &volume.segments.back();
-    const Striped* striped = last ? last->as<Striped>() : nullptr;
-    if (!striped)
-        return fail(ErrorKind::unsupported, "{}/{} is of type '{}', which can't be extended here", group.name, volume.name,
-                    last ? last->type : "");
-    Placement shape = placement;
-    shape.stripes = static_cast<std::uint32_t>(striped->areas.size());
-    if (shape.stripes > 1)
-        shape.stripe_sectors = striped->stripe_sectors;
-    if (!shape.policy)
-        shape.policy = allocation_policy(group, &volume);
-    const std::uint64_t present = volume.extent_count();
-    std::vector<Segment> added =
-        TRY(allocate(group, shape, static_cast<std::uint32_t>(present), TRY(round_up(extents, shape.stripes)), volume.segments));
-    std::ranges::move(added, std::back_inserter(volume.segments));
-    join_segments(volume.segments);
-    return {};
-}
 
 // LVM's own limits.
 constexpr std::uint64_t max_metadata_bytes = std::uint64_t(255) * ((1 << 14) - 64) * 4096;  // 15.875 GiB
@@ -233,21 +156,6 @@ LogicalVolume* find_spare(VolumeGroup& group) {
     return found == group.logical_volumes.end() ? nullptr : &*found;
 }
 
-// "lvolN" with the first number above those that are there.
-std::string free_lvol_name(const VolumeGroup& group) {
-    std::int64_t highest = -1;
-    for (const LogicalVolume& volume : group.logical_volumes) {
-        std::string_view name = volume.name;
-        if (!name.starts_with("lvol"))
-            continue;
-        name.remove_prefix(4);
-        std::uint32_t number = 0;
-        if (std::from_chars(name.data(), name.data() + name.size(), number).ec == std::errc())
-            highest = std::max<std::int64_t>(highest, number);
-    }
-    return fmt::format("lvol{}", highest + 1);
-}
-
 // Makes the spare as large as `extents`, within its limit.
 Result<void> grow_spare(VolumeGroup& group, std::uint32_t extents, const Stamp& created, const Placement& placement) {
     const std::uint64_t limit = group.extents_for(max_spare_bytes);
@@ -260,7 +168,7 @@ Result<void> grow_spare(VolumeGroup& group, std::uint32_t extents, const Stamp& 
             return {};
         return extend_striped(group, *spare, static_cast<std::uint32_t>(wanted - present), linear);
     }
-    LogicalVolume spare = make_volume(free_lvol_name(group) + "_pmspare", created, false);
+    LogicalVolume spare = make_volume(free_numbered_name(group, "lvol") + "_pmspare", created, false);
     spare.segments = TRY(allocate(group, linear, 0, wanted));
     group.logical_volumes.push_back(std::move(spare));
     return {};
@@ -331,6 +239,98 @@ Result<ThinId> add_thin(VolumeGroup& group, const NewVolume& request, std::strin
     return id;
 }
 
+Words* tags_of(VolumeGroup& group, std::string_view volume) {
+    if (volume.empty())
+        return &group.tags;
+    LogicalVolume* found = group.logical_volume(volume);
+    return found ? &found->tags : nullptr;
+}
+
+}  // namespace
+
+// --- What others use of this ------------------------------------------------------------------------------------------------
+
+Result<LogicalVolume*> find(VolumeGroup& group, std::string_view name) {
+    LogicalVolume* volume = group.logical_volume(name);
+    if (!volume)
+        return fail(ErrorKind::not_found, "group {} has no logical volume {}", group.name, name);
+    if (has(volume->status, "LOCKED") || has(volume->status, "PVMOVE"))
+        return fail(ErrorKind::refused, "{}/{} is locked: extents are being moved", group.name, name);
+    return volume;
+}
+
+Result<void> check_new(const VolumeGroup& group, const NewVolume& volume) {
+    TRY(check_volume_name(group.name, volume.name));
+    if (group.logical_volume(volume.name) || group.physical_volume(volume.name))
+        return fail(ErrorKind::exists, "group {} has a volume {} already", group.name, volume.name);
+    for (const KeptEntry& kept : group.kept)
+        if (kept.entry.section() && mentions(*kept.entry.section(), volume.name))
+            return fail(ErrorKind::exists, "group {} remembers a volume {} in '{}'", group.name, volume.name, kept.entry.key);
+    std::set<std::string_view> tags;
+    for (const std::string& tag : volume.tags) {
+        TRY(check_tag(tag));
+        if (!tags.insert(tag).second)
+            return fail(ErrorKind::usage, "the tag {} is given twice", tag);
+    }
+    if (group.max_lv != 0 && std::ranges::count_if(group.logical_volumes, &LogicalVolume::visible) >= std::int64_t(group.max_lv))
+        return fail(ErrorKind::refused, "group {} is limited to {} logical volumes", group.name, group.max_lv);
+    return {};
+}
+
+LogicalVolume make_volume(std::string name, const Stamp& created, bool visible, bool read_only) {
+    LogicalVolume volume;
+    volume.name = std::move(name);
+    volume.id = LvmId::generate();
+    volume.status = {"READ"};
+    if (!read_only)
+        volume.status.push_back("WRITE");
+    if (visible)
+        volume.status.push_back("VISIBLE");
+    volume.creation_time = created.time;
+    volume.creation_host = created.host;
+    return volume;
+}
+
+LogicalVolume make_volume(const NewVolume& request) {
+    LogicalVolume volume = make_volume(request.name, request.created, true, request.read_only);
+    volume.tags = request.tags;
+    return volume;
+}
+
+Result<void> extend_striped(VolumeGroup& group, LogicalVolume& volume, std::uint32_t extents, const Placement& placement) {
+    const Segment* last = volume.segments.empty() ? nullptr : &volume.segments.back();
+    const Striped* striped = last ? last->as<Striped>() : nullptr;
+    if (!striped)
+        return fail(ErrorKind::unsupported, "{}/{} is of type '{}', which can't be extended here", group.name, volume.name,
+                    last ? last->type : "");
+    Placement shape = placement;
+    shape.stripes = static_cast<std::uint32_t>(striped->areas.size());
+    if (shape.stripes > 1)
+        shape.stripe_sectors = striped->stripe_sectors;
+    if (!shape.policy)
+        shape.policy = allocation_policy(group, &volume);
+    const std::uint64_t present = volume.extent_count();
+    std::vector<Segment> added =
+        TRY(allocate(group, shape, static_cast<std::uint32_t>(present), TRY(round_up(extents, shape.stripes)), volume.segments));
+    std::ranges::move(added, std::back_inserter(volume.segments));
+    join_segments(volume.segments);
+    return {};
+}
+
+std::string free_numbered_name(const VolumeGroup& group, std::string_view beginning) {
+    std::int64_t highest = -1;
+    for (const LogicalVolume& volume : group.logical_volumes) {
+        std::string_view name = volume.name;
+        if (!name.starts_with(beginning))
+            continue;
+        name.remove_prefix(beginning.size());
+        std::uint32_t number = 0;
+        if (std::from_chars(name.data(), name.data() + name.size(), number).ec == std::errc())
+            highest = std::max<std::int64_t>(highest, number);
+    }
+    return fmt::format("{}{}", beginning, highest + 1);
+}
+
 void erase_volume(VolumeGroup& group, std::string_view name) {
     std::erase_if(group.logical_volumes, [name = std::string(name)](const LogicalVolume& volume) { return volume.name == name; });
 }
@@ -359,15 +359,6 @@ Result<void> cut_off(const VolumeGroup& group, LogicalVolume& volume, std::uint3
     volume.segments = std::move(segments);
     return {};
 }
-
-Words* tags_of(VolumeGroup& group, std::string_view volume) {
-    if (volume.empty())
-        return &group.tags;
-    LogicalVolume* found = group.logical_volume(volume);
-    return found ? &found->tags : nullptr;
-}
-
-}  // namespace
 
 // --- Linear and striped volumes --------------------------------------------------------------------------------------------
 

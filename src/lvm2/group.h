@@ -96,7 +96,8 @@ struct Thin {
     std::string merging_into;     // "merge": thin volume that takes this one's place at its next activation
 };
 
-// Type "snapshot" of a hidden volume "snapshotN" that ties a copy-on-write store to its origin. Recognised, never changed here.
+// Type "snapshot" of a volume "snapshotN" that ties a copy-on-write store to its origin. Users see the store in its place: LVM shows that
+// one, and hides this one, the other way round than their status words say.
 struct ClassicSnapshot {
     std::string origin;
     std::string store;  // cow_store, or merging_store while merging
@@ -339,6 +340,39 @@ Result<void> reduce_volume(VolumeGroup& group, std::string_view volume, std::uin
 Result<void> reduce_pool(VolumeGroup& group, std::string_view pool, std::uint32_t extents);
 // lvolN_pmspare; null: there is none.
 const LogicalVolume* spare_metadata(const VolumeGroup& group);
+
+struct NewClassicSnapshot {
+    NewVolume volume;  // the store, by whose name the snapshot goes
+    std::string origin;
+    std::uint32_t extents = 0;        // of the store; rounded up to a multiple of its stripes
+    std::uint32_t chunk_sectors = 8;  // a power of two, 8 .. 1024
+    Placement placement;
+};
+constexpr std::uint32_t min_snapshot_chunk_sectors = 8, max_snapshot_chunk_sectors = 1024;
+
+// Of a linear, striped or thin volume. Errors also: refused, for an origin that a snapshot is being merged into, or that is a snapshot's
+// store itself.
+Result<void> create_classic_snapshot(VolumeGroup& group, const NewClassicSnapshot& snapshot);
+// By the store's name: whoever opens the origin next merges it. What was begun stays begun.
+Result<void> begin_merge(VolumeGroup& group, std::string_view store);
+// The snapshot is gone, merged or not.
+Result<void> remove_classic_snapshot(VolumeGroup& group, std::string_view store);
+Result<void> extend_store(VolumeGroup& group, std::string_view store, std::uint32_t extents, const Placement& placement);
+
+// Who has classic snapshots and who is one, found once for many questions. Names; true as long as the group isn't changed.
+class ClassicSnapshots {
+  public:
+    explicit ClassicSnapshots(const VolumeGroup& group);
+
+    // Null: the volume isn't a store.
+    const ClassicSnapshot* of_store(std::string_view store) const;
+    // In the order of the text; null: the volume has none.
+    const std::vector<ClassicSnapshot>* of_origin(std::string_view origin) const;
+
+  private:
+    std::map<std::string, ClassicSnapshot, std::less<>> by_store_;
+    std::map<std::string, std::vector<ClassicSnapshot>, std::less<>> by_origin_;
+};
 
 // `volume` empty: the group itself. Adding a tag that is there, or removing one that isn't, is an error.
 Result<void> add_tag(VolumeGroup& group, std::string_view volume, std::string_view tag);
