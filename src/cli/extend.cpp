@@ -32,10 +32,14 @@ void define_extend(CommandLine& line) {
             return fail(ErrorKind::usage, "--size: extend makes larger only; lamella resize makes smaller");
         VolumeGroup& group = *TRY(context.open(arguments->volume.group, Access::write));
         VolumeInfo before = TRY(group.volume(request.name));
-        request.size = TRY(size_request(arguments->size, request.metadata ? before.metadata_size : before.size));
+        request.size = TRY(size_request(arguments->size, request.metadata    ? before.metadata_size
+                                                         : before.store_size ? *before.store_size
+                                                                             : before.size));
         VolumeInfo volume = TRY(group.resize(request, context.change()));
         grow_attached(context, arguments->volume, group, volume);
-        std::string size = request.metadata ? "metadata " + shown_size(volume.metadata_size) : print_size(volume.size);
+        std::string size = request.metadata    ? "metadata " + shown_size(volume.metadata_size)
+                           : volume.store_size ? "store " + print_size(*volume.store_size)
+                                               : print_size(volume.size);
         return answer_volume(context, fmt::format("volume {}: {} to {}", volume.name, context.done("extended"), size), volume);
     });
 }

@@ -94,9 +94,15 @@ std::string kind_word(const VolumeInfo& volume) {
     case VolumeKind::pool_data: return "pool data";
     case VolumeKind::pool_metadata: return "pool metadata";
     case VolumeKind::spare: return "pool spare";
+    case VolumeKind::snapshot: return "snapshot";
     case VolumeKind::other: break;
     }
     return or_dash(volume.segment_type);
+}
+
+// How full a classic snapshot's store is, as lvs has it; a word where it holds nothing any more.
+static std::string snapshot_usage(const VolumeInfo& volume) {
+    return volume.store_used || volume.snapshot_state.empty() ? shown_percent(volume.store_used, volume.store_size) : volume.snapshot_state;
 }
 
 std::string local_time(std::optional<std::int64_t> seconds) {
@@ -128,7 +134,8 @@ std::string volume_table(const std::vector<VolumeInfo>& volumes) {
             volume.visible ? volume.name : "[" + volume.name + "]",
             kind_word(volume),
             print_size(volume.size),
-            shown_percent(is_pool ? volume.data_used : volume.mapped, volume.size),
+            volume.kind == VolumeKind::snapshot ? snapshot_usage(volume)
+                                                : shown_percent(is_pool ? volume.data_used : volume.mapped, volume.size),
             shown_percent(volume.metadata_used, volume.metadata_size),
             or_dash(volume.pool),
             or_dash(volume.origin.empty() ? volume.external_origin : volume.origin),
@@ -161,6 +168,13 @@ std::string describe_volume(const VolumeInfo& volume) {
         text.line("External origin", volume.external_origin);
         text.number("Device id", volume.device_id);
         text.share("Mapped", volume.mapped, volume.size);
+    }
+    if (volume.kind == VolumeKind::snapshot) {
+        text.line("Origin", volume.origin);
+        text.line("State", or_dash(volume.snapshot_state));
+        text.size("Chunk size", volume.chunk_size);
+        text.size("Store size", volume.store_size);
+        text.share("Store used", volume.store_used, volume.store_size);
     }
     if (volume.kind == VolumeKind::thin_pool) {
         text.size("Chunk size", volume.chunk_size);

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+
 #include <nlohmann/json.hpp>
 
 #include "cli/command_line.h"
@@ -15,7 +17,8 @@ void define_remove(CommandLine& line) {
     };
     auto arguments = std::make_shared<Arguments>();
     line.describe("Remove volumes, with all that is on them",
-                  "Snapshots of a removed volume stay whole. A pool is removed only when it has no volumes left, or with all of them by "
+                  "Thin snapshots of a removed volume stay whole; classic ones go with it, and are named in the question. A pool is "
+                  "removed only when it has no volumes left, or with all of them by "
                   "--with-contents.");
     line.arguments("VOLUME", arguments->volumes, "the volumes, all of one group");
     line.flag("--with-contents", arguments->with_contents, "a pool with all of its volumes");
@@ -31,8 +34,16 @@ void define_remove(CommandLine& line) {
             names.push_back(volume.volume);
         }
         VolumeGroup& group = *TRY(context.open(volumes.front().group, Access::write));
+        const std::size_t named = names.size();
+        for (const VolumeInfo& volume : TRY(group.volumes()))
+            if (volume.kind == VolumeKind::snapshot && volume.visible && std::ranges::find(names, volume.origin) != names.end() &&
+                std::ranges::find(names, volume.name) == names.end())
+                names.push_back(volume.name);
         TRY(group.remove(names, arguments->with_contents, {.dry_run = true}));
-        TRY(context.confirm(fmt::format("Remove {} of {}{}, and lose what is on {}?", fmt::join(names, ", "), volumes.front().group.text(),
+        const std::string with_snapshots =
+            names.size() > named ? fmt::format(" with the snapshots {}", fmt::join(names.begin() + named, names.end(), ", ")) : "";
+        TRY(context.confirm(fmt::format("Remove {} of {}{}{}, and lose what is on {}?",
+                                        fmt::join(names.begin(), names.begin() + named, ", "), volumes.front().group.text(), with_snapshots,
                                         arguments->with_contents ? " with all that it contains" : "", names.size() > 1 ? "them" : "it")));
         if (!context.dry_run)
             TRY(group.remove(names, arguments->with_contents, context.change()));

@@ -38,7 +38,7 @@ void define_resize(CommandLine& line) {
         }
         VolumeGroup& group = *TRY(context.open(arguments->volume.group, Access::write));
         VolumeInfo before = TRY(group.volume(request.name));
-        request.size = TRY(size_request(arguments->size, before.size));
+        request.size = TRY(size_request(arguments->size, before.store_size ? *before.store_size : before.size));
         if (request.shrink_allowed) {
             VolumeInfo after = TRY(group.resize(request, {.dry_run = true}));
             if (after.size < before.size)

@@ -22,6 +22,8 @@ struct Arguments {
     NbdArguments nbd;
     std::uint32_t threads = 0;
     std::uint32_t no_space_timeout = 60;
+    std::uint32_t autoextend_threshold = 100;
+    std::uint32_t autoextend_percent = 20;
     std::string pid_file;
 };
 
@@ -32,6 +34,11 @@ Result<void> serve(Context& context, Arguments& arguments) {
     options.paths = arguments.group.paths;
     options.engine.read_only = arguments.read_only;
     options.engine.no_space_timeout = arguments.no_space_timeout;
+    if (arguments.autoextend_threshold < 50 || arguments.autoextend_threshold > 100 || arguments.autoextend_percent == 0 ||
+        arguments.autoextend_percent > 1000)
+        return fail(ErrorKind::usage, "--snapshot-autoextend-threshold is 50 to 100, --snapshot-autoextend-percent 1 to 1000");
+    options.engine.snapshot_autoextend_threshold = arguments.autoextend_threshold;
+    options.engine.snapshot_autoextend_percent = arguments.autoextend_percent;
     options.threads = arguments.threads;
     if (!arguments.socket.empty())
         options.nbd.unix_sockets.push_back(arguments.socket);
@@ -75,6 +82,9 @@ void define_serve(CommandLine& line) {
     line.option_size("--metadata-cache", options.engine.metadata_cache_bytes, "most memory for metadata blocks (default 32M)");
     line.option("--no-space-timeout", "SECONDS", arguments->no_space_timeout,
                 "how long writes wait in a full pool (default 60; 0: for ever)");
+    line.option("--snapshot-autoextend-threshold", "PERCENT", arguments->autoextend_threshold,
+                "when classic snapshots are fuller than this they get more room (default 100: never)");
+    line.option("--snapshot-autoextend-percent", "PERCENT", arguments->autoextend_percent, "how much more, of what they have (default 20)");
     line.option("--pid-file", "FILE", arguments->pid_file, "write the process id there while serving");
     line.runs([arguments](Context& context) -> Result<void> {
         Result<void> served = serve(context, *arguments);

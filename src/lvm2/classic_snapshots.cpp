@@ -92,14 +92,19 @@ Result<void> extend_store(VolumeGroup& group, std::string_view store, std::uint3
 ClassicSnapshots::ClassicSnapshots(const VolumeGroup& group) {
     for (const LogicalVolume& volume : group.logical_volumes)
         if (const auto* body = volume.sole<ClassicSnapshot>()) {
-            by_store_.emplace(body->store, *body);
+            by_store_.emplace(body->store, Entry{*body, volume.extent_count()});
             by_origin_[body->origin].push_back(*body);
         }
 }
 
 const ClassicSnapshot* ClassicSnapshots::of_store(std::string_view store) const {
     const auto found = by_store_.find(store);
-    return found == by_store_.end() ? nullptr : &found->second;
+    return found == by_store_.end() ? nullptr : &found->second.snapshot;
+}
+
+std::uint64_t ClassicSnapshots::extents(std::string_view store) const {
+    const auto found = by_store_.find(store);
+    return found == by_store_.end() ? 0 : found->second.extents;
 }
 
 const std::vector<ClassicSnapshot>* ClassicSnapshots::of_origin(std::string_view origin) const {

@@ -366,11 +366,17 @@ class ClassicSnapshots {
 
     // Null: the volume isn't a store.
     const ClassicSnapshot* of_store(std::string_view store) const;
+    // The snapshot's own size, that of its origin at its moment. 0: the volume isn't a store.
+    std::uint64_t extents(std::string_view store) const;
     // In the order of the text; null: the volume has none.
     const std::vector<ClassicSnapshot>* of_origin(std::string_view origin) const;
 
   private:
-    std::map<std::string, ClassicSnapshot, std::less<>> by_store_;
+    struct Entry {
+        ClassicSnapshot snapshot;
+        std::uint64_t extents;
+    };
+    std::map<std::string, Entry, std::less<>> by_store_;
     std::map<std::string, std::vector<ClassicSnapshot>, std::less<>> by_origin_;
 };
 

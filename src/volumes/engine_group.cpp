@@ -11,52 +11,13 @@
 #include "device/trial_device.h"
 #include "lvm2/allocation.h"
 #include "volumes/engine_state.h"
+#include "volumes/size_request.h"
 
 namespace lamella {
 
 namespace {
 
 constexpr std::uint64_t wiped_bytes = 4096;  // at the start of a new thick volume, as LVM wipes it
-
-Result<std::uint32_t> checked_extents(std::uint64_t extents) {
-    if (extents == 0)
-        return fail(ErrorKind::usage, "a size of nothing");
-    if (extents > UINT32_MAX)
-        return fail(ErrorKind::usage, "a size of {} extents is more than LVM2 can count", extents);
-    return static_cast<std::uint32_t>(extents);
-}
-
-// The extents that a request means. `current`: of the volume, where it exists; `origin`: bytes.
-Result<std::uint64_t> resolve(const lvm2::VolumeGroup& group, const SizeRequest& request, std::uint64_t current, bool is_thin) {
-    std::uint64_t extents = 0;
-    using Base = SizeRequest::Base;
-    std::uint64_t whole = 0;
-    switch (request.base) {
-    case Base::bytes: extents = group.extents_for(request.value); break;
-    case Base::percent_of_origin: whole = current; break;
-    case Base::percent_of_free:
-    case Base::percent_of_group:
-    case Base::percent_of_physical_volumes:
-        if (is_thin)
-            return fail(ErrorKind::usage, "a thin volume's size isn't a part of the group; give bytes");
-        if (request.base == Base::percent_of_free)
-            whole = lvm2::free_extents(group);
-        else
-            for (const lvm2::PhysicalVolume& physical : group.physical_volumes)
-                whole += physical.extent_count;
-        break;
-    }
-    if (request.base != Base::bytes)
-        extents = static_cast<std::uint64_t>(static_cast<unsigned __int128>(whole) * request.value / 10000);
-    switch (request.relation) {
-    case SizeRequest::Relation::absolute: return extents;
-    case SizeRequest::Relation::grow: return current + extents;
-    case SizeRequest::Relation::shrink: break;
-    }
-    if (extents >= current)
-        return fail(ErrorKind::usage, "nothing would be left");
-    return current - extents;
-}
 
 bool is_part_of_group(const SizeRequest& request) {
     return request.base == SizeRequest::Base::percent_of_group || request.base == SizeRequest::Base::percent_of_free ||
@@ -121,7 +82,7 @@ Result<void> add_pool(lvm2::VolumeGroup& group, const CreatePool& request, const
                                      ? *request.metadata_size
                                      : lvm2::default_metadata_bytes(data_extents * group.extent_bytes(), pool.chunk_sectors));
     };
-    std::uint64_t data = TRY(resolve(group, request.size, 0, false));
+    std::uint64_t data = TRY(resolve_size(group, request.size, 0, false));
     if (request.size.base != SizeRequest::Base::bytes) {
         // A part of the group is meant with everything that the pool needs: metadata and its spare come out of it.
         const std::uint64_t total = data;
@@ -312,8 +273,14 @@ EngineGroup::~EngineGroup() {
 }
 
 Result<void> EngineGroup::close() {
+    state_->stop_looking_after();
     std::lock_guard lock(state_->mutex);
     return state_->close_all();
+}
+
+void EngineGroup::look_after_snapshots() {
+    std::lock_guard lock(state_->mutex);
+    state_->look_after_snapshots();
 }
 
 Result<void> EngineGroup::commit() {
@@ -413,7 +380,7 @@ Result<VolumeInfo> EngineGroup::create_volume(const CreateVolume& request, Chang
     lvm2::VolumeGroup next = state_->group();
     const lvm2::NewVolume volume{request.name, request.tags, request.read_only, state_->stamp()};
     const std::string description = fmt::format("create {}", request.name);
-    const std::uint32_t extents = TRY(checked_extents(TRY(resolve(next, request.size, 0, !request.linear))));
+    const std::uint32_t extents = TRY(checked_extents(TRY(resolve_size(next, request.size, 0, !request.linear))));
     if (request.linear) {
         next = TRY(as_much_as_fits(request.size, 0, extents, std::max<std::uint32_t>(1, request.stripes),
                                    [&](std::uint32_t fewer) -> Result<lvm2::VolumeGroup> {
@@ -465,14 +432,19 @@ Result<std::vector<VolumeInfo>> EngineGroup::create_snapshots(const std::vector<
     TRY(state_->writable());
     if (requests.empty())
         return fail(ErrorKind::usage, "no origin named");
+    std::size_t classic = 0;
+    for (const CreateSnapshot& request : requests)
+        classic += request.classic || TRY(state_->find(request.origin))->sole<lvm2::Thin>() == nullptr ? 1 : 0;
+    if (classic == requests.size())
+        return state_->create_classic_snapshots(requests, options.dry_run);
+    if (classic > 0)
+        return fail(ErrorKind::unsupported, "thin and classic snapshots are not taken in one go");
     lvm2::VolumeGroup next = state_->group();
     std::vector<std::string> pools;
     std::vector<std::string> names;
     for (const CreateSnapshot& request : requests) {
         const lvm2::LogicalVolume* origin = TRY(state_->find(request.origin));
         const auto* thin = origin->sole<lvm2::Thin>();
-        if (thin == nullptr)
-            return fail(ErrorKind::unsupported, "{} is not a thin volume: only those have snapshots here", request.origin);
         if (std::find(pools.begin(), pools.end(), thin->pool) == pools.end())
             pools.push_back(thin->pool);
         std::string name = request.name;
@@ -503,12 +475,16 @@ Result<VolumeInfo> EngineGroup::resize(const ResizeVolume& request, ChangeOption
     if (request.metadata && pool == nullptr)
         return fail(ErrorKind::usage, "{} is not a thin pool: it has no metadata to resize", request.name);
 
+    if (state_->classic().of_store(request.name) != nullptr)
+        return state_->resize_store(request, options.dry_run);
+    if (state_->classic().of_origin(request.name) != nullptr)
+        TRY(state_->refuse_in_use(*volume));
     const bool is_thin = volume->sole<lvm2::Thin>() != nullptr;
     const lvm2::LogicalVolume* sized = volume;
     if (pool != nullptr)
         sized = TRY(state_->find(request.metadata ? pool->metadata_volume : pool->data_volume));
     const std::uint64_t current = sized->extent_count();
-    const std::uint32_t wanted = TRY(checked_extents(TRY(resolve(next, request.size, current, is_thin))));
+    const std::uint32_t wanted = TRY(checked_extents(TRY(resolve_size(next, request.size, current, is_thin))));
     if (wanted == current)
         return state_->describe(request.name);
     if (wanted < current) {
@@ -595,8 +571,15 @@ Result<void> EngineGroup::remove(const std::vector<std::string>& names, bool wit
     for (const std::string& name : names) {
         const lvm2::LogicalVolume* volume = TRY(state_->find(name));
         TRY(state_->refuse_in_use(*volume));
-        if (!volume->visible())
+        if (const auto* snapshot = state_->classic().of_store(name); snapshot != nullptr && snapshot->merging)
+            return fail(ErrorKind::refused, "{} is being merged into {}", name, snapshot->origin);
+        if (!state_->shown(*volume))
             return fail(ErrorKind::refused, "{} is a hidden part of something else", name);
+        if (const auto* snapshots = state_->classic().of_origin(name))
+            for (const lvm2::ClassicSnapshot& snapshot : *snapshots)
+                if (std::find(names.begin(), names.end(), snapshot.store) == names.end())
+                    return fail(ErrorKind::refused, "{} has the classic snapshot {}, which would be lost with it: remove both", name,
+                                snapshot.store);
         for (const lvm2::LogicalVolume& other : state_->group().logical_volumes) {
             const auto* thin = other.sole<lvm2::Thin>();
             if (thin == nullptr || std::find(names.begin(), names.end(), other.name) != names.end())
@@ -613,20 +596,29 @@ Result<void> EngineGroup::remove(const std::vector<std::string>& names, bool wit
     if (options.dry_run) {
         lvm2::VolumeGroup trial = state_->group();
         for (const std::string& name : names)
-            if (trial.logical_volume(name)->sole<lvm2::ThinPool>() == nullptr)
+            if (state_->classic().of_store(name) != nullptr)
+                TRY(lvm2::remove_classic_snapshot(trial, name));
+        for (const std::string& name : names)
+            if (state_->classic().of_store(name) != nullptr)
+                continue;
+            else if (trial.logical_volume(name)->sole<lvm2::ThinPool>() == nullptr)
                 TRY(lvm2::remove_volume(trial, name));
         return {};
     }
-    // Thin volumes first, a pool at a time; pools last.
-    std::vector<std::string> thick, pools;
+    // Classic snapshots first, then thin volumes, a pool at a time; pools last.
+    std::vector<std::string> snapshots, thick, pools;
     std::map<std::string, std::vector<std::string>> thin;
     for (const std::string& name : names) {
         const lvm2::LogicalVolume* volume = state_->group().logical_volume(name);
-        if (const auto* body = volume->sole<lvm2::Thin>())
+        if (state_->classic().of_store(name) != nullptr)
+            snapshots.push_back(name);
+        else if (const auto* body = volume->sole<lvm2::Thin>())
             thin[body->pool].push_back(name);
         else
             (volume->sole<lvm2::ThinPool>() != nullptr ? pools : thick).push_back(name);
     }
+    if (!snapshots.empty())
+        TRY(state_->remove_classic_snapshots(snapshots));
     for (const auto& [pool, volumes] : thin) {
         lvm2::VolumeGroup next = state_->group();
         for (const std::string& name : volumes)
@@ -659,9 +651,13 @@ Result<VolumeInfo> EngineGroup::rollback(const std::string& name, const std::str
     TRY(state_->writable());
     const lvm2::LogicalVolume* volume = TRY(state_->find(name));
     const lvm2::LogicalVolume* source = TRY(state_->find(snapshot));
+    if (state_->classic().of_store(snapshot) != nullptr) {
+        TRY(state_->merge_classic_snapshot(name, snapshot, options.dry_run));
+        return state_->describe(name);
+    }
     const auto* thin = source->sole<lvm2::Thin>();
     if (thin == nullptr || volume->sole<lvm2::Thin>() == nullptr)
-        return fail(ErrorKind::unsupported, "{} and {} are not both thin volumes", name, snapshot);
+        return fail(ErrorKind::usage, "{} is not a snapshot of {}", snapshot, name);
     if (thin->origin != name)
         return fail(ErrorKind::usage, "{} is not a snapshot of {}", snapshot, name);
     TRY(state_->refuse_in_use(*volume));
@@ -714,6 +710,13 @@ Result<std::string> EngineGroup::status_line(const std::string& name) {
         return fmt::format("0 {} thin {} {}", sectors, details.mapped_blocks * pool->data_block_sectors(),
                            highest ? fmt::to_string(*highest) : "-");
     }
+    if (state_->classic().of_store(name) != nullptr) {
+        const cow::SnapshotStatus status = TRY(state_->snapshot_status(*volume));
+        return fmt::format("0 {} {} {}", state_->served_size(*volume) / sector_bytes, status.merging ? "snapshot-merge" : "snapshot",
+                           status.line());
+    }
+    if (state_->classic().of_origin(name) != nullptr)
+        return fmt::format("0 {} snapshot-origin ", sectors);
     const auto* striped = volume->segments.empty() ? nullptr : volume->segments[0].as<lvm2::Striped>();
     if (striped == nullptr)
         return fail(ErrorKind::unsupported, "{}: {}", name, state_->why_refused(*volume));
@@ -736,6 +739,12 @@ Result<std::string> EngineGroup::table_line(const std::string& name) {
             line += " " + lvm2::dm_name(group.name, thin->external_origin);
         return line;
     }
+    if (const lvm2::ClassicSnapshot* snapshot = state_->classic().of_store(name))
+        return fmt::format("0 {} {} {} {} P {}", state_->served_size(*volume) / sector_bytes,
+                           snapshot->merging ? "snapshot-merge" : "snapshot", lvm2::dm_name(group.name, snapshot->origin, "real"),
+                           lvm2::dm_name(group.name, name, "cow"), snapshot->chunk_sectors);
+    if (state_->classic().of_origin(name) != nullptr)
+        return fmt::format("0 {} snapshot-origin {}", sectors, lvm2::dm_name(group.name, name, "real"));
     std::string lines;
     for (const lvm2::Segment& segment : volume->segments) {
         const auto* striped = segment.as<lvm2::Striped>();
@@ -773,8 +782,11 @@ Result<void> EngineGroup::restore_text(const std::string& text, bool force, Chan
     if (parsed.group.id != group.id)
         return fail(ErrorKind::refused, "the backup is of group {} ({}), this is {} ({})", parsed.group.name, parsed.group.id.dashed(),
                     group.name, group.id.dashed());
-    for (const lvm2::LogicalVolume& volume : group.logical_volumes)
+    for (const lvm2::LogicalVolume& volume : group.logical_volumes) {
         TRY(state_->refuse_in_use(volume));
+        if (const auto* snapshot = volume.sole<lvm2::ClassicSnapshot>(); snapshot != nullptr && snapshot->merging)
+            return fail(ErrorKind::refused, "{} is being merged into {}", snapshot->store, snapshot->origin);
+    }
     // As vgcfgrestore: a pool's own metadata isn't in the backup, and may have gone on since.
     for (const lvm2::LogicalVolume& volume : parsed.group.logical_volumes)
         if (volume.sole<lvm2::ThinPool>() != nullptr && !force)
@@ -826,7 +838,7 @@ class GroupExports final : public ExportSource {
         std::vector<ExportInfo> all;
         for (const lvm2::LogicalVolume& volume : state_.group().logical_volumes)
             if (offered(volume))
-                all.push_back({volume.name, describe(volume), state_.group().size_bytes(volume)});
+                all.push_back({volume.name, describe(volume), state_.served_size(volume)});
         return all;
     }
 
@@ -835,7 +847,7 @@ class GroupExports final : public ExportSource {
         const lvm2::LogicalVolume* volume = TRY(state_.find(name));
         if (!offered(*volume)) {
             const std::string reason = state_.why_refused(*volume);
-            if (volume->visible() && !reason.empty())
+            if (state_.shown(*volume) && !reason.empty())
                 return fail(ErrorKind::unsupported, "{}: {}", name, reason);
             return fail(ErrorKind::not_found, "{} is not exported", name);
         }
@@ -846,11 +858,13 @@ class GroupExports final : public ExportSource {
 
   private:
     bool offered(const lvm2::LogicalVolume& volume) const {
-        if (!volume.visible() || !state_.why_refused(volume).empty())
+        if (!state_.shown(volume) || !state_.why_refused(volume).empty())
             return false;
         return only_.empty() || std::find(only_.begin(), only_.end(), volume.name) != only_.end();
     }
     std::string describe(const lvm2::LogicalVolume& volume) const {
+        if (const lvm2::ClassicSnapshot* snapshot = state_.classic().of_store(volume.name))
+            return fmt::format("classic snapshot of {} in group {}", snapshot->origin, state_.group().name);
         const auto* thin = volume.sole<lvm2::Thin>();
         if (thin == nullptr)
             return fmt::format("{} volume of group {}",
@@ -868,6 +882,10 @@ class GroupExports final : public ExportSource {
 }  // namespace
 
 std::unique_ptr<ExportSource> EngineGroup::exports(std::vector<std::string> only) {
+    if (!state_->options.read_only) {
+        std::lock_guard lock(state_->mutex);
+        state_->resume_merges();
+    }
     return std::make_unique<GroupExports>(*state_, std::move(only));
 }
 

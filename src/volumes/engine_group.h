@@ -24,6 +24,10 @@ struct EngineOptions {
     std::filesystem::path archive_directory;
     // How long writes wait for room in a full pool before they fail; 0: without limit. Seconds.
     unsigned no_space_timeout = 60;
+    // While the group is open for writing: a classic snapshot whose store is fuller than this many percent gets so many percent more room,
+    // as LVM's activation/snapshot_autoextend_threshold and _percent. 100: never.
+    unsigned snapshot_autoextend_threshold = 100;
+    unsigned snapshot_autoextend_percent = 20;
     // Where pools run instead of on threads of their own: a queue that the caller steps (simulations).
     IoQueue* queue = nullptr;
 };
@@ -61,6 +65,10 @@ class EngineGroup final : public VolumeGroup {
 
     // For a server: the volumes that can be served, all or the named ones. The group outlives it.
     std::unique_ptr<ExportSource> exports(std::vector<std::string> only = {});
+
+    // Ends merges that are done, and gives classic snapshots more room where they need it. A thread of the group's own calls it while there
+    // is anything to look after, unless EngineOptions::queue is set: then it is for the caller.
+    void look_after_snapshots();
 
     // Everything written so far to any volume is durable.
     Result<void> commit();

@@ -102,6 +102,10 @@ Result<void> EngineGroup::State::close_pool(const lvm2::LogicalVolume& volume) {
 Result<void> EngineGroup::State::close_all() {
     volumes_.clear();
     Result<void> result;
+    for (auto& [id, origin] : merges_)
+        if (auto stopped = origin->origin->stop_merge(); !stopped && result)
+            result = stopped;
+    merges_.clear();
     for (auto& [id, pool] : pools_)
         if (auto closed = pool.pool->close(); !closed && result)
             result = closed;
@@ -304,25 +308,23 @@ std::string EngineGroup::State::finding_about(std::string_view name) const {
     return {};
 }
 
-const std::set<std::string, std::less<>>& EngineGroup::State::classic_parts() const {
-    if (classic_parts_of_ != group().seqno) {
-        classic_parts_.clear();
-        for (const lvm2::LogicalVolume& volume : group().logical_volumes)
-            if (const auto* snapshot = volume.sole<lvm2::ClassicSnapshot>()) {
-                classic_parts_.insert(snapshot->origin);
-                classic_parts_.insert(snapshot->store);
-            }
-        classic_parts_of_ = group().seqno;
-    }
-    return classic_parts_;
-}
-
 std::string EngineGroup::State::why_refused(const lvm2::LogicalVolume& volume) const {
     for (const lvm2::Segment& segment : volume.segments)
         if (segment.as<lvm2::Opaque>() != nullptr || segment.as<lvm2::ClassicSnapshot>() != nullptr)
             return fmt::format("segment type {} is not served", segment.type);
-    if (classic_parts().contains(volume.name))
-        return "it is part of a classic snapshot, which is not served";
+    if (const lvm2::ClassicSnapshot* snapshot = classic().of_store(volume.name)) {
+        if (snapshot->merging)
+            return fmt::format("it is being merged into {}", snapshot->origin);
+        const lvm2::LogicalVolume* origin = group().logical_volume(snapshot->origin);
+        if (origin == nullptr)
+            return fmt::format("its origin {} is missing", snapshot->origin);
+        if (std::string reason = why_refused(*origin); !reason.empty())
+            return fmt::format("its origin {}: {}", snapshot->origin, reason);
+    }
+    if (const auto* snapshots = classic().of_origin(volume.name); snapshots != nullptr && options.read_only)
+        for (const lvm2::ClassicSnapshot& snapshot : *snapshots)
+            if (snapshot.merging)
+                return fmt::format("{} is being merged into it, which needs the group open for writing", snapshot.store);
     if (volume.sole<lvm2::ThinPool>() != nullptr)
         return "a pool is not served, only its volumes are";
     if (store.findings().empty())
@@ -349,6 +351,27 @@ Result<std::shared_ptr<EngineGroup::State::OpenVolume>> EngineGroup::State::open
     }
     if (const std::string reason = why_refused(volume); !reason.empty())
         return fail(ErrorKind::unsupported, "{}: {}", volume.name, reason);
+    std::shared_ptr<OpenVolume> opened;
+    const lvm2::ClassicSnapshot* snapshot = classic().of_store(volume.name);
+    const bool has_snapshots = classic().of_origin(volume.name) != nullptr;
+    // Read-only, an origin never has to copy. Written to, a thick volume may get snapshots while it is in use.
+    if (snapshot != nullptr) {
+        opened = std::make_shared<OpenVolume>();
+        opened->origin = TRY_WITHIN(volume.name, open_origin(*TRY(find(snapshot->origin))));
+        opened->device = opened->origin->stores.at(volume.id).snapshot;
+    } else if (!options.read_only && (has_snapshots || volume.sole<lvm2::Thin>() == nullptr)) {
+        opened = std::make_shared<OpenVolume>();
+        opened->origin = TRY(open_origin(volume));
+        opened->device = opened->origin->origin;
+    } else {
+        opened = TRY(open_real(volume));
+    }
+    opened->users = 1;
+    volumes_.emplace(volume.id, opened);
+    return opened;
+}
+
+Result<std::shared_ptr<EngineGroup::State::OpenVolume>> EngineGroup::State::open_real(const lvm2::LogicalVolume& volume) {
     auto opened = std::make_shared<OpenVolume>();
     if (const auto* thin = volume.sole<lvm2::Thin>()) {
         thin::ThinPool* from = TRY(pool(thin->pool));
@@ -361,8 +384,6 @@ Result<std::shared_ptr<EngineGroup::State::OpenVolume>> EngineGroup::State::open
     } else {
         opened->device = TRY(map(volume.name));
     }
-    opened->users = 1;
-    volumes_.emplace(volume.id, opened);
     return opened;
 }
 
@@ -373,6 +394,7 @@ void EngineGroup::State::drop_volume(const LvmId& id) {
     std::shared_ptr<OpenVolume> last = std::move(open->second);
     volumes_.erase(open);
     last->device.reset();
+    last->origin.reset();
     if (last->external_origin == nullptr)
         return;
     for (const auto& [origin_id, origin] : volumes_)
@@ -389,12 +411,18 @@ Result<void> EngineGroup::State::refuse_in_use(const lvm2::LogicalVolume& volume
 }
 
 Result<void> EngineGroup::State::refresh_volume(const lvm2::LogicalVolume& volume) {
-    auto open = volumes_.find(volume.id);
-    if (open == volumes_.end())
-        return {};
-    if (auto* thin = dynamic_cast<thin::ThinVolume*>(open->second->device.get()))
+    if (const lvm2::ClassicSnapshot* snapshot = classic().of_store(volume.name)) {
+        const auto origin = opened_origin(snapshot->origin);
+        return origin != nullptr ? origin->stores.at(volume.id).device->update(group(), volume, find_device()) : Result<void>();
+    }
+    BlockDevice* device = nullptr;
+    if (const auto origin = opened_origin(volume.name))
+        device = origin->real->device.get();
+    else if (auto open = volumes_.find(volume.id); open != volumes_.end())
+        device = open->second->device.get();
+    if (auto* thin = dynamic_cast<thin::ThinVolume*>(device))
         thin->resize(group().size_bytes(volume));
-    else if (auto* mapped = dynamic_cast<mapper::VolumeDevice*>(open->second->device.get()))
+    else if (auto* mapped = dynamic_cast<mapper::VolumeDevice*>(device))
         TRY(mapped->update(group(), volume, find_device()));
     return {};
 }
@@ -407,6 +435,12 @@ VolumeInfo EngineGroup::State::describe(const lvm2::VolumeGroup& from, const lvm
     info.id = volume.id.dashed();
     info.size = from.size_bytes(volume);
     info.visible = volume.visible();
+    const bool is_now = &from == &group();
+    const std::optional<lvm2::ClassicSnapshots> of_trial = is_now ? std::nullopt : std::optional<lvm2::ClassicSnapshots>(from);
+    if (volume.sole<lvm2::ClassicSnapshot>() != nullptr) {
+        info.visible = false;
+        info.segment_type = "snapshot";
+    }
     info.read_only = !volume.writable();
     info.skip_activation = volume.skips_activation();
     info.tags = volume.tags;
@@ -471,6 +505,25 @@ VolumeInfo EngineGroup::State::describe(const lvm2::VolumeGroup& from, const lvm
             case thin::PoolMode::fail: info.pool_mode = "Fail"; break;
             }
         }
+    }
+    const lvm2::ClassicSnapshots& snapshots = is_now ? classic() : *of_trial;
+    if (const lvm2::ClassicSnapshot* snapshot = snapshots.of_store(volume.name)) {
+        info.kind = VolumeKind::snapshot;
+        info.segment_type = "snapshot";
+        info.visible = !snapshot->merging;
+        info.origin = snapshot->origin;
+        info.chunk_size = snapshot->chunk_sectors * sector_bytes;
+        info.store_size = info.size;
+        info.size = snapshots.extents(volume.name) * from.extent_bytes();
+        if (is_now)
+            if (const auto status = snapshot_status(volume)) {
+                info.snapshot_state =
+                    status->condition == cow::SnapshotCondition::active ? snapshot->merging ? "merging" : "active" : status->line();
+                if (status->condition == cow::SnapshotCondition::active || status->condition == cow::SnapshotCondition::merge_failed) {
+                    info.store_used = status->usage.allocated * sector_bytes;
+                    info.store_metadata = status->usage.metadata * sector_bytes;
+                }
+            }
     }
     if (auto open = volumes_.find(volume.id); open != volumes_.end())
         info.open_count = open->second->users;

@@ -4,15 +4,17 @@
 // lock; only the engine's own files include this.
 #pragma once
 
+#include <condition_variable>
 #include <map>
 #include <memory>
 #include <mutex>
-#include <set>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <unordered_map>
 #include <vector>
 
+#include "cow/origin.h"
 #include "device/block_device.h"
 #include "lvm2/store.h"
 #include "mapper/volume_device.h"
@@ -74,8 +76,10 @@ class EngineGroup::State {
 
     // --- Volumes ---
     // A volume in use by exports.
+    struct OpenOrigin;
     struct OpenVolume {
         std::shared_ptr<OpenVolume> external_origin;
+        std::shared_ptr<OpenOrigin> origin;  // of a volume with classic snapshots, and of each of those
         std::shared_ptr<BlockDevice> device;
         std::uint32_t users = 0;
     };
@@ -85,6 +89,36 @@ class EngineGroup::State {
     bool in_use(const lvm2::LogicalVolume& volume) const { return volumes_.contains(volume.id); }
     Result<void> refuse_in_use(const lvm2::LogicalVolume& volume) const;
     Result<void> refresh_volume(const lvm2::LogicalVolume& volume);
+
+    // --- Classic snapshots: engine_snapshots.cpp ---
+    // A volume with its classic snapshots: as soon as one of them is in use all are, because a write to the origin concerns each.
+    struct OpenOrigin {
+        struct Store {
+            std::unique_ptr<mapper::VolumeDevice> device;
+            std::shared_ptr<cow::Snapshot> snapshot;
+            std::uint64_t no_room_at = 0;  // the seqno at which there was none to extend it
+        };
+        std::shared_ptr<OpenVolume> real;
+        std::shared_ptr<cow::Origin> origin;
+        std::map<LvmId, Store> stores;
+    };
+    const lvm2::ClassicSnapshots& classic() const;
+    // Whether users see the volume. LVM's own words for classic snapshots are the wrong way round.
+    bool shown(const lvm2::LogicalVolume& volume) const;
+    // Bytes that a client sees.
+    std::uint64_t served_size(const lvm2::LogicalVolume& volume) const;
+    // All or none.
+    Result<std::vector<VolumeInfo>> create_classic_snapshots(const std::vector<CreateSnapshot>& requests, bool dry_run);
+    Result<VolumeInfo> resize_store(const ResizeVolume& request, bool dry_run);
+    Result<void> remove_classic_snapshots(const std::vector<std::string>& names);
+    // How far a store is filled, in use or not.
+    Result<cow::SnapshotStatus> snapshot_status(const lvm2::LogicalVolume& store) const;
+    Result<void> merge_classic_snapshot(const std::string& name, const std::string& snapshot, bool dry_run);
+    // Goes on with what the text says is being merged.
+    void resume_merges();
+    void look_after_snapshots();
+    // Without the lock.
+    void stop_looking_after();
 
     // --- Descriptions ---
     VolumeInfo describe(const lvm2::VolumeGroup& from, const lvm2::LogicalVolume& volume, const PoolView* view) const;
@@ -100,11 +134,26 @@ class EngineGroup::State {
     thin::ThinPoolOptions pool_options(const lvm2::LogicalVolume& pool) const;
 
     std::string finding_about(std::string_view name) const;
-    // Names of volumes that are origin or store of a classic snapshot.
-    const std::set<std::string, std::less<>>& classic_parts() const;
+    // The device of a volume itself, without what its classic snapshots make of it.
+    Result<std::shared_ptr<OpenVolume>> open_real(const lvm2::LogicalVolume& volume);
+    Result<std::shared_ptr<OpenOrigin>> open_origin(const lvm2::LogicalVolume& volume);
+    Result<void> open_store(OpenOrigin& open, const lvm2::VolumeGroup& from, const lvm2::ClassicSnapshots& snapshots,
+                            const lvm2::ClassicSnapshot& snapshot);
+    Result<void> start_merge(const std::string& origin);
+    std::shared_ptr<OpenOrigin> opened_origin(const std::string& name) const;
+    void finish_merge(const LvmId& origin);
+    void extend_where_needed(OpenOrigin& open);
+    void look_after_from_now_on();
+    void note(std::string finding);
 
-    mutable std::set<std::string, std::less<>> classic_parts_;
-    mutable std::uint64_t classic_parts_of_ = UINT64_MAX;  // the seqno that they were gathered at
+    mutable std::optional<lvm2::ClassicSnapshots> classic_;
+    mutable std::uint64_t classic_of_ = UINT64_MAX;  // the seqno that they were gathered at
+    std::map<LvmId, std::weak_ptr<OpenOrigin>> origins_;
+    // Origins that a snapshot is being merged into are open until that is done.
+    std::map<LvmId, std::shared_ptr<OpenOrigin>> merges_;
+    std::thread looking_after_;
+    std::condition_variable look_again_;
+    bool stop_looking_ = false;
 
     std::map<LvmId, Pool> pools_;
     std::map<LvmId, std::shared_ptr<OpenVolume>> volumes_;

@@ -71,10 +71,10 @@ struct Fields<CreatePool> {
 template <>
 struct Fields<CreateSnapshot> {
     static constexpr std::tuple list{
-        Field{"origin", &CreateSnapshot::origin},
-        Field{"name", &CreateSnapshot::name},
-        Field{"read_only", &CreateSnapshot::read_only},
-        Field{"tags", &CreateSnapshot::tags},
+        Field{"origin", &CreateSnapshot::origin},         Field{"name", &CreateSnapshot::name},
+        Field{"read_only", &CreateSnapshot::read_only},   Field{"tags", &CreateSnapshot::tags},
+        Field{"classic", &CreateSnapshot::classic},       Field{"size", &CreateSnapshot::size},
+        Field{"chunk_size", &CreateSnapshot::chunk_size},
     };
 };
 
@@ -137,6 +137,10 @@ struct Fields<VolumeInfo> {
         Field{"error_when_full", &VolumeInfo::error_when_full},
         Field{"pool_mode", &VolumeInfo::pool_mode},
         Field{"needs_check", &VolumeInfo::needs_check},
+        Field{"store_size", &VolumeInfo::store_size},
+        Field{"store_used", &VolumeInfo::store_used},
+        Field{"store_metadata", &VolumeInfo::store_metadata},
+        Field{"snapshot_state", &VolumeInfo::snapshot_state},
         Field{"open_count", &VolumeInfo::open_count},
         Field{"refused", &VolumeInfo::refused},
     };
@@ -202,6 +206,7 @@ struct Words<VolumeKind> {
         std::pair{VolumeKind::thin_pool, "thin_pool"}, std::pair{VolumeKind::thin, "thin"},
         std::pair{VolumeKind::pool_data, "pool_data"}, std::pair{VolumeKind::pool_metadata, "pool_metadata"},
         std::pair{VolumeKind::spare, "spare"},         std::pair{VolumeKind::other, "other"},
+        std::pair{VolumeKind::snapshot, "snapshot"},
     };
 };
 

@@ -20,6 +20,7 @@ enum class VolumeKind {
     striped,
     thin_pool,
     thin,           // a thin volume or thin snapshot
+    snapshot,       // a classic snapshot, by the name of its store
     pool_data,      // hidden: POOL_tdata
     pool_metadata,  // hidden: POOL_tmeta
     spare,          // hidden: lvolN_pmspare
@@ -62,6 +63,13 @@ struct VolumeInfo {
     bool error_when_full = false;
     std::string pool_mode;  // as the kernel's status line: "rw", "ro", "out_of_data_space", "Fail"; empty when unknown
     bool needs_check = false;
+
+    // Classic snapshots. `size` is what a client sees, the origin's size at the snapshot's time.
+    std::optional<std::uint64_t> store_size;
+    std::optional<std::uint64_t> store_used;      // with the store's own metadata; as dm-snapshot's status line
+    std::optional<std::uint64_t> store_metadata;  // while merging: done when store_used has come down to this
+    // "active", "merging", "Invalid", "Overflow", "Merge failed"; empty when unknown.
+    std::string snapshot_state;
 
     // Being served: connections that have it open.
     std::uint32_t open_count = 0;
@@ -136,6 +144,11 @@ struct CreateSnapshot {
     std::string name;  // empty: the origin's name with "-s" and the lowest free number
     bool read_only = false;
     std::vector<std::string> tags;
+    // A classic one, with a store of its own: what linear and striped volumes have anyway, and thin ones on demand.
+    bool classic = false;
+    SizeRequest size{SizeRequest::Base::percent_of_origin, SizeRequest::Relation::absolute,
+                     2000};           // of the store; cut to the largest useful
+    std::uint64_t chunk_size = 4096;  // of the store; a power of two
 };
 
 struct ResizeVolume {
@@ -180,7 +193,9 @@ class VolumeGroup {
                                            const std::vector<std::string>& remove, ChangeOptions options) = 0;
     // A pool goes only when it has no volumes left, or `with_contents`.
     virtual Result<void> remove(const std::vector<std::string>& names, bool with_contents, ChangeOptions options) = 0;
-    // The content of `snapshot` becomes that of `name`; the snapshot is gone afterwards, as after LVM's merge.
+    // The content of `snapshot` becomes that of `name`; the snapshot is gone afterwards, as after LVM's merge. A classic snapshot is
+    // merged in the background, while `name` can be used already: volume(snapshot) tells how far that is, until it isn't found any more.
+    // A merge that was broken off goes on.
     virtual Result<VolumeInfo> rollback(const std::string& name, const std::string& snapshot, ChangeOptions options) = 0;
 
     // A pool's metadata snapshot. Reserving returns its block number.
