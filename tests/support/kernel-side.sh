@@ -6,7 +6,8 @@
 source "${support:?}/checks.sh"
 
 # The volumes of a group that hold users' data, pools and their parts left out.
-volumes_of() { lvs --noheadings -o lv_name -S 'segtype!=thin-pool' "$1" | sed 's/ //g' | sort; }
+# Once each: lvs says a volume of several segments as often.
+volumes_of() { lvs --noheadings -o lv_name -S 'segtype!=thin-pool' "$1" | sed 's/ //g' | sort -u; }
 
 activate() { vgchange -qq -ay -K "$1"; }
 deactivate() { vgchange -qq -an "$1"; }
