@@ -106,7 +106,7 @@ Result<void> check_not_opaque(const VolumeGroup& group, const LogicalVolume& vol
 }
 
 // Errors: refused, when another volume stands on this one. The pool of a thin volume, and thin origins, are no such use.
-Result<void> check_not_used(const VolumeGroup& group, const LogicalVolume& volume) {
+Result<void> check_not_used(const VolumeGroup& group, const LogicalVolume& volume, bool origins_too = true) {
     const auto refuse = [&](std::string_view how, const LogicalVolume& user) {
         return fail(ErrorKind::refused, "{}/{} is {} {}", group.name, volume.name, how, user.name);
     };
@@ -122,7 +122,7 @@ Result<void> check_not_used(const VolumeGroup& group, const LogicalVolume& volum
                 if (thin->external_origin == volume.name)
                     return refuse("the external origin of", other);
             } else if (const ClassicSnapshot* snapshot = segment.as<ClassicSnapshot>()) {
-                if (snapshot->origin == volume.name)
+                if (snapshot->origin == volume.name && origins_too)
                     return refuse("the origin of the classic snapshot", *group.logical_volume(snapshot->store));
                 if (snapshot->store == volume.name)
                     return fail(ErrorKind::refused, "{}/{} is a classic snapshot of {}", group.name, volume.name, snapshot->origin);
@@ -372,7 +372,7 @@ Result<void> create_volume(VolumeGroup& group, const NewVolume& request, std::ui
 
 Result<void> extend_volume(VolumeGroup& group, std::string_view name, std::uint32_t extents, const Placement& placement) {
     LogicalVolume* volume = TRY(find(group, name));
-    TRY(check_not_used(group, *volume));
+    TRY(check_not_used(group, *volume, false));  // what grows at its end is nothing to its classic snapshots
     if (volume->sole<Thin>())
         return fail(ErrorKind::usage, "{}/{} is a thin volume: it is resized, not extended", group.name, name);
     ThinPool* pool = volume->sole<ThinPool>();

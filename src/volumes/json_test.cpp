@@ -29,7 +29,9 @@ TEST(Json, Requests) {
     expect_round_trip(CreatePool{"n", some_size(), 1, 2, 3, 4, false, true, "ignore", {"t"}},
                       R"({"name":"n","size":{"base":"percent_of_free","relation":"grow","value":12345},"chunk_size":1,"metadata_size":2,)"
                       R"("stripes":3,"stripe_size":4,"zero_new_blocks":false,"error_when_full":true,"discards":"ignore","tags":["t"]})");
-    expect_round_trip(CreateSnapshot{"o", "n", true, {}}, R"({"origin":"o","name":"n","read_only":true,"tags":[]})");
+    expect_round_trip(
+        CreateSnapshot{"o", "n", true, {}, true, some_size(), 17},
+        R"({"origin":"o","name":"n","read_only":true,"tags":[],"classic":true,"size":{"base":"percent_of_free","relation":"grow","value":12345},"chunk_size":17})");
     expect_round_trip(
         ResizeVolume{"n", some_size(), true, true},
         R"({"name":"n","size":{"base":"percent_of_free","relation":"grow","value":12345},"metadata":true,"shrink_allowed":true})");
@@ -47,13 +49,15 @@ TEST(Json, VolumeInfo) {
                       9,    10,      11,
                       12,   "d",     false,
                       true, "m",     true,
-                      13,   "r"};
+                      14,   15,      16,
+                      "x",  13,      "r"};
     expect_round_trip(volume,
                       R"({"name":"n","id":"i","kind":"thin_pool","segment_type":"s","size":1,"visible":false,"read_only":true,)"
                       R"("skip_activation":true,"tags":["t"],"creation_time":-2,"creation_host":"h","stripes":3,"stripe_size":4,)"
                       R"("physical_volumes":["pv0"],"pool":"p","origin":"o","external_origin":"e","device_id":5,"mapped":6,)"
                       R"("transaction_id":7,"chunk_size":8,"data_used":9,"metadata_size":10,"metadata_used":11,"metadata_snapshot":12,)"
                       R"("discards":"d","zero_new_blocks":false,"error_when_full":true,"pool_mode":"m","needs_check":true,)"
+                      R"("store_size":14,"store_used":15,"store_metadata":16,"snapshot_state":"x",)"
                       R"("open_count":13,"refused":"r"})");
 }
 

@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Classic snapshots of a group. Stores, copies and merges by themselves are tested in src/cow; the text in src/lvm2; both with a real
+// kernel in tests/kernel.
+#include <algorithm>
+#include <thread>
+
+#include <gtest/gtest.h>
+
+#include "device/test_support.h"
+#include "volumes/engine_group.h"
+
+namespace lamella {
+namespace {
+
+constexpr std::uint64_t mib = 1 << 20;
+using Base = SizeRequest::Base;
+
+class EngineSnapshotsTest : public testing::Test {
+  protected:
+    void SetUp() override {
+        options.archive_directory = folder.file("archive");
+        CreateGroup request;
+        request.paths = {folder.file("vms.img")};
+        request.size = 256 * mib;
+        request.pool.emplace();
+        request.pool->name = "pool";
+        request.pool->size = {.base = Base::bytes, .value = 32 * mib};
+        ASSERT_TRUE(EngineGroup::create(request, {}));
+        reopen();
+        ASSERT_TRUE(group->create_volume({.name = "thick", .size = {.value = 32 * mib}, .linear = true}, {}));
+        ASSERT_TRUE(group->create_volume({.name = "thin", .size = {.value = 16 * mib}, .pool = "pool"}, {}));
+    }
+    void TearDown() override { close(); }
+
+    void close() {
+        exported.clear();
+        source.reset();
+        if (group != nullptr)
+            EXPECT_TRUE(group->close());
+        group.reset();
+    }
+    void reopen() {
+        close();
+        auto opened = EngineGroup::open({folder.file("vms.img")}, options);
+        ASSERT_TRUE(opened) << opened.error().message();
+        group = std::move(*opened);
+        ASSERT_TRUE(group->info()->findings.empty()) << group->info()->findings[0];
+    }
+    // In use until release().
+    BlockDevice& use(const std::string& name) {
+        if (source == nullptr)
+            source = group->exports();
+        if (!exported.contains(name)) {
+            auto opened = source->open(name, false);
+            EXPECT_TRUE(opened) << opened.error().message();
+            exported.emplace(name, std::move(*opened));
+        }
+        return exported.at(name)->device();
+    }
+    void release() { exported.clear(); }
+
+    void fill(const std::string& name, std::uint64_t offset, std::uint64_t length, char byte) {
+        const std::vector<std::byte> bytes(length, static_cast<std::byte>(byte));
+        const auto written = write_now(use(name), offset, bytes);
+        EXPECT_TRUE(written) << name << ": " << written.error().message();
+    }
+    // The byte that all of the range is; '?': there are several.
+    char shows(const std::string& name, std::uint64_t offset, std::uint64_t length) {
+        std::vector<std::byte> bytes(length);
+        if (!read_now(use(name), offset, bytes))
+            return '!';
+        return std::ranges::all_of(bytes, [&](std::byte byte) { return byte == bytes[0]; }) ? static_cast<char>(bytes[0]) : '?';
+    }
+    static CreateSnapshot classic(std::string origin, std::string name, std::uint64_t size = 0, std::uint64_t chunk = 4096) {
+        CreateSnapshot request;
+        request.origin = std::move(origin);
+        request.name = std::move(name);
+        request.chunk_size = chunk;
+        if (size != 0) {
+            request.classic = true;
+            request.size = {Base::bytes, SizeRequest::Relation::absolute, size};
+        }
+        return request;
+    }
+    ErrorKind failure(const CreateSnapshot& request) {
+        auto made = group->create_snapshots({request}, {});
+        return made ? ErrorKind::failed : made.error().kind();
+    }
+    void wait_until(const std::function<bool()>& condition) {
+        while (!condition())
+            std::this_thread::yield();
+    }
+
+    test::TemporaryFolder folder;
+    EngineOptions options;
+    std::unique_ptr<EngineGroup> group;
+    std::unique_ptr<ExportSource> source;
+    std::map<std::string, std::unique_ptr<Export>> exported;
+};
+
+TEST_F(EngineSnapshotsTest, HoldTheirMomentInUseAndAfter) {
+    fill("thick", 0, 8 * mib, 'a');
+    auto made = group->create_snapshots({classic("thick", "s1")}, {});
+    ASSERT_TRUE(made) << made.error().message();
+    EXPECT_EQ(made->at(0).kind, VolumeKind::snapshot);
+    EXPECT_EQ(made->at(0).size, 32 * mib);
+    EXPECT_EQ(made->at(0).store_size, 12 * mib);  // a fifth of 8 extents, and one for the store's own needs
+    fill("thick", mib, mib, 'b');
+    ASSERT_TRUE(group->create_snapshots({classic("thick", "")}, {}));
+    fill("thick", 2 * mib, mib, 'c');
+    fill("thick-s1", 0, 64 << 10, 'd');
+    const auto all_hold = [&] {
+        EXPECT_EQ(shows("s1", 0, 8 * mib), 'a');
+        EXPECT_EQ(shows("thick", 0, mib), 'a');
+        EXPECT_EQ(shows("thick", mib, mib), 'b');
+        EXPECT_EQ(shows("thick", 2 * mib, mib), 'c');
+        EXPECT_EQ(shows("thick-s1", 0, 64 << 10), 'd');
+        EXPECT_EQ(shows("thick-s1", mib, mib), 'b');
+        EXPECT_EQ(shows("thick-s1", 2 * mib, 6 * mib), 'a');
+    };
+    all_hold();
+    reopen();
+    all_hold();
+}
+
+TEST_F(EngineSnapshotsTest, AThinVolumeGetsOneWhenASizeIsAsked) {
+    fill("thin", 0, 4 * mib, 'a');
+    EXPECT_EQ(failure(classic("thin", "s1", 8 * mib)), ErrorKind::refused);  // in use
+    release();
+    ASSERT_TRUE(group->create_snapshots({classic("thin", "s1", 8 * mib)}, {}));
+    fill("thin", 0, mib, 'b');
+    EXPECT_EQ(shows("s1", 0, 4 * mib), 'a');
+    EXPECT_EQ(shows("thin", 0, mib), 'b');
+    auto thin = group->create_snapshots({classic("thin", "")}, {});
+    ASSERT_TRUE(thin) << thin.error().message();
+    EXPECT_EQ(thin->at(0).kind, VolumeKind::thin);
+    EXPECT_EQ(shows("thin-s1", 0, mib), 'b');
+}
+
+TEST_F(EngineSnapshotsTest, SizesAreCutToWhatCanBeUsed) {
+    auto made = group->create_snapshots({classic("thick", "large", 200 * mib)}, {});
+    ASSERT_TRUE(made) << made.error().message();
+    EXPECT_EQ(made->at(0).store_size, 36 * mib);
+    auto extended = group->resize({.name = "large", .size = {Base::bytes, SizeRequest::Relation::grow, 100 * mib}}, {});
+    ASSERT_TRUE(extended) << extended.error().message();
+    EXPECT_EQ(extended->store_size, 36 * mib);
+    EXPECT_EQ(group->resize({.name = "large", .size = {Base::bytes, SizeRequest::Relation::absolute, 4 * mib}}, {}).error().kind(),
+              ErrorKind::unsupported);
+    EXPECT_EQ(failure(classic("thick", "odd", 4 * mib, 5000)), ErrorKind::usage);
+    EXPECT_EQ(failure(classic("thick", "fine", 4 * mib, 2048)), ErrorKind::usage);
+    EXPECT_EQ(failure(classic("large", "of-a-snapshot")), ErrorKind::refused);
+    EXPECT_EQ(failure(classic("pool", "of-a-pool")), ErrorKind::unsupported);
+    EXPECT_EQ(failure(classic("snapshot0", "of-a-tie")), ErrorKind::unsupported);
+    EXPECT_EQ(failure(classic("nowhere", "x")), ErrorKind::not_found);
+}
+
+TEST_F(EngineSnapshotsTest, AFullOneIsInvalidAndItsOriginGoesOn) {
+    fill("thick", 0, 8 * mib, 'a');
+    ASSERT_TRUE(group->create_snapshots({classic("thick", "s1", 4 * mib)}, {}));
+    fill("thick", 0, 8 * mib, 'b');
+    EXPECT_EQ(shows("thick", 0, 8 * mib), 'b');
+    EXPECT_EQ(shows("s1", 0, mib), '!');
+    EXPECT_EQ(group->volume("s1")->snapshot_state, "Invalid");
+    EXPECT_EQ(group->volume("s1")->store_used, std::nullopt);
+    reopen();
+    EXPECT_EQ(group->volume("s1")->snapshot_state, "Invalid");
+    EXPECT_EQ(*group->status_line("s1"), "0 65536 snapshot Invalid");
+    // More room doesn't bring back what is lost, and nobody is told so.
+    ASSERT_TRUE(group->resize({.name = "s1", .size = {Base::bytes, SizeRequest::Relation::grow, 8 * mib}}, {}));
+    EXPECT_EQ(group->volume("s1")->snapshot_state, "Invalid");
+    EXPECT_EQ(group->rollback("thick", "s1", {}).error().kind(), ErrorKind::refused);
+    EXPECT_TRUE(group->remove({"s1"}, false, {}));
+}
+
+TEST_F(EngineSnapshotsTest, AStoreGrowsWhileItIsInUse) {
+    options.snapshot_autoextend_threshold = 50;
+    reopen();
+    ASSERT_TRUE(group->create_snapshots({classic("thick", "s1", 8 * mib)}, {}));
+    fill("thick", 0, 5 * mib, 'b');
+    wait_until([&] { return group->volume("s1")->store_size > 8 * mib; });
+    EXPECT_EQ(group->volume("s1")->store_size, 12 * mib);
+    fill("thick", 5 * mib, 4 * mib, 'b');
+    EXPECT_EQ(shows("s1", 0, 9 * mib), '\0');
+    EXPECT_EQ(group->volume("s1")->snapshot_state, "active");
+}
+
+TEST_F(EngineSnapshotsTest, AMergeMakesTheOriginWhatTheSnapshotWas) {
+    fill("thick", 0, 8 * mib, 'a');
+    ASSERT_TRUE(group->create_snapshots({classic("thick", "s1", 100 * mib)}, {}));
+    fill("thick", 0, 8 * mib, 'b');
+    ASSERT_TRUE(group->create_snapshots({classic("thick", "s2", 100 * mib)}, {}));
+    fill("thick", 0, mib, 'c');
+    fill("s1", 4 * mib, mib, 'd');
+    EXPECT_EQ(group->rollback("thick", "s1", {}).error().kind(), ErrorKind::refused);  // in use
+    release();
+    EXPECT_EQ(group->rollback("thin", "s1", {}).error().kind(), ErrorKind::usage);
+    ASSERT_TRUE(group->rollback("thick", "s1", {.dry_run = true}));
+    EXPECT_EQ(group->volume("s1")->snapshot_state, "active");
+
+    ASSERT_TRUE(group->rollback("thick", "s1", {}));
+    // In use while it merges, and merged from the start.
+    EXPECT_EQ(shows("thick", 0, 4 * mib), 'a');
+    EXPECT_EQ(shows("thick", 4 * mib, mib), 'd');
+    fill("thick", 2 * mib, mib, 'e');
+    wait_until([&] { return !group->volume("s1"); });
+    EXPECT_EQ(group->volume("s1").error().kind(), ErrorKind::not_found);
+    EXPECT_EQ(group->volume("snapshot0").error().kind(), ErrorKind::not_found);
+    const auto all_hold = [&] {
+        EXPECT_EQ(shows("thick", 0, 2 * mib), 'a');
+        EXPECT_EQ(shows("thick", 2 * mib, mib), 'e');
+        EXPECT_EQ(shows("thick", 4 * mib, mib), 'd');
+        EXPECT_EQ(shows("s2", 0, 8 * mib), 'b');
+    };
+    all_hold();
+    reopen();
+    all_hold();
+}
+
+TEST_F(EngineSnapshotsTest, AMergeGoesOnWhereItStopped) {
+    fill("thick", 0, 16 * mib, 'a');
+    ASSERT_TRUE(group->create_snapshots({classic("thick", "s1", 100 * mib)}, {}));
+    fill("thick", 0, 16 * mib, 'b');
+    release();
+    ASSERT_TRUE(group->rollback("thick", "s1", {}));
+    // Wherever it is: no snapshot is taken, nothing is removed or restored meanwhile.
+    if (group->volume("s1")) {
+        EXPECT_EQ(failure(classic("thick", "s2")), ErrorKind::refused);
+        EXPECT_EQ(group->remove({"s1"}, false, {}).error().kind(), ErrorKind::refused);
+    }
+    reopen();
+    EXPECT_EQ(shows("thick", 0, 16 * mib), 'a');  // serving goes on with it
+    wait_until([&] { return !group->volume("s1"); });
+    EXPECT_EQ(shows("thick", 0, 16 * mib), 'a');
+}
+
+TEST_F(EngineSnapshotsTest, AnOriginStaysWhileItHasSnapshots) {
+    ASSERT_TRUE(group->create_snapshots({classic("thick", "s1"), classic("thick", "s2")}, {}));
+    EXPECT_EQ(group->remove({"thick"}, false, {}).error().kind(), ErrorKind::refused);
+    EXPECT_EQ(group->remove({"thick", "s1"}, false, {}).error().kind(), ErrorKind::refused);
+    ASSERT_TRUE(group->rename("s2", "other", {}));
+    ASSERT_TRUE(group->rename("thick", "base", {}));
+    EXPECT_EQ(group->volume("other")->origin, "base");
+    use("base");
+    EXPECT_EQ(group->resize({.name = "base", .size = {Base::bytes, SizeRequest::Relation::grow, 4 * mib}}, {}).error().kind(),
+              ErrorKind::refused);
+    const std::vector<CreateSnapshot> two = {classic("base", "x"), classic("base", "y")};
+    EXPECT_EQ(group->create_snapshots(two, {}).error().kind(), ErrorKind::refused);  // not of one moment
+    EXPECT_EQ(group->create_snapshots({classic("base", "x"), classic("thin", "y")}, {}).error().kind(), ErrorKind::unsupported);
+    release();
+    ASSERT_TRUE(group->resize({.name = "base", .size = {Base::bytes, SizeRequest::Relation::grow, 4 * mib}}, {}));
+    EXPECT_EQ(group->volume("s1")->size, 32 * mib);
+    fill("base", 30 * mib, 6 * mib, 'n');
+    EXPECT_EQ(shows("s1", 30 * mib, 2 * mib), '\0');
+    release();
+    ASSERT_TRUE(group->remove({"base", "s1", "other"}, false, {.dry_run = true}));
+    ASSERT_TRUE(group->remove({"base", "s1", "other"}, false, {}));
+    EXPECT_EQ(group->info()->findings.size(), 0u);
+}
+
+}  // namespace
+}  // namespace lamella
