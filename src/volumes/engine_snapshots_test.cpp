@@ -36,8 +36,9 @@ class EngineSnapshotsTest : public testing::Test {
     void close() {
         exported.clear();
         source.reset();
-        if (group != nullptr)
+        if (group != nullptr) {
             EXPECT_TRUE(group->close());
+        }
         group.reset();
     }
     void reopen() {
