@@ -116,6 +116,41 @@ TEST(Repair, DoesNotGuessWhichTreeIsWhose) {
     EXPECT_EQ(repair->report().unplaced.front().possible_owners, (std::vector<ThinId>{ThinId(1), ThinId(2)}));
 }
 
+// What was the origin's root then is the snapshot's now, and nothing in it says so.
+TEST(Repair, AnOldTreeOfDevicesGivesNobodyAnothersMappings) {
+    auto device = std::make_unique<MemoryDevice>(1024 * pdata::block_bytes, "pool");
+    auto metadata = value_of(thin::ThinMetadata::create(*device, {.data_block_sectors = 128, .data_blocks = 20000}));
+    const auto write = [&](std::uint32_t id, std::uint64_t count) {
+        for (std::uint64_t block = 0; block < count; ++block)
+            value_of(metadata->insert(ThinId(id), VirtualBlock(block), value_of(metadata->allocate_data_block())));
+    };
+    for (std::uint32_t id : {1u, 2u}) {
+        value_of(metadata->create_thin(ThinId(id)));
+        write(id, id * 1000);
+    }
+    value_of(metadata->commit());
+    std::vector<std::byte> old(pdata::block_bytes);
+    const MetadataBlock then = find(*device, BlockRole::device_node);
+    value_of(read_now(*device, then.value() * pdata::block_bytes, old));
+    value_of(metadata->create_snapshot(ThinId(3), ThinId(1)));
+    write(1, 60);
+    value_of(metadata->commit());
+    metadata.reset();
+
+    const MetadataBlock now = find(*device, BlockRole::device_node);
+    ASSERT_NE(now, then);
+    pdata::seal_block(old, pdata::BlockKind::node, now);
+    Damage damage(*device);
+    value_of(damage.replace(now, old));
+    auto repair = value_of(Repair::plan(*device, {}));
+    EXPECT_EQ(volume_of(repair->report(), 1).intact + volume_of(repair->report(), 1).recovered, 0u);
+    EXPECT_EQ(volume_of(repair->report(), 2).intact + volume_of(repair->report(), 2).recovered, 2000u);
+    EXPECT_EQ(volume_of(repair->report(), 3).intact + volume_of(repair->report(), 3).recovered, 0u);
+    ASSERT_EQ(repair->report().unplaced.size(), 2u);
+    for (const auto& orphan : repair->report().unplaced)
+        EXPECT_EQ(orphan.possible_owners, (std::vector<ThinId>{ThinId(1), ThinId(3)}));
+}
+
 TEST(Repair, RebuildsLostDetailsSoThatSharingIsSafe) {
     auto input = make({.mappings = 1000, .snapshots = 2, .own_mappings = 10});
     Damage damage(*input);

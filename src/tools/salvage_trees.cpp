@@ -45,7 +45,7 @@ SalvageTrees::SalvageTrees(NodeCatalog& catalog, const MetadataCounts& counts, c
       explained_(catalog.blocks()) {}
 
 Result<void> SalvageTrees::judge() {
-    for (bool again = false;; again = true) {
+    for (bool again = false;;) {
         forget();
         read_tops();
         mark_space_maps();
@@ -54,6 +54,11 @@ Result<void> SalvageTrees::judge() {
         if (!damaged_)
             return {};
         TRY(find_orphans());
+        if (!distrusted_since_ && !orphans_.empty()) {
+            distrusted_since_ = devices_are_old();
+            if (distrusted_since_)
+                continue;
+        }
         // A block with too many referrers is a gap in them, to be filled like other gaps. A subtree that reaches beyond its place is
         // in the wrong place, unless nothing else leads to it: then only what lies beyond is.
         const bool doubt = TRY(find_doubtful());
@@ -62,7 +67,18 @@ Result<void> SalvageTrees::judge() {
                 may_clip_.insert(*block);
         if (again || (!doubt && may_clip_.empty()))
             return {};
+        again = true;
     }
+}
+
+// The tree of devices is an old copy, whole and with a right checksum, if it lacks volumes that the details name. What a volume's root was
+// then may be a later volume's by now, that was made as its snapshot: nothing but times tells whose. So since when volumes are missing.
+std::optional<std::uint32_t> SalvageTrees::devices_are_old() const {
+    std::optional<std::uint32_t> since;
+    for (const auto& [id, device] : devices_)
+        if (tops_whole_ && device.details && !device.root_known)
+            since = std::min(since.value_or(thin::max_time), device.details->creation_time);
+    return since;
 }
 
 void SalvageTrees::forget() {
@@ -163,8 +179,15 @@ void SalvageTrees::read_tops() {
             read_devices(block, lost_devices);
     }
 
-    for (const auto& [id, device] : devices_)
+    tops_whole_ = lost_devices.empty() && lost_details.empty();
+    for (auto& [id, device] : devices_) {
         damaged_ |= !device.root_known || !device.details;
+        if (distrusted_since_ && device.root_known && device.details && device.details->snapshotted_time >= *distrusted_since_) {
+            device.root_known = false;
+            if (device.root.value() < found_.size())
+                --found_[device.root.value()];
+        }
+    }
 }
 
 // Where the trees of a metadata snapshot begin whose superblock is lost: with the pool's own trees read, the one tree of each kind that

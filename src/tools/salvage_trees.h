@@ -136,6 +136,7 @@ class SalvageTrees {
     Result<void> clip(std::uint32_t number, std::uint64_t end);
     void summarize(Inner& inner);
     Result<void> open_slots(Inner& inner);
+    std::optional<std::uint32_t> devices_are_old() const;
     bool counts_disagree();
     std::uint64_t tree_mappings(MetadataBlock root);
     Result<void> find_orphans();
@@ -165,6 +166,8 @@ class SalvageTrees {
     std::map<ThinId, MetadataBlock> held_devices_;
     std::vector<Inner> inners_;
     std::unordered_map<std::uint64_t, std::uint32_t> inner_numbers_;
+    bool tops_whole_ = false;                        // the trees of devices and details, as far as checksums tell
+    std::optional<std::uint32_t> distrusted_since_;  // devices_are_old()
     std::vector<Orphan> orphans_;
     std::map<MetadataBlock, std::vector<bool>> trimmed_;
 };

@@ -795,6 +795,7 @@ Result<void> EngineGroup::restore_text(const std::string& text, bool force, Chan
     if (options.dry_run)
         return {};
     TRY(state_->close_all());
+    state_->forget_classic();
     state_->store = TRY(lvm2::GroupStore::restore(text, pointers(state_->devices), lvm2::GroupStore::RestoreTo::labelled,
                                                   store_options(true, state_->options.archive_directory)));
     return {};

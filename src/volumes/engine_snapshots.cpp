@@ -242,16 +242,16 @@ Result<void> EngineGroup::State::merge_classic_snapshot(const std::string& name,
 
 Result<void> EngineGroup::State::start_merge(const std::string& name) {
     const lvm2::LogicalVolume* volume = TRY(find(name));
-    if (merges_.contains(volume->id))
-        return {};
     const std::shared_ptr<OpenOrigin> open = TRY(open_origin(*volume));
-    if (merges_.contains(volume->id))
-        return {};  // opening it began that
+    // Opening it may have begun that; only one that failed is begun again.
+    if (const auto merging = open->origin->merging();
+        merging != nullptr && merging->snapshot_status().condition != cow::SnapshotCondition::merge_failed)
+        return {};
     for (const lvm2::ClassicSnapshot& snapshot : *classic().of_origin(name))
         if (snapshot.merging) {
             const auto found = open->stores.find(TRY(find(snapshot.store))->id);
             TRY_WITHIN(snapshot.store, open->origin->start_merge(found->second.snapshot));
-            merges_.emplace(volume->id, open);
+            merges_.insert_or_assign(volume->id, open);
             look_after_from_now_on();
         }
     return {};

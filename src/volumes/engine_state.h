@@ -103,6 +103,7 @@ class EngineGroup::State {
         std::map<LvmId, Store> stores;
     };
     const lvm2::ClassicSnapshots& classic() const;
+    void forget_classic() { classic_of_ = UINT64_MAX; }  // when another text takes the group's place
     // Whether users see the volume. LVM's own words for classic snapshots are the wrong way round.
     bool shown(const lvm2::LogicalVolume& volume) const;
     // Bytes that a client sees.

@@ -6,8 +6,7 @@
 //   pdata_node_fuzz tests/fuzz/corpus/pdata_node_fuzz        the test
 //   pdata_node_fuzz build/fuzz/found/pdata_node_fuzz-crash-* one input
 //
-// Environment: LAMELLA_FUZZ_SEED (default 1), LAMELLA_FUZZ_RUNS (default 2000, a tenth of that under the thread sanitizer;
-// 0: the files alone).
+// Environment: LAMELLA_FUZZ_SEED (default 1), LAMELLA_FUZZ_RUNS (default 2000; 0: the files alone).
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
@@ -29,13 +28,6 @@ extern "C" void __sanitizer_set_death_callback(void (*callback)()) __attribute__
 namespace {
 
 using Input = std::vector<std::uint8_t>;
-
-// Threads are the others' concern: what a target runs on them is the same for every input.
-#if defined(__SANITIZE_THREAD__)
-constexpr std::uint64_t default_runs = 200;
-#else
-constexpr std::uint64_t default_runs = 2000;
-#endif
 
 // What is running now, for the message of a crash: written without anything that a broken heap could break.
 char current[512];
@@ -132,7 +124,7 @@ int main(int argc, char** argv) {
     }
 
     std::uint64_t seed = from_environment("LAMELLA_FUZZ_SEED", 1);
-    std::uint64_t runs = from_environment("LAMELLA_FUZZ_RUNS", default_runs);
+    std::uint64_t runs = from_environment("LAMELLA_FUZZ_RUNS", 2000);
     std::printf("%zu files, then %llu mutations with seed %llu\n", files.size(), static_cast<unsigned long long>(runs),
                 static_cast<unsigned long long>(seed));
     std::mt19937_64 random(seed);
