@@ -2,7 +2,7 @@
 //
 // A ptrace(2) for user-mode Linux 6.1, put before the C library's by LD_PRELOAD. That kernel keeps a process's extended registers
 // (NT_X86_XSTATE) in a buffer of fixed size, and ends at once on processors whose state is larger (those with AMX tiles), where Linux
-// takes the whole state or nothing. Here what it doesn't know of is left as it is.
+// takes the whole state or nothing. Here it gets the whole, without tiles: nobody in there has asked for any.
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <elf.h>
@@ -28,21 +28,20 @@ long ptrace(enum __ptrace_request request, ...) {
         return next(request, pid, address, data);
 
     const struct iovec* known = data;
-    struct iovec state = {whole, sizeof whole};
-    if (next(PTRACE_GETREGSET, pid, address, &state) != 0)
-        return -1;
-    if (known->iov_len > state.iov_len) {
+    static size_t size;
+    if (size == 0) {
+        struct iovec state = {whole, sizeof whole};
+        if (next(PTRACE_GETREGSET, pid, address, &state) != 0)
+            return -1;
+        size = state.iov_len;
+        memset(whole, 0, size);
+    }
+    if (known->iov_len > size) {
         errno = EFAULT;
         return -1;
     }
-    // The header says which parts of the state are in use: those beyond the buffer remain.
-    enum { header = 512, known_parts = 0xff | 1 << 9 };
-    unsigned long long before, after;
-    memcpy(&before, whole + header, sizeof before);
+    // The header behind the 512 bytes of the legacy state says which parts are in use.
     memcpy(whole, known->iov_base, known->iov_len);
-    memcpy(&after, whole + header, sizeof after);
-    if (known->iov_len < state.iov_len)
-        after = (after & known_parts) | (before & ~(unsigned long long)known_parts);
-    memcpy(whole + header, &after, sizeof after);
+    struct iovec state = {whole, size};
     return next(request, pid, address, &state);
 }
