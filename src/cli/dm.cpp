@@ -112,10 +112,10 @@ void define_load(CommandLine line) {
     arguments->define(line);
     line.runs([arguments](Context& context) -> Result<void> {
         MapperClient client = TRY(arguments->connect(context));
-        TRY(client.call("load", {{"name", arguments->name},
-                                 {"table", TRY(arguments->text())},
-                                 {"directory", arguments->directory()},
-                                 {"read_only", arguments->read_only}}));
+        const auto table = TRY(arguments->text());
+        TRY(client.call(
+            "load",
+            {{"name", arguments->name}, {"table", table}, {"directory", arguments->directory()}, {"read_only", arguments->read_only}}));
         return context.answer({}, {{"name", arguments->name}});
     });
 }

@@ -24,12 +24,21 @@ Result<std::uint32_t> small_number(const Json& object, std::string_view key, std
     return static_cast<std::uint32_t>(number);
 }
 
-Result<Json> view_of(Mapper& mapper, const DeviceInfo& info) { return MappedDeviceView{info, TRY(mapper.dependencies(info.name))}.json(); }
+Result<Json> view_of(Mapper& mapper, const DeviceInfo& info) {
+    auto dependencies = TRY(mapper.dependencies(info.name));
+    return MappedDeviceView{info, std::move(dependencies)}.json();
+}
+
+// What is taken from `params` gets a name first: see group_handlers().
+Result<void> load(Mapper& mapper, const std::string& name, const Json& params) {
+    const auto table = TRY(member<std::string>(params, "table", "params"));
+    const auto directory = TRY(member<std::string>(params, "directory", "params"));
+    return mapper.load(name, table, directory, TRY(flag_of(params, "read_only")));
+}
 
 // One that has just been made, or not at all.
 Result<void> fill(Mapper& mapper, const std::string& name, const Json& params) {
-    TRY(mapper.load(name, TRY(member<std::string>(params, "table", "params")), TRY(member<std::string>(params, "directory", "params")),
-                    TRY(flag_of(params, "read_only"))));
+    TRY(load(mapper, name, params));
     TRY(mapper.resume(name));  // nothing is in flight
     return {};
 }
@@ -132,8 +141,8 @@ ControlHandlers mapper_handlers(Mapper& mapper) {
     };
     add("create", [&mapper](const Json& params) { return create(mapper, params); });
     add("load", [&mapper](const Json& params) -> Result<Json> {
-        TRY(mapper.load(TRY(name_of(params)), TRY(member<std::string>(params, "table", "params")),
-                        TRY(member<std::string>(params, "directory", "params")), TRY(flag_of(params, "read_only"))));
+        const auto name = TRY(name_of(params));
+        TRY(load(mapper, name, params));
         return Json::object();
     });
     add("clear", [&mapper](const Json& params) -> Result<Json> {
@@ -141,21 +150,31 @@ ControlHandlers mapper_handlers(Mapper& mapper) {
         return Json::object();
     });
     add("suspend", [&mapper](const Json& params) -> Result<Json> {
-        return Json{{"done", TRY(mapper.suspend(TRY(name_of(params)), {.no_flush = TRY(flag_of(params, "no_flush"))}))}};
+        const auto name = TRY(name_of(params));
+        const bool no_flush = TRY(flag_of(params, "no_flush"));
+        const bool done = TRY(mapper.suspend(name, {.no_flush = no_flush}));
+        return Json{{"done", done}};
     });
-    add("resume", [&mapper](const Json& params) -> Result<Json> { return Json{{"done", TRY(mapper.resume(TRY(name_of(params))))}}; });
+    add("resume", [&mapper](const Json& params) -> Result<Json> {
+        const bool done = TRY(mapper.resume(TRY(name_of(params))));
+        return Json{{"done", done}};
+    });
     add("rename", [&mapper](const Json& params) -> Result<Json> {
-        TRY(mapper.rename(TRY(name_of(params)), TRY(member<std::string>(params, "new_name", "params"))));
+        const auto name = TRY(name_of(params));
+        TRY(mapper.rename(name, TRY(member<std::string>(params, "new_name", "params"))));
         return Json::object();
     });
     add("set_uuid", [&mapper](const Json& params) -> Result<Json> {
-        TRY(mapper.set_uuid(TRY(name_of(params)), TRY(member<std::string>(params, "uuid", "params"))));
+        const auto name = TRY(name_of(params));
+        TRY(mapper.set_uuid(name, TRY(member<std::string>(params, "uuid", "params"))));
         return Json::object();
     });
     add("remove", [&mapper](const Json& params) { return remove(mapper, params); });
     add("message", [&mapper](const Json& params) -> Result<Json> {
-        return Json{{"answer", TRY(mapper.message(TRY(name_of(params)), TRY(member<std::uint64_t>(params, "sector", "params")),
-                                                  TRY(member<std::string>(params, "message", "params"))))}};
+        const auto name = TRY(name_of(params));
+        const auto sector = TRY(member<std::uint64_t>(params, "sector", "params"));
+        const auto answer = TRY(mapper.message(name, sector, TRY(member<std::string>(params, "message", "params"))));
+        return Json{{"answer", answer}};
     });
     add("devices", [&mapper](const Json&) -> Result<Json> {
         Json all = Json::array();
@@ -166,11 +185,15 @@ ControlHandlers mapper_handlers(Mapper& mapper) {
     });
     add("device", [&mapper](const Json& params) -> Result<Json> { return view_of(mapper, TRY(mapper.info(TRY(name_of(params))))); });
     add("status", [&mapper](const Json& params) -> Result<Json> {
-        return Json{{"targets",
-                     to_json(TRY(mapper.status(TRY(name_of(params)), TRY(flag_of(params, "flush")), TRY(flag_of(params, "inactive")))))}};
+        const auto name = TRY(name_of(params));
+        const bool flush = TRY(flag_of(params, "flush"));
+        const auto lines = TRY(mapper.status(name, flush, TRY(flag_of(params, "inactive"))));
+        return Json{{"targets", to_json(lines)}};
     });
     add("table", [&mapper](const Json& params) -> Result<Json> {
-        return Json{{"targets", to_json(TRY(mapper.table(TRY(name_of(params)), TRY(flag_of(params, "inactive")))))}};
+        const auto name = TRY(name_of(params));
+        const auto lines = TRY(mapper.table(name, TRY(flag_of(params, "inactive"))));
+        return Json{{"targets", to_json(lines)}};
     });
     return handlers;
 }

@@ -151,6 +151,7 @@ ControlHandlers group_handlers(VolumeGroup& group) {
         change.progress = progress;
         return change;
     };
+    // What is taken from `params` gets a name first: g++ doesn't destroy the temporaries of an expression that TRY leaves.
     auto name = [](const Json& params, std::string_view key = "name") { return member<std::string>(params, key, "params"); };
     auto done = [] { return Json::object(); };
     ControlHandlers handlers;
@@ -164,25 +165,31 @@ ControlHandlers group_handlers(VolumeGroup& group) {
         return to_json(TRY(group.volume(TRY(name(params)))));
     };
     handlers["create_pool"] = [&group, options](const Json& params, const ReportProgress&) -> Result<Json> {
-        return to_json(TRY(group.create_pool(TRY(member<CreatePool>(params, "request", "params")), TRY(options(params)))));
+        const auto request = TRY(member<CreatePool>(params, "request", "params"));
+        return to_json(TRY(group.create_pool(request, TRY(options(params)))));
     };
     handlers["create_volume"] = [&group, options](const Json& params, const ReportProgress&) -> Result<Json> {
-        return to_json(TRY(group.create_volume(TRY(member<CreateVolume>(params, "request", "params")), TRY(options(params)))));
+        const auto request = TRY(member<CreateVolume>(params, "request", "params"));
+        return to_json(TRY(group.create_volume(request, TRY(options(params)))));
     };
     handlers["create_snapshots"] = [&group, options](const Json& params, const ReportProgress&) -> Result<Json> {
         auto requests = TRY(member<std::vector<CreateSnapshot>>(params, "requests", "params"));
         return to_json(TRY(group.create_snapshots(requests, TRY(options(params)))));
     };
     handlers["resize"] = [&group, options](const Json& params, const ReportProgress& progress) -> Result<Json> {
-        return to_json(TRY(group.resize(TRY(member<ResizeVolume>(params, "request", "params")), TRY(options(params, progress)))));
+        const auto request = TRY(member<ResizeVolume>(params, "request", "params"));
+        return to_json(TRY(group.resize(request, TRY(options(params, progress)))));
     };
     handlers["rename"] = [&group, name, options](const Json& params, const ReportProgress&) -> Result<Json> {
-        return to_json(TRY(group.rename(TRY(name(params)), TRY(name(params, "new_name")), TRY(options(params)))));
+        const std::string old_name = TRY(name(params));
+        const std::string new_name = TRY(name(params, "new_name"));
+        return to_json(TRY(group.rename(old_name, new_name, TRY(options(params)))));
     };
     handlers["change_tags"] = [&group, name, options](const Json& params, const ReportProgress&) -> Result<Json> {
         auto add = TRY(member<std::vector<std::string>>(params, "add", "params"));
         auto remove = TRY(member<std::vector<std::string>>(params, "remove", "params"));
-        return to_json(TRY(group.change_tags(TRY(name(params)), add, remove, TRY(options(params)))));
+        const std::string volume = TRY(name(params));
+        return to_json(TRY(group.change_tags(volume, add, remove, TRY(options(params)))));
     };
     handlers["remove"] = [&group, options, done](const Json& params, const ReportProgress& progress) -> Result<Json> {
         auto names = TRY(member<std::vector<std::string>>(params, "names", "params"));
@@ -190,17 +197,22 @@ ControlHandlers group_handlers(VolumeGroup& group) {
         return done();
     };
     handlers["rollback"] = [&group, name, options](const Json& params, const ReportProgress& progress) -> Result<Json> {
-        return to_json(TRY(group.rollback(TRY(name(params)), TRY(name(params, "snapshot")), TRY(options(params, progress)))));
+        const std::string volume = TRY(name(params));
+        const std::string snapshot = TRY(name(params, "snapshot"));
+        return to_json(TRY(group.rollback(volume, snapshot, TRY(options(params, progress)))));
     };
     handlers["reserve_metadata_snapshot"] = [&group, name, options](const Json& params, const ReportProgress&) -> Result<Json> {
-        return to_json(TRY(group.reserve_metadata_snapshot(TRY(name(params, "pool")), TRY(options(params)))));
+        const std::string pool = TRY(name(params, "pool"));
+        return to_json(TRY(group.reserve_metadata_snapshot(pool, TRY(options(params)))));
     };
     handlers["release_metadata_snapshot"] = [&group, name, options, done](const Json& params, const ReportProgress&) -> Result<Json> {
-        TRY(group.release_metadata_snapshot(TRY(name(params, "pool")), TRY(options(params))));
+        const std::string pool = TRY(name(params, "pool"));
+        TRY(group.release_metadata_snapshot(pool, TRY(options(params))));
         return done();
     };
     handlers["trim"] = [&group, name, options](const Json& params, const ReportProgress& progress) -> Result<Json> {
-        return to_json(TRY(group.trim(TRY(name(params, "pool")), TRY(options(params, progress)))));
+        const std::string pool = TRY(name(params, "pool"));
+        return to_json(TRY(group.trim(pool, TRY(options(params, progress)))));
     };
     handlers["status_line"] = [&group, name](const Json& params, const ReportProgress&) -> Result<Json> {
         return to_json(TRY(group.status_line(TRY(name(params)))));
@@ -209,13 +221,16 @@ ControlHandlers group_handlers(VolumeGroup& group) {
         return to_json(TRY(group.table_line(TRY(name(params)))));
     };
     handlers["send_message"] = [&group, name, done](const Json& params, const ReportProgress&) -> Result<Json> {
-        TRY(group.send_message(TRY(name(params, "pool")), TRY(name(params, "message"))));
+        const std::string pool = TRY(name(params, "pool"));
+        TRY(group.send_message(pool, TRY(name(params, "message"))));
         return done();
     };
     // Not to_json: the text has to arrive as it is, or not at all.
     handlers["backup_text"] = [&group](const Json&, const ReportProgress&) -> Result<Json> { return Json(TRY(group.backup_text())); };
     handlers["restore_text"] = [&group, name, options, done](const Json& params, const ReportProgress&) -> Result<Json> {
-        TRY(group.restore_text(TRY(name(params, "text")), TRY(member<bool>(params, "force", "params")), TRY(options(params))));
+        const std::string text = TRY(name(params, "text"));
+        const bool force = TRY(member<bool>(params, "force", "params"));
+        TRY(group.restore_text(text, force, TRY(options(params))));
         return done();
     };
     return handlers;
