@@ -241,7 +241,9 @@ class SnapshotsWorld {
             const auto again = disk(still);
             const auto reopened = open(*again, *queue);
             ASSERT_TRUE(reopened) << reopened.error().message();
-            for (const VolumeInfo& volume : *(*reopened)->volumes())
+            const auto volumes = (*reopened)->volumes();
+            ASSERT_TRUE(volumes);
+            for (const VolumeInfo& volume : *volumes)
                 if (volume.snapshot_state == "merging")
                     merging_ = volume.name;
             ASSERT_TRUE((*reopened)->close());
