@@ -364,6 +364,7 @@ const VolumeGroup& GroupStore::group() const { return state_->group; }
 const std::vector<Finding>& GroupStore::findings() const { return state_->findings; }
 const std::vector<MissingPhysicalVolume>& GroupStore::missing() const { return state_->missing; }
 const std::vector<std::string>& GroupStore::notes() const { return state_->notes; }
+bool GroupStore::unsettled() const { return state_->unknown; }
 
 BlockDevice* GroupStore::device(std::string_view physical_volume) const {
     const PhysicalVolume* volume = state_->group.physical_volume(physical_volume);

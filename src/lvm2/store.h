@@ -89,6 +89,8 @@ class GroupStore {
     const std::vector<MissingPhysicalVolume>& missing() const;
     // What was damaged or behind, in words, and whether it was repaired. Grows when an area fails in a commit.
     const std::vector<std::string>& notes() const;
+    // A commit failed so late that nobody knows which text a reader would find; no other succeeds.
+    bool unsettled() const;
     // Null: missing.
     BlockDevice* device(std::string_view physical_volume) const;
 

@@ -157,7 +157,9 @@ Result<std::vector<VolumeInfo>> EngineGroup::State::create_classic_snapshots(con
         if (open != nullptr)
             TRY(open_store(*open, next, snapshots, *snapshots.of_store(names.front())));
         if (auto committed = store.commit(next, fmt::format("snapshot {}", fmt::join(names, " "))); !committed) {
-            if (open != nullptr)
+            // Where nobody knows whether the text names the snapshot now, it goes on being kept, so that it has all that it needs if so.
+            // No other change can take its extents meanwhile: they are refused until the group is opened anew.
+            if (open != nullptr && !store.unsettled())
                 open->stores.erase(id);
             return std::unexpected(committed.error());
         }
