@@ -9,8 +9,6 @@
 #include <unistd.h>
 
 #include "cli/metadata_input.h"
-#include "device/file_device.h"
-#include "lvm2/store.h"
 
 namespace lamella::cli {
 
@@ -18,17 +16,14 @@ Result<std::optional<PoolText>> read_pool_text(const std::string& address) {
     const auto pool = TRY(pool_address(address));
     if (!pool)
         return std::nullopt;
-    std::vector<std::unique_ptr<FileDevice>> disks;
-    std::vector<BlockDevice*> devices;
-    for (const std::string& path : pool->group.paths)
-        devices.push_back(disks.emplace_back(TRY(FileDevice::open(path, {.read_only = true}))).get());
-    lvm2::GroupStore store = TRY(lvm2::GroupStore::open(devices, {.writable = false}));
-    const lvm2::LogicalVolume* volume = store.group().logical_volume(pool->volume);
+    const GroupDisks disks = TRY(GroupDisks::open(pool->group.paths, Access::read));
+    const lvm2::VolumeGroup& group = disks.store.group();
+    const lvm2::LogicalVolume* volume = group.logical_volume(pool->volume);
     const auto* segment = volume == nullptr ? nullptr : volume->sole<lvm2::ThinPool>();
     if (segment == nullptr)
         return std::nullopt;  // whoever opens it says what is wrong
     PoolText text{.transaction_id = segment->transaction_id, .messages_queued = !segment->messages.empty()};
-    for (const lvm2::LogicalVolume& other : store.group().logical_volumes)
+    for (const lvm2::LogicalVolume& other : group.logical_volumes)
         if (const auto* thin = other.sole<lvm2::Thin>(); thin != nullptr && thin->pool == pool->volume)
             text.names[thin->device_id.value()] = other.name;
     return text;

@@ -13,7 +13,6 @@
 
 #include "base/endian.h"
 #include "device/file_device.h"
-#include "lvm2/store.h"
 #include "mapper/volume_device.h"
 #include "thin/superblock.h"
 #include "tools/pack.h"
@@ -56,6 +55,22 @@ Result<std::optional<VolumeAddress>> pool_address(const std::string& text) {
         return std::nullopt;
     VolumeAddress address = TRY(parse_volume_address(text));
     return address.group.paths.empty() ? std::nullopt : std::optional(std::move(address));
+}
+
+Result<GroupDisks> GroupDisks::open(const std::vector<std::string>& paths, Access access) {
+    std::vector<std::unique_ptr<BlockDevice>> disks;
+    std::vector<BlockDevice*> devices;
+    for (const std::string& path : paths)
+        devices.push_back(disks.emplace_back(TRY(FileDevice::open(path, {.read_only = access == Access::read}))).get());
+    lvm2::GroupStore store = TRY(lvm2::GroupStore::open(devices, {.writable = access == Access::write}));
+    return GroupDisks{std::move(disks), std::move(store)};
+}
+
+Result<std::unique_ptr<BlockDevice>> GroupDisks::volume(const std::string& name) const {
+    const lvm2::LogicalVolume* volume = store.group().logical_volume(name);
+    if (volume == nullptr)
+        return fail(ErrorKind::damaged, "the group's text lacks {}", name);
+    return TRY(mapper::VolumeDevice::open(store.group(), *volume, [this](std::string_view disk) { return store.device(disk); }));
 }
 
 Result<std::unique_ptr<MetadataInput>> MetadataInput::open(const std::string& address, Access access) {
@@ -104,21 +119,15 @@ Result<std::unique_ptr<BlockDevice>> temporary_device(std::uint64_t bytes) {
 }
 
 Result<void> MetadataInput::open_pool(const std::vector<std::string>& paths, const std::string& pool, Access access) {
-    std::vector<BlockDevice*> disks;
-    for (const std::string& path : paths)
-        disks.push_back(disks_.emplace_back(TRY(FileDevice::open(path, {.read_only = access == Access::read}))).get());
-    // For writing the store refuses groups that are another host's, or unsound.
-    lvm2::GroupStore store = TRY(lvm2::GroupStore::open(disks, {.writable = access == Access::write}));
-    const lvm2::LogicalVolume* volume = store.group().logical_volume(pool);
+    GroupDisks group = TRY(GroupDisks::open(paths, access));
+    const lvm2::LogicalVolume* volume = group.store.group().logical_volume(pool);
     if (volume == nullptr)
-        return fail(ErrorKind::not_found, "group {} has no such volume", store.group().name);
+        return fail(ErrorKind::not_found, "group {} has no such volume", group.store.group().name);
     const auto* segment = volume->sole<lvm2::ThinPool>();
     if (segment == nullptr)
         return fail(ErrorKind::usage, "not a thin pool");
-    const lvm2::LogicalVolume* metadata = store.group().logical_volume(segment->metadata_volume);
-    if (metadata == nullptr)
-        return fail(ErrorKind::damaged, "the group's text lacks {}", segment->metadata_volume);
-    device_ = TRY(mapper::VolumeDevice::open(store.group(), *metadata, [&store](std::string_view name) { return store.device(name); }));
+    device_ = TRY(group.volume(segment->metadata_volume));
+    disks_ = std::move(group.disks);
     return {};
 }
 

@@ -8,10 +8,22 @@
 
 #include "cli/environment.h"
 #include "device/block_device.h"
+#include "lvm2/store.h"
 #include "tools/control.h"
 #include "tools/visitor.h"
 
 namespace lamella::cli {
+
+// The disks of a group that nobody else has open for writing, and its text. For writing, groups that are another host's, or unsound, are
+// refused.
+struct GroupDisks {
+    static Result<GroupDisks> open(const std::vector<std::string>& paths, Access access);
+    // A linear or striped volume. It borrows the disks, and not the store.
+    Result<std::unique_ptr<BlockDevice>> volume(const std::string& name) const;
+
+    std::vector<std::unique_ptr<BlockDevice>> disks;
+    lvm2::GroupStore store;
+};
 
 // A pool's metadata as a tool is given it: a file, a block device, the pool of a group on image files or disks that nobody uses
 // ("./vms.img:pool"), or, for reading, what lamella pack wrote, which is unpacked into a temporary file ($TMPDIR or /var/tmp).

@@ -9,14 +9,15 @@ Result<void> transfer_map(BlockDevice& metadata, const TransferOptions& options,
         if (run.kind == DiffRun::Kind::same)
             return {};  // beside what differs, in one leaf
         const auto kind = run.kind == DiffRun::Kind::left_only ? TransferRun::Kind::discard : TransferRun::Kind::copy;
-        // Where the data lies doesn't matter: runs that touch are one.
-        if (waiting.length != 0 && waiting.kind == kind && waiting.begin + waiting.length == run.begin) {
+        const bool located = options.locate_data && kind == TransferRun::Kind::copy;
+        if (waiting.length != 0 && waiting.kind == kind && waiting.begin + waiting.length == run.begin &&
+            (!located || waiting.data_begin + waiting.length == run.right_begin)) {
             waiting.length += run.length;
             return {};
         }
         if (waiting.length != 0)
             TRY(visit(waiting));
-        waiting = {kind, run.begin, run.length};
+        waiting = {kind, run.begin, run.length, located ? run.right_begin : DataBlock(0)};
         return {};
     };
     if (options.base)

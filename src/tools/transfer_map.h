@@ -24,6 +24,7 @@ struct TransferRun {
     Kind kind = Kind::copy;
     VirtualBlock begin{};
     std::uint64_t length = 0;
+    DataBlock data_begin{};  // with TransferOptions::locate_data, of what is to be copied: consecutive from there on
     bool operator==(const TransferRun&) const = default;
 };
 
@@ -33,6 +34,8 @@ struct TransferOptions {
     // What the other side has already: only the difference is told then. None: it has nothing, and zeros everywhere.
     std::optional<DiffSide> base{};
     bool base_in_snapshot = false;
+    // For who reads the pool's data and not the volume: runs end where their data does.
+    bool locate_data = false;
     Control control{};
 };
 

@@ -39,7 +39,7 @@ readers=(thin_check thin_dump thin_ls thin_delta thin_rmap thin_trim thin_repair
 writers=(thin_repair thin_restore)
 
 # --- What every command has ---
-for command in "${readers[@]}" thin_restore thin_metadata_pack thin_metadata_unpack thin_metadata_size thin_shrink; do
+for command in "${readers[@]}" thin_restore thin_metadata_pack thin_metadata_unpack thin_metadata_size thin_shrink thin_migrate; do
     check_status 0 "$command -h" ours "$command" -h
     says "^Usage: $command "
     help=$output
