@@ -20,7 +20,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "cli/files.h"
+#include "base/files.h"
 #include "serve/nbd/kernel_client.h"
 #include "volumes/control.h"
 

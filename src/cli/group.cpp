@@ -6,9 +6,9 @@
 
 #include <nlohmann/json.hpp>
 
+#include "base/files.h"
 #include "cli/command_line.h"
 #include "cli/context.h"
-#include "cli/files.h"
 #include "cli/output.h"
 #include "cli/sizes.h"
 

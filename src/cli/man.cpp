@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <nlohmann/json.hpp>
 
+#include "base/files.h"
 #include "cli/command_line.h"
 #include "cli/context.h"
-#include "cli/files.h"
 #include "cli/pages.h"
 #include "cli/peer/peer_command.h"
 #include "cli/program.h"

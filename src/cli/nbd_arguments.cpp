@@ -5,7 +5,7 @@
 
 #include <unistd.h>
 
-#include "cli/files.h"
+#include "base/files.h"
 
 namespace lamella::cli {
 

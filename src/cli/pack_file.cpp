@@ -1,9 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/pack_file.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include "cli/metadata_input.h"
 #include "device/file_device.h"
 #include "thin/superblock.h"
@@ -14,29 +11,7 @@ Result<tools::PackReport> pack_into(const std::string& metadata, const std::stri
     if (same_file(metadata, file))
         return fail(ErrorKind::usage, "{} and {} are the same file", metadata, file);
     auto input = TRY(MetadataInput::open(metadata, Access::read));
-    int fd = ::open(file.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-    if (fd < 0)
-        return fail_errno("open " + file);
-    auto write = [&](std::uint64_t offset, std::span<const std::byte> bytes) -> Result<void> {
-        while (!bytes.empty()) {
-            ssize_t written = ::pwrite(fd, bytes.data(), bytes.size(), static_cast<off_t>(offset));
-            if (written < 0 && errno == EINTR)
-                continue;
-            if (written < 0)
-                return fail_errno("write " + file);
-            bytes = bytes.subspan(static_cast<std::size_t>(written));
-            offset += static_cast<std::uint64_t>(written);
-        }
-        return {};
-    };
-    auto flush = [&]() -> Result<void> {
-        if (::fdatasync(fd) != 0)
-            return fail_errno("flush " + file);
-        return {};
-    };
-    auto report = tools::pack(input->device(), write, flush, control);
-    ::close(fd);
-    return report;
+    return tools::pack_into_file(input->device(), file, control);
 }
 
 Result<void> unpack_onto(const std::string& file, const std::string& metadata, const tools::Control& control) {

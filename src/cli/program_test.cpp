@@ -52,6 +52,9 @@ class Commands : public testing::Test {
             return group_.release_metadata_snapshot(p, o);
         }
         Result<std::uint64_t> trim(const std::string& p, ChangeOptions o) override { return group_.trim(p, o); }
+        Result<PoolContents> pool_contents(const std::string& p) override { return group_.pool_contents(p); }
+        Result<PackedMetadata> pack_metadata(const std::string& p, const std::string& f) override { return group_.pack_metadata(p, f); }
+        Result<VolumeInfo> make_spare(ChangeOptions o) override { return group_.make_spare(o); }
         Result<std::string> status_line(const std::string& n) override { return group_.status_line(n); }
         Result<std::string> table_line(const std::string& n) override { return group_.table_line(n); }
         Result<void> send_message(const std::string& p, const std::string& m) override { return group_.send_message(p, m); }

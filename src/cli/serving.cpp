@@ -11,9 +11,9 @@
 #include <unistd.h>
 #include <nlohmann/json.hpp>
 
+#include "base/files.h"
 #include "cli/attachment.h"
 #include "cli/end_signals.h"
-#include "cli/files.h"
 #include "serve/fuse/fuse_export.h"
 #include "serve/nbd/kernel_client.h"
 #include "volumes/control.h"

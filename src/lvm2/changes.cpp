@@ -407,6 +407,16 @@ Result<void> reduce_pool(VolumeGroup& group, std::string_view name, std::uint32_
     return {};
 }
 
+Result<void> make_spare(VolumeGroup& group, const Stamp& created) {
+    const std::uint32_t extents = largest_metadata(group);
+    if (extents == 0)
+        return fail(ErrorKind::usage, "group {} has no thin pool that could need a spare", group.name);
+    VolumeGroup changed = group;
+    TRY_WITHIN("spare metadata", grow_spare(changed, extents, created, Placement{}));
+    group = std::move(changed);
+    return {};
+}
+
 const LogicalVolume* spare_metadata(const VolumeGroup& group) { return find_spare(const_cast<VolumeGroup&>(group)); }
 
 // --- Thin pools and volumes ------------------------------------------------------------------------------------------------

@@ -338,6 +338,8 @@ Result<void> reduce_volume(VolumeGroup& group, std::string_view volume, std::uin
 // change places. Metadata of a pool as small as that was written onto the spare before: with the group's commit the pool is the smaller
 // one, and what was its metadata is the spare. unsupported: there is no spare.
 Result<void> reduce_pool(VolumeGroup& group, std::string_view pool, std::uint32_t extents);
+// Makes lvolN_pmspare, or makes it as large as the largest pool's metadata. usage: no pool is there.
+Result<void> make_spare(VolumeGroup& group, const Stamp& created);
 // lvolN_pmspare; null: there is none.
 const LogicalVolume* spare_metadata(const VolumeGroup& group);
 

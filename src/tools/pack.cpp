@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tools/pack.h"
 
+#include <fcntl.h>
 #include <isa-l/igzip_lib.h>
+#include <unistd.h>
 #include <algorithm>
 #include <atomic>
 #include <cstring>
@@ -150,6 +152,32 @@ Result<PackReport> pack(BlockDevice& metadata, const WriteAt& write, const std::
     store_little<std::uint64_t>(header + 24, blocks);
     TRY(write(0, header));
     TRY(flush());
+    return report;
+}
+
+Result<PackReport> pack_into_file(BlockDevice& metadata, const std::string& file, const Control& control) {
+    int fd = ::open(file.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+    if (fd < 0)
+        return fail_errno("open " + file);
+    const auto write = [&](std::uint64_t offset, std::span<const std::byte> bytes) -> Result<void> {
+        while (!bytes.empty()) {
+            ssize_t written = ::pwrite(fd, bytes.data(), bytes.size(), static_cast<off_t>(offset));
+            if (written < 0 && errno == EINTR)
+                continue;
+            if (written < 0)
+                return fail_errno("write " + file);
+            bytes = bytes.subspan(static_cast<std::size_t>(written));
+            offset += static_cast<std::uint64_t>(written);
+        }
+        return {};
+    };
+    const auto flush = [&]() -> Result<void> {
+        if (::fdatasync(fd) != 0)
+            return fail_errno("flush " + file);
+        return {};
+    };
+    auto report = pack(metadata, write, flush, control);
+    ::close(fd);
     return report;
 }
 

@@ -30,6 +30,9 @@ struct PackReport {
 Result<PackReport> pack(BlockDevice& metadata, const WriteAt& write, const std::function<Result<void>()>& flush,
                         const Control& control = {});
 
+// The same into a file, which is made or replaced, and is durable afterwards.
+Result<PackReport> pack_into_file(BlockDevice& metadata, const std::string& file, const Control& control = {});
+
 // Reads a pack. One thread at a time.
 class PackReader {
   public:

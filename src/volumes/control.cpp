@@ -214,6 +214,19 @@ ControlHandlers group_handlers(VolumeGroup& group) {
         const std::string pool = TRY(name(params, "pool"));
         return to_json(TRY(group.trim(pool, TRY(options(params, progress)))));
     };
+    handlers["pool_contents"] = [&group, name](const Json& params, const ReportProgress&) -> Result<Json> {
+        return to_json(TRY(group.pool_contents(TRY(name(params, "pool")))));
+    };
+    handlers["pack_metadata"] = [&group, name](const Json& params, const ReportProgress&) -> Result<Json> {
+        const std::string pool = TRY(name(params, "pool"));
+        const std::string file = TRY(name(params, "file"));
+        if (!file.starts_with('/'))
+            return fail(ErrorKind::usage, "params.file: not an absolute path");
+        return to_json(TRY(group.pack_metadata(pool, file)));
+    };
+    handlers["make_spare"] = [&group, options](const Json& params, const ReportProgress&) -> Result<Json> {
+        return to_json(TRY(group.make_spare(TRY(options(params)))));
+    };
     handlers["status_line"] = [&group, name](const Json& params, const ReportProgress&) -> Result<Json> {
         return to_json(TRY(group.status_line(TRY(name(params)))));
     };

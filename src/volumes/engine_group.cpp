@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <system_error>
 
+#include "base/files.h"
 #include "device/file_device.h"
 #include "device/memory_device.h"
 #include "device/trial_device.h"
@@ -137,22 +138,6 @@ std::string default_group_name(const std::string& path) {
 
 }  // namespace
 
-std::filesystem::path default_archive_directory() {
-    const auto variable = [](const char* name) -> std::filesystem::path {
-        const char* value = std::getenv(name);
-        return value != nullptr ? value : "";
-    };
-    if (auto state = variable("LAMELLA_STATE_DIR"); !state.empty())
-        return state / "archive";
-    if (::geteuid() == 0)
-        return "/var/lib/lamella/archive";
-    if (auto state = variable("XDG_STATE_HOME"); !state.empty())
-        return state / "lamella" / "archive";
-    if (auto home = variable("HOME"); !home.empty())
-        return home / ".local" / "state" / "lamella" / "archive";
-    return {};
-}
-
 // --- Opening and making ---------------------------------------------------------------------------------------------------
 
 namespace {
@@ -160,7 +145,7 @@ namespace {
 lvm2::StoreOptions store_options(bool writable, const std::filesystem::path& archive) {
     lvm2::StoreOptions options;
     options.writable = writable;
-    options.archive_directory = archive.empty() ? default_archive_directory() : archive;
+    options.archive_directory = archive.empty() && !state_directory().empty() ? state_directory() / "archive" : archive;
     return options;
 }
 
@@ -313,6 +298,7 @@ Result<GroupInfo> EngineGroup::info() {
         BlockDevice* device = state_->store.device(physical.name);
         one.device = device != nullptr ? device->name() : physical.device_hint;
         one.missing = device == nullptr;
+        one.device_hint = physical.device_hint;
         one.extents = physical.extent_count;
         one.size = physical.extent_count * info.extent_size;
         std::uint64_t free = 0;

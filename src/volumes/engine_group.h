@@ -20,7 +20,7 @@ struct EngineOptions {
     // Bounds on memory, in bytes.
     std::uint64_t mapping_cache_bytes = 512ull << 20;
     std::uint64_t metadata_cache_bytes = 32ull << 20;
-    // Where replaced texts of the group are kept; empty: default_archive_directory().
+    // Where replaced texts of the group are kept; empty: state_directory()/archive.
     std::filesystem::path archive_directory;
     // How long writes wait for room in a full pool before they fail; 0: without limit. Seconds.
     unsigned no_space_timeout = 60;
@@ -89,6 +89,9 @@ class EngineGroup final : public VolumeGroup {
     Result<std::uint64_t> reserve_metadata_snapshot(const std::string& pool, ChangeOptions options) override;
     Result<void> release_metadata_snapshot(const std::string& pool, ChangeOptions options) override;
     Result<std::uint64_t> trim(const std::string& pool, ChangeOptions options) override;
+    Result<PoolContents> pool_contents(const std::string& pool) override;
+    Result<PackedMetadata> pack_metadata(const std::string& pool, const std::string& file) override;
+    Result<VolumeInfo> make_spare(ChangeOptions options) override;
     Result<std::string> status_line(const std::string& name) override;
     Result<std::string> table_line(const std::string& name) override;
     Result<void> send_message(const std::string& pool, const std::string& message) override;
@@ -101,8 +104,5 @@ class EngineGroup final : public VolumeGroup {
     explicit EngineGroup(std::unique_ptr<State> state);
     std::unique_ptr<State> state_;
 };
-
-// $LAMELLA_STATE_DIR/archive; else for root /var/lib/lamella/archive; else $XDG_STATE_HOME or ~/.local/state, lamella/archive.
-std::filesystem::path default_archive_directory();
 
 }  // namespace lamella

@@ -112,6 +112,63 @@ TEST_F(EngineGroupTest, APartOfTheGroupIsAnUpperLimit) {
     EXPECT_FALSE((*group)->create_volume(striped, {}));
 }
 
+TEST_F(EngineGroupTest, APoolTellsWhatItHoldsAndPacksIt) {
+    ASSERT_TRUE(EngineGroup::create(with_pool(path("vms.img")), {}));
+    auto group = *EngineGroup::open({path("vms.img")}, options());
+    for (const char* name : {"a", "b", "c"})
+        ASSERT_TRUE(group->create_volume({.name = name, .size = {.value = 8 * mib}}, {}));
+    ASSERT_TRUE(group->remove({"b"}, false, {}));
+    auto contents = group->pool_contents("pool");
+    ASSERT_TRUE(contents) << contents.error().message();
+    EXPECT_EQ(contents->transaction_id, group->volume("pool")->transaction_id);
+    EXPECT_EQ(contents->device_ids, (std::vector<std::uint32_t>{*group->volume("a")->device_id, *group->volume("c")->device_id}));
+    EXPECT_FALSE(contents->changing);
+    EXPECT_EQ(group->pool_contents("a").error().kind(), ErrorKind::usage);
+
+    // In use: its metadata snapshot is packed, and is let go of again; one that was held is left held.
+    auto packed = group->pack_metadata("pool", path("used.pack"));
+    ASSERT_TRUE(packed) << packed.error().message();
+    EXPECT_TRUE(packed->of_metadata_snapshot);
+    EXPECT_EQ(packed->bytes, std::filesystem::file_size(path("used.pack")));
+    EXPECT_FALSE(group->volume("pool")->metadata_snapshot);
+    const std::uint64_t held = group->reserve_metadata_snapshot("pool", {}).value();
+    ASSERT_TRUE(group->pack_metadata("pool", path("used.pack")));
+    EXPECT_EQ(group->volume("pool")->metadata_snapshot, held);
+    EXPECT_FALSE(group->pack_metadata("pool", path("no/such/folder/x.pack")));
+    ASSERT_TRUE(group->release_metadata_snapshot("pool", {}));
+    ASSERT_TRUE(group->close());
+    group.reset();
+
+    EngineOptions reading = options();
+    reading.read_only = true;
+    group = *EngineGroup::open({path("vms.img")}, reading);
+    packed = group->pack_metadata("pool", path("idle.pack"));
+    ASSERT_TRUE(packed) << packed.error().message();
+    EXPECT_FALSE(packed->of_metadata_snapshot);
+    EXPECT_EQ(packed->transaction_id, contents->transaction_id);
+    EXPECT_EQ(group->pool_contents("pool")->device_ids, contents->device_ids);
+}
+
+TEST_F(EngineGroupTest, TheSpareIsMadeAsLargeAsTheLargestMetadata) {
+    CreateGroup request = with_pool(path("vms.img"));
+    request.pool->size = {.base = SizeRequest::Base::bytes, .value = 32 * mib};
+    ASSERT_TRUE(EngineGroup::create(request, {}));
+    auto group = *EngineGroup::open({path("vms.img")}, options());
+    // No room for the spare to grow along: it stays behind the metadata.
+    ASSERT_TRUE(group->create_volume(
+        {.name = "filler", .size = {.base = SizeRequest::Base::bytes, .value = group->info()->free - 4 * mib}, .linear = true}, {}));
+    ASSERT_TRUE(group->resize({.name = "pool", .size = {.relation = SizeRequest::Relation::grow, .value = 4 * mib}, .metadata = true}, {}));
+    EXPECT_EQ(group->volume("lvol0_pmspare")->size, 4 * mib);
+    EXPECT_EQ(group->make_spare({}).error().kind(), ErrorKind::no_space);
+    ASSERT_TRUE(group->remove({"filler"}, false, {}));
+    EXPECT_EQ(group->make_spare(trial)->size, 8 * mib);
+    EXPECT_EQ(group->volume("lvol0_pmspare")->size, 4 * mib);
+    auto spare = group->make_spare({});
+    ASSERT_TRUE(spare) << spare.error().message();
+    EXPECT_EQ(spare->kind, VolumeKind::spare);
+    EXPECT_EQ(group->volume("lvol0_pmspare")->size, 8 * mib);
+}
+
 TEST_F(EngineGroupTest, APoolsMetadataGrowsWithItsData) {
     CreateGroup request = with_pool(path("vms.img"));
     request.size = std::uint64_t{16} << 30;  // sparse

@@ -74,6 +74,9 @@ class EngineGroup::State {
     };
     Result<PoolView> view_pool(const lvm2::LogicalVolume& pool, bool with_devices);
 
+    // The device that a hidden volume of a pool is, or the store of a snapshot.
+    Result<std::unique_ptr<mapper::VolumeDevice>> map(std::string_view name) const;
+
     // --- Volumes ---
     // A volume in use by exports.
     struct OpenOrigin;
@@ -130,7 +133,6 @@ class EngineGroup::State {
   private:
     Result<void> recover_pool(const lvm2::LogicalVolume& pool);
     Result<std::vector<thin::PoolChange>> changes_of(const lvm2::VolumeGroup& from, const lvm2::ThinPool& pool) const;
-    Result<std::unique_ptr<mapper::VolumeDevice>> map(std::string_view name) const;
     Result<void> open_pool(const lvm2::LogicalVolume& pool);
     thin::ThinPoolOptions pool_options(const lvm2::LogicalVolume& pool) const;
 

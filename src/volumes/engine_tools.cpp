@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // What the tools do to pools of a group.
+#include <algorithm>
+
 #include "tools/check.h"
+#include "tools/pack.h"
 #include "tools/shrink.h"
 #include "volumes/engine_state.h"
 
@@ -75,6 +78,54 @@ Result<std::uint64_t> EngineGroup::trim(const std::string& pool, ChangeOptions o
             options.progress({std::min(part.next.value(), total) * block_bytes, total * block_bytes});
     }
     return blocks * block_bytes;
+}
+
+Result<PoolContents> EngineGroup::pool_contents(const std::string& pool) {
+    std::lock_guard lock(state_->mutex);
+    const lvm2::LogicalVolume* volume = TRY(state_->find(pool));
+    const State::PoolView view = TRY_WITHIN(pool, state_->view_pool(*volume, true));
+    PoolContents contents{.transaction_id = view.status.transaction_id, .changing = !volume->sole<lvm2::ThinPool>()->messages.empty()};
+    for (const auto& [id, details] : view.devices)
+        contents.device_ids.push_back(id.value());
+    std::ranges::sort(contents.device_ids);
+    return contents;
+}
+
+Result<PackedMetadata> EngineGroup::pack_metadata(const std::string& pool, const std::string& file) {
+    std::lock_guard lock(state_->mutex);
+    const lvm2::LogicalVolume* volume = TRY(state_->find(pool));
+    const auto* segment = volume->sole<lvm2::ThinPool>();
+    if (segment == nullptr)
+        return fail(ErrorKind::usage, "{} is not a thin pool", pool);
+    const auto metadata = TRY(state_->map(segment->metadata_volume));
+    if (!state_->pool_is_open(*volume)) {
+        const State::PoolView view = TRY_WITHIN(pool, state_->view_pool(*volume, false));
+        const tools::PackReport report = TRY_WITHIN(pool, tools::pack_into_file(*metadata, file));
+        return PackedMetadata{report.bytes, view.status.transaction_id, false};
+    }
+    thin::ThinPool* open = TRY(state_->pool(pool));
+    thin::PoolStatus status = TRY(open->status());
+    const bool held_before = status.held_root.has_value();
+    if (!held_before) {
+        TRY_WITHIN(pool, open->reserve_metadata_snapshot());
+        status = TRY(open->status());
+    }
+    const auto report = tools::pack_into_file(*metadata, file);
+    if (!held_before)
+        TRY_WITHIN(pool, open->release_metadata_snapshot());
+    return PackedMetadata{TRY_WITHIN(pool, report).bytes, status.transaction_id, true};
+}
+
+Result<VolumeInfo> EngineGroup::make_spare(ChangeOptions options) {
+    std::lock_guard lock(state_->mutex);
+    TRY(state_->writable());
+    lvm2::VolumeGroup next = state_->group();
+    TRY(lvm2::make_spare(next, state_->stamp()));
+    const std::string name = lvm2::spare_metadata(next)->name;
+    if (options.dry_run)
+        return state_->describe(next, *next.logical_volume(name), nullptr);
+    TRY(state_->store.commit(std::move(next), "make spare metadata"));
+    return state_->describe(name);
 }
 
 }  // namespace lamella

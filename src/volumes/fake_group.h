@@ -2,7 +2,9 @@
 #pragma once
 
 #include <algorithm>
+#include <fstream>
 #include <functional>
+#include <map>
 
 #include "volumes/volume_group.h"
 
@@ -38,6 +40,8 @@ class FakeGroup : public VolumeGroup {
     std::optional<Error> refuse;
     std::vector<std::string> changes;
     std::string text = "# a group\n";
+    // Of pools whose own metadata doesn't agree with `list`.
+    std::map<std::string, PoolContents> contents;
     // What remove and rollback do meanwhile, and report.
     std::function<void(const ReportProgress&)> work;
 
@@ -127,6 +131,27 @@ class FakeGroup : public VolumeGroup {
         TRY(find(pool));
         TRY(may_change("trim " + pool, options));
         return std::uint64_t{1} << 30;
+    }
+    Result<PoolContents> pool_contents(const std::string& pool) override {
+        const VolumeInfo& info = *TRY(find(pool));
+        if (auto known = contents.find(pool); known != contents.end())
+            return known->second;
+        PoolContents agreed{.transaction_id = info.transaction_id.value_or(0)};
+        for (const VolumeInfo& volume : list)
+            if (volume.pool == pool && volume.device_id)
+                agreed.device_ids.push_back(*volume.device_id);
+        std::ranges::sort(agreed.device_ids);
+        return agreed;
+    }
+    Result<PackedMetadata> pack_metadata(const std::string& pool, const std::string& file) override {
+        const VolumeInfo& info = *TRY(find(pool));
+        std::ofstream(file) << "packed";
+        return PackedMetadata{6, info.transaction_id.value_or(0), false};
+    }
+    Result<VolumeInfo> make_spare(ChangeOptions options) override {
+        VolumeInfo spare = made("lvol0_pmspare", VolumeKind::spare, "linear", 64ull << 20);
+        spare.visible = false;
+        return add(spare, options);
     }
     Result<std::string> status_line(const std::string& name) override {
         TRY(find(name));

@@ -135,12 +135,16 @@ struct Fields<VolumeInfo> {
         Field{"discards", &VolumeInfo::discards},
         Field{"zero_new_blocks", &VolumeInfo::zero_new_blocks},
         Field{"error_when_full", &VolumeInfo::error_when_full},
+        Field{"effective_discards", &VolumeInfo::effective_discards},
         Field{"pool_mode", &VolumeInfo::pool_mode},
         Field{"needs_check", &VolumeInfo::needs_check},
         Field{"store_size", &VolumeInfo::store_size},
         Field{"store_used", &VolumeInfo::store_used},
         Field{"store_metadata", &VolumeInfo::store_metadata},
         Field{"snapshot_state", &VolumeInfo::snapshot_state},
+        Field{"active", &VolumeInfo::active},
+        Field{"monitored", &VolumeInfo::monitored},
+        Field{"profile", &VolumeInfo::profile},
         Field{"open_count", &VolumeInfo::open_count},
         Field{"refused", &VolumeInfo::refused},
     };
@@ -149,10 +153,16 @@ struct Fields<VolumeInfo> {
 template <>
 struct Fields<PhysicalVolumeInfo> {
     static constexpr std::tuple list{
-        Field{"name", &PhysicalVolumeInfo::name},           Field{"id", &PhysicalVolumeInfo::id},
-        Field{"device", &PhysicalVolumeInfo::device},       Field{"size", &PhysicalVolumeInfo::size},
-        Field{"allocated", &PhysicalVolumeInfo::allocated}, Field{"extents", &PhysicalVolumeInfo::extents},
-        Field{"missing", &PhysicalVolumeInfo::missing},     Field{"tags", &PhysicalVolumeInfo::tags},
+        Field{"name", &PhysicalVolumeInfo::name},
+        Field{"id", &PhysicalVolumeInfo::id},
+        Field{"device", &PhysicalVolumeInfo::device},
+        Field{"size", &PhysicalVolumeInfo::size},
+        Field{"allocated", &PhysicalVolumeInfo::allocated},
+        Field{"extents", &PhysicalVolumeInfo::extents},
+        Field{"missing", &PhysicalVolumeInfo::missing},
+        Field{"duplicate", &PhysicalVolumeInfo::duplicate},
+        Field{"device_hint", &PhysicalVolumeInfo::device_hint},
+        Field{"tags", &PhysicalVolumeInfo::tags},
     };
 };
 
@@ -176,6 +186,24 @@ struct Fields<GroupInfo> {
     };
 };
 
+template <>
+struct Fields<PoolContents> {
+    static constexpr std::tuple list{
+        Field{"transaction_id", &PoolContents::transaction_id},
+        Field{"changing", &PoolContents::changing},
+        Field{"device_ids", &PoolContents::device_ids},
+    };
+};
+
+template <>
+struct Fields<PackedMetadata> {
+    static constexpr std::tuple list{
+        Field{"bytes", &PackedMetadata::bytes},
+        Field{"transaction_id", &PackedMetadata::transaction_id},
+        Field{"of_metadata_snapshot", &PackedMetadata::of_metadata_snapshot},
+    };
+};
+
 // A field that somebody adds to a type and forgets here fails to build: the fields of an aggregate are counted by how many
 // initialisers it takes.
 struct Anything {
@@ -194,7 +222,7 @@ consteval std::size_t field_count() {
 template <typename... T>
 constexpr bool all_fields_listed = ((std::tuple_size_v<decltype(Fields<T>::list)> == field_count<T>()) && ...);
 static_assert(all_fields_listed<SizeRequest, CreateVolume, CreatePool, CreateSnapshot, ResizeVolume, Progress, VolumeInfo,
-                                PhysicalVolumeInfo, GroupInfo>);
+                                PhysicalVolumeInfo, GroupInfo, PoolContents, PackedMetadata>);
 
 template <typename T>
 struct Words;
@@ -417,6 +445,8 @@ LAMELLA_JSON_TYPE(Progress)
 LAMELLA_JSON_TYPE(VolumeInfo)
 LAMELLA_JSON_TYPE(std::vector<VolumeInfo>)
 LAMELLA_JSON_TYPE(GroupInfo)
+LAMELLA_JSON_TYPE(PoolContents)
+LAMELLA_JSON_TYPE(PackedMetadata)
 
 Json error_to_json(const Error& error) {
     Json json = Json::object();

@@ -39,42 +39,52 @@ TEST(Json, Requests) {
 }
 
 TEST(Json, VolumeInfo) {
-    VolumeInfo volume{"n",  "i",     VolumeKind::thin_pool,
-                      "s",  1,       false,
-                      true, true,    {"t"},
-                      -2,   "h",     3,
-                      4,    {"pv0"}, "p",
-                      "o",  "e",     5,
-                      6,    7,       8,
-                      9,    10,      11,
-                      12,   "d",     false,
-                      true, "m",     true,
-                      14,   15,      16,
-                      "x",  13,      "r"};
+    VolumeInfo volume{"n",   "i",     VolumeKind::thin_pool,
+                      "s",   1,       false,
+                      true,  true,    {"t"},
+                      -2,    "h",     3,
+                      4,     {"pv0"}, "p",
+                      "o",   "e",     5,
+                      6,     7,       8,
+                      9,     10,      11,
+                      12,    "d",     false,
+                      true,  "ed",    "m",
+                      true,  14,      15,
+                      16,    "x",     true,
+                      false, "pf",    13,
+                      "r"};
     expect_round_trip(volume,
                       R"({"name":"n","id":"i","kind":"thin_pool","segment_type":"s","size":1,"visible":false,"read_only":true,)"
                       R"("skip_activation":true,"tags":["t"],"creation_time":-2,"creation_host":"h","stripes":3,"stripe_size":4,)"
                       R"("physical_volumes":["pv0"],"pool":"p","origin":"o","external_origin":"e","device_id":5,"mapped":6,)"
                       R"("transaction_id":7,"chunk_size":8,"data_used":9,"metadata_size":10,"metadata_used":11,"metadata_snapshot":12,)"
-                      R"("discards":"d","zero_new_blocks":false,"error_when_full":true,"pool_mode":"m","needs_check":true,)"
-                      R"("store_size":14,"store_used":15,"store_metadata":16,"snapshot_state":"x",)"
+                      R"("discards":"d","zero_new_blocks":false,"error_when_full":true,"effective_discards":"ed","pool_mode":"m",)"
+                      R"("needs_check":true,"store_size":14,"store_used":15,"store_metadata":16,"snapshot_state":"x",)"
+                      R"("active":true,"monitored":false,"profile":"pf",)"
                       R"("open_count":13,"refused":"r"})");
 }
 
 TEST(Json, UnknownIsNull) {
     Json json = to_json(VolumeInfo{});
     for (const char* key : {"creation_time", "device_id", "mapped", "transaction_id", "chunk_size", "data_used", "metadata_size",
-                            "metadata_used", "metadata_snapshot"})
+                            "metadata_used", "metadata_snapshot", "active", "monitored"})
         EXPECT_TRUE(json.at(key).is_null()) << key;
     EXPECT_FALSE(from_json<VolumeInfo>(json, "value")->mapped.has_value());
 }
 
 TEST(Json, GroupInfo) {
-    GroupInfo group{"n", "i", 1, 2, 3, 4, "s", "l", {"t"}, {{"pv0", "j", "/d", 5, 6, 7, true, {"u"}}}, {"f"}, {"r"}, false, true};
-    expect_round_trip(group,
-                      R"({"name":"n","id":"i","sequence_number":1,"extent_size":2,"size":3,"free":4,"system_id":"s","lock_type":"l",)"
-                      R"("tags":["t"],"physical_volumes":[{"name":"pv0","id":"j","device":"/d","size":5,"allocated":6,"extents":7,)"
-                      R"("missing":true,"tags":["u"]}],"findings":["f"],"recovered":["r"],"writable":false,"served":true})");
+    GroupInfo group{"n",   "i",   1,     2,   3, 4, "s", "l", {"t"}, {{"pv0", "j", "/d", 5, 6, 7, true, true, "hint", {"u"}}},
+                    {"f"}, {"r"}, false, true};
+    expect_round_trip(
+        group,
+        R"({"name":"n","id":"i","sequence_number":1,"extent_size":2,"size":3,"free":4,"system_id":"s","lock_type":"l",)"
+        R"("tags":["t"],"physical_volumes":[{"name":"pv0","id":"j","device":"/d","size":5,"allocated":6,"extents":7,)"
+        R"("missing":true,"duplicate":true,"device_hint":"hint","tags":["u"]}],"findings":["f"],"recovered":["r"],"writable":false,"served":true})");
+}
+
+TEST(Json, Pools) {
+    expect_round_trip(PoolContents{7, true, {1, 3}}, R"({"transaction_id":7,"changing":true,"device_ids":[1,3]})");
+    expect_round_trip(PackedMetadata{5, 6, true}, R"({"bytes":5,"transaction_id":6,"of_metadata_snapshot":true})");
 }
 
 TEST(Json, EveryWord) {

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "volumes/remote_group.h"
 
+#include <filesystem>
+
 #include <nlohmann/json.hpp>
 
 namespace lamella {
@@ -77,6 +79,20 @@ Result<void> RemoteGroup::release_metadata_snapshot(const std::string& pool, Cha
 
 Result<std::uint64_t> RemoteGroup::trim(const std::string& pool, ChangeOptions options) {
     return call<std::uint64_t>(*client_, "trim", {{"pool", exactly(pool)}, {"options", to_json(options)}}, options.progress);
+}
+
+Result<PoolContents> RemoteGroup::pool_contents(const std::string& pool) {
+    return call<PoolContents>(*client_, "pool_contents", {{"pool", exactly(pool)}});
+}
+
+Result<PackedMetadata> RemoteGroup::pack_metadata(const std::string& pool, const std::string& file) {
+    // The other process may have another current folder.
+    return call<PackedMetadata>(*client_, "pack_metadata",
+                                {{"pool", exactly(pool)}, {"file", exactly(std::filesystem::absolute(file).native())}});
+}
+
+Result<VolumeInfo> RemoteGroup::make_spare(ChangeOptions options) {
+    return call<VolumeInfo>(*client_, "make_spare", {{"options", to_json(options)}});
 }
 
 Result<std::string> RemoteGroup::status_line(const std::string& name) {

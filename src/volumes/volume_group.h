@@ -61,6 +61,8 @@ struct VolumeInfo {
     std::string discards;                            // "passdown", "nopassdown", "ignore"
     bool zero_new_blocks = true;
     bool error_when_full = false;
+    // What the device mapper does with discards, where that isn't what `discards` asks for because the disks below can't; empty when unknown.
+    std::string effective_discards;
     std::string pool_mode;  // as the kernel's status line: "rw", "ro", "out_of_data_space", "Fail"; empty when unknown
     bool needs_check = false;
 
@@ -70,6 +72,11 @@ struct VolumeInfo {
     std::optional<std::uint64_t> store_metadata;  // while merging: done when store_used has come down to this
     // "active", "merging", "Invalid", "Overflow", "Merge failed"; empty when unknown.
     std::string snapshot_state;
+
+    // What only a group that the host's LVM runs has. Unknown elsewhere.
+    std::optional<bool> active;
+    std::optional<bool> monitored;  // by dmeventd
+    std::string profile;            // the LVM profile with its rules for automatic extension
 
     // Being served: connections that have it open.
     std::uint32_t open_count = 0;
@@ -85,6 +92,8 @@ struct PhysicalVolumeInfo {
     std::uint64_t allocated = 0;
     std::uint64_t extents = 0;
     bool missing = false;
+    bool duplicate = false;   // other devices carry the same physical volume
+    std::string device_hint;  // the path that the group's metadata has for it
     std::vector<std::string> tags;
 };
 
@@ -158,6 +167,21 @@ struct ResizeVolume {
     bool shrink_allowed = false;
 };
 
+// What a pool's own metadata says. The group's text has its own idea of it; when a change was broken off, or somebody else changed the
+// pool, the two don't agree.
+struct PoolContents {
+    std::uint64_t transaction_id = 0;
+    bool changing = false;                  // the text has messages queued for the pool: its id may be one less, a volume more or less
+    std::vector<std::uint32_t> device_ids;  // ascending
+};
+
+struct PackedMetadata {
+    std::uint64_t bytes = 0;  // of the file
+    std::uint64_t transaction_id = 0;
+    // The pool is in use: what is whole in the pack is its metadata snapshot, of the moment of the call.
+    bool of_metadata_snapshot = false;
+};
+
 // How far a change that takes long has come: for a removal, bytes that were mapped and now aren't. What several pools have to do
 // is counted for one after the other.
 struct Progress {
@@ -205,6 +229,13 @@ class VolumeGroup {
     // Discards what nothing in a pool maps, with its volumes in use or not, on the devices below. Returns how many bytes; in a trial, how many
     // there are. Of a pool that nobody uses the metadata is checked first.
     virtual Result<std::uint64_t> trim(const std::string& pool, ChangeOptions options) = 0;
+
+    virtual Result<PoolContents> pool_contents(const std::string& pool) = 0;
+    // The pool's metadata as tools/pack.h has it, in a file that is made or replaced, and durable. A pool in use gives its metadata snapshot,
+    // which is reserved and released for it unless it is held already.
+    virtual Result<PackedMetadata> pack_metadata(const std::string& pool, const std::string& file) = 0;
+    // lvolN_pmspare, which a repair of a pool writes to, is made, or made as large as the largest pool's metadata.
+    virtual Result<VolumeInfo> make_spare(ChangeOptions options) = 0;
 
     // A thin-pool or thin target's status and table line and messages, as the kernel's.
     virtual Result<std::string> status_line(const std::string& name) = 0;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "cli/files.h"
+#include "base/files.h"
 
 #include <cstdlib>
 
@@ -7,7 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-namespace lamella::cli {
+namespace lamella {
 
 namespace {
 
@@ -24,6 +24,22 @@ Result<void> write_all(int fd, const std::string& path, std::string_view content
 }
 
 }  // namespace
+
+std::filesystem::path state_directory() {
+    const auto variable = [](const char* name) -> std::filesystem::path {
+        const char* value = std::getenv(name);
+        return value != nullptr ? value : "";
+    };
+    if (auto state = variable("LAMELLA_STATE_DIR"); !state.empty())
+        return state;
+    if (::geteuid() == 0)
+        return "/var/lib/lamella";
+    if (auto state = variable("XDG_STATE_HOME"); !state.empty())
+        return state / "lamella";
+    if (auto home = variable("HOME"); !home.empty())
+        return home / ".local" / "state" / "lamella";
+    return {};
+}
 
 Result<void> write_file_aside(const std::string& path, std::string_view content, unsigned mode) {
     std::string aside = path + ".XXXXXX";
@@ -52,4 +68,4 @@ Result<void> make_directories(const std::string& path) {
     }
 }
 
-}  // namespace lamella::cli
+}  // namespace lamella
