@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// An LVM and a kernel that exist in memory only, for tests of what stands on them.
+#pragma once
+
+#include <algorithm>
+#include <functional>
+#include <map>
+
+#include "host/command_runner.h"
+#include "host/kernel_mapper.h"
+
+namespace lamella::host {
+
+// Answers each command by `answer`; keeps what was asked.
+class FakeRunner final : public CommandRunner {
+  public:
+    std::vector<Command> commands;
+    std::function<Result<CommandResult>(const Command&)> answer = [](const Command&) { return CommandResult{}; };
+
+    Result<CommandResult> run(const Command& command) override {
+        commands.push_back(command);
+        return answer(command);
+    }
+    // The words behind the program, separated by blanks.
+    std::string line(std::size_t index) const {
+        const std::vector<std::string>& words = commands.at(index).words;
+        return fmt::format("{}", fmt::join(words.begin() + 1, words.end(), " "));
+    }
+};
+
+class FakeMapper final : public KernelMapper {
+  public:
+    std::vector<KernelDevice> all;
+    std::map<std::string, std::vector<KernelTarget>> tables;
+    std::map<std::string, std::vector<DeviceNumber>> below;
+    std::vector<std::string> messages;  // "NAME: TEXT"
+    std::optional<Error> refuse;
+    unsigned passes = 0;
+
+    Result<std::vector<KernelDevice>> devices(std::string_view prefix) override {
+        ++passes;
+        if (refuse)
+            return std::unexpected(*refuse);
+        std::vector<KernelDevice> found;
+        std::ranges::copy_if(all, std::back_inserter(found), [&](const KernelDevice& device) { return device.name.starts_with(prefix); });
+        return found;
+    }
+    Result<std::vector<KernelTarget>> table(const std::string& name) override { return TRY(named(tables, name)); }
+    Result<std::vector<DeviceNumber>> dependencies(const std::string& name) override { return TRY(named(below, name)); }
+    Result<std::string> message(const std::string& name, const std::string& text) override {
+        if (refuse)
+            return std::unexpected(*refuse);
+        messages.push_back(name + ": " + text);
+        return std::string();
+    }
+
+  private:
+    template <typename Map>
+    static Result<typename Map::mapped_type> named(const Map& map, const std::string& name) {
+        const auto found = map.find(name);
+        if (found == map.end())
+            return fail(ErrorKind::not_found, "device mapper: there is no device {}", name);
+        return found->second;
+    }
+};
+
+}  // namespace lamella::host

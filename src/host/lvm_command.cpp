@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "host/lvm_command.h"
+
+#include <unistd.h>
+#include <algorithm>
+#include <array>
+
+#include "base/strong.h"
+#include "lvm2/group.h"
+
+namespace lamella::host {
+
+namespace {
+
+// Exit codes of lvm: 0 done, 3 the command line is wrong, 5 it failed.
+constexpr int bad_command_line = 3;
+
+// LVM's words for what went wrong, as version 2.03 has them, in the order in which they are looked for.
+struct Phrase {
+    std::string_view text;
+    ErrorKind kind;
+};
+constexpr std::array phrases{
+    Phrase{"insufficient free space", ErrorKind::no_space},
+    Phrase{"Insufficient free space", ErrorKind::no_space},
+    Phrase{"Insufficient suitable", ErrorKind::no_space},
+    Phrase{"insufficient suitable", ErrorKind::no_space},
+    Phrase{"nsufficient free extents", ErrorKind::no_space},
+    Phrase{"Not enough free", ErrorKind::no_space},
+    Phrase{"not enough free", ErrorKind::no_space},
+    Phrase{"No space left on device", ErrorKind::no_space},
+    Phrase{"free space threshold", ErrorKind::no_space},
+    Phrase{"already exists", ErrorKind::exists},
+    Phrase{"already in use", ErrorKind::exists},
+    Phrase{" in use", ErrorKind::refused},
+    Phrase{"is used by", ErrorKind::refused},
+    Phrase{"used by another device", ErrorKind::refused},
+    Phrase{"is exported", ErrorKind::refused},
+    Phrase{"system ID", ErrorKind::refused},
+    Phrase{"active volume", ErrorKind::refused},
+    Phrase{"active logical volume", ErrorKind::refused},
+    Phrase{"lock", ErrorKind::refused},
+    Phrase{"Permission denied", ErrorKind::refused},
+    Phrase{"read-only", ErrorKind::refused},
+    Phrase{"transaction id", ErrorKind::damaged},
+    Phrase{"not supported", ErrorKind::unsupported},
+    Phrase{"not found", ErrorKind::not_found},
+    Phrase{"Failed to find", ErrorKind::not_found},
+};
+
+// Lines that say nothing of what went wrong.
+bool says_nothing(std::string_view line) {
+    for (std::string_view beginning : {"WARNING:", "TEST MODE:", "Run `", "Error during parsing", "Cannot process volume group",
+                                       "/run/lvm/", "Do you really want", "File descriptor "})
+        if (line.starts_with(beginning))
+            return true;
+    return line.empty();
+}
+
+constexpr std::size_t max_message = 600;
+
+// The program's own words: "lvcreate" of a whole path or command line.
+std::string printable(std::string_view text) {
+    std::string result;
+    for (char c : text)
+        result += static_cast<unsigned char>(c) < 0x20 || c == 0x7f ? '?' : c;
+    return result;
+}
+
+std::vector<std::string> lines_of(std::string_view text) {
+    std::vector<std::string> lines;
+    for (std::size_t begin = 0; begin < text.size() && lines.size() < 1000;) {
+        const std::size_t end = std::min(text.find('\n', begin), text.size());
+        std::string_view line = text.substr(begin, end - begin);
+        line.remove_prefix(std::min(line.find_first_not_of(" \t\r"), line.size()));
+        lines.push_back(printable(line));
+        begin = end + 1;
+    }
+    return lines;
+}
+
+}  // namespace
+
+// --- Words ------------------------------------------------------------------------------------------------------------------
+
+void LvmWords::check(Result<void> good) {
+    if (!good && !error_)
+        error_ = good.error();
+}
+
+void LvmWords::begin_names() {
+    if (!names_begun_)
+        words_.emplace_back("--");
+    names_begun_ = true;
+}
+
+LvmWords& LvmWords::option(std::string_view name) {
+    words_.emplace_back(name);
+    return *this;
+}
+
+LvmWords& LvmWords::option(std::string_view name, std::string_view value) {
+    words_.emplace_back(name);
+    words_.emplace_back(value);
+    return *this;
+}
+
+LvmWords& LvmWords::size(std::string_view name, std::uint64_t bytes, std::string_view sign) {
+    // In sectors LVM counts on; a size in bytes that is no whole number of them it refuses.
+    return option(name, fmt::format("{}{}s", sign, bytes / sector_bytes + (bytes % sector_bytes != 0 ? 1 : 0)));
+}
+
+LvmWords& LvmWords::percent(std::uint64_t hundredths, std::string_view of, std::string_view sign) {
+    if (hundredths % 100 != 0)
+        check(fail(ErrorKind::unsupported, "LVM takes whole percent"));
+    return option("--extents", fmt::format("{}{}%{}", sign, hundredths / 100, of));
+}
+
+LvmWords& LvmWords::tag(std::string_view name, std::string_view tag) {
+    check(lvm2::check_tag(tag));
+    return option(name, tag);
+}
+
+LvmWords& LvmWords::new_name(std::string_view name, std::string_view group, std::string_view volume) {
+    check(lvm2::check_volume_name(group, volume));
+    return option(name, volume);
+}
+
+LvmWords& LvmWords::group(std::string_view name) {
+    check(lvm2::check_group_name(name));
+    begin_names();
+    words_.emplace_back(name);
+    return *this;
+}
+
+LvmWords& LvmWords::volume(std::string_view group, std::string_view name) {
+    check(lvm2::check_group_name(group));
+    // LVM's rules for new names don't hold for volumes that are there, but no volume's name breaks those of a group's.
+    check(lvm2::check_group_name(name));
+    begin_names();
+    words_.push_back(fmt::format("{}/{}", group, name));
+    return *this;
+}
+
+LvmWords& LvmWords::new_volume(std::string_view group, std::string_view name) {
+    check(lvm2::check_volume_name(group, name));
+    return volume(group, name);
+}
+
+Result<std::vector<std::string>> LvmWords::done() const {
+    if (error_)
+        return std::unexpected(*error_);
+    return words_;
+}
+
+// --- Errors -----------------------------------------------------------------------------------------------------------------
+
+Error lvm_error(std::string_view command, const CommandResult& result) {
+    std::vector<std::string> told;
+    for (std::string& line : lines_of(result.errors))
+        if (!says_nothing(line) && std::ranges::find(told, line) == told.end())
+            told.push_back(std::move(line));
+    if (told.empty())  // better a warning than nothing
+        for (std::string& line : lines_of(result.errors))
+            if (!line.empty())
+                told.push_back(std::move(line));
+    std::string message = fmt::format("{}", fmt::join(told, "; "));
+    if (message.size() > max_message)
+        message = message.substr(0, max_message) + "...";
+    if (result.signal != 0)
+        return Error(ErrorKind::failed, fmt::format("lvm {} was ended by signal {}; {}", command, result.signal,
+                                                    message.empty() ? "it said nothing" : message));
+    if (message.empty())
+        message = fmt::format("lvm {} failed with exit code {} and said nothing", command, result.exit_code);
+    ErrorKind kind = result.exit_code == bad_command_line ? ErrorKind::usage : ErrorKind::failed;
+    for (const Phrase& phrase : phrases)
+        if (kind == ErrorKind::failed && message.find(phrase.text) != std::string::npos)
+            kind = phrase.kind;
+    return Error(kind, "LVM: " + message);
+}
+
+// --- Commands ---------------------------------------------------------------------------------------------------------------
+
+Result<std::string> Lvm::find_program() {
+    for (const char* path : {"/usr/sbin/lvm", "/sbin/lvm"})
+        if (::access(path, X_OK) == 0)
+            return path;
+    return fail(ErrorKind::not_found, "there is no lvm at /usr/sbin/lvm or /sbin/lvm: the package lvm2 is not installed");
+}
+
+Result<LvmGroup> Lvm::report(std::string_view group) {
+    TRY(lvm2::check_group_name(group));
+    Command command{.words = lvm_report_arguments()};
+    command.words.insert(command.words.begin(), program_);
+    command.words.emplace_back("--");
+    command.words.emplace_back(group);
+    CommandResult result = TRY(runner_.run(command));
+    if (result.exit_code != 0 || result.signal != 0) {
+        // Newer versions tell what is wrong in the report itself.
+        if (result.errors.empty())
+            if (const auto log = parse_lvm_report(result.output))
+                result.errors = fmt::format("{}", fmt::join(log->errors, "\n"));
+        return std::unexpected(lvm_error("fullreport", result));
+    }
+    LvmReport report = TRY(parse_lvm_report(result.output));
+    if (report.groups.size() > 1)
+        return fail(ErrorKind::refused, "{} groups have the name {}; rename one by its uuid: vgrename UUID NAME", report.groups.size(),
+                    group);
+    if (report.groups.empty() || report.groups.front().name != group)
+        return fail(ErrorKind::not_found, "LVM reports no group {}", group);
+    return std::move(report.groups.front());
+}
+
+Result<void> Lvm::change(const LvmWords& words, bool trial) {
+    Command command{.words = TRY(words.done()), .changes = true};
+    const std::string name = command.words.front();
+    command.words.insert(command.words.begin(), program_);
+    if (trial)
+        command.words.insert(command.words.begin() + 2, "--test");
+    const CommandResult result = TRY(runner_.run(command));
+    if (result.exit_code != 0 || result.signal != 0)
+        return std::unexpected(lvm_error(name, result));
+    return {};
+}
+
+}  // namespace lamella::host

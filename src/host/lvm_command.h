@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// LVM's commands: argument vectors that can't mean anything else than they are meant to, and errors a caller can act on.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+#include "host/command_runner.h"
+#include "host/lvm_report.h"
+
+namespace lamella::host {
+
+// The words of one command behind "lvm". Every word that comes from outside is checked by what it is; the first that isn't valid makes
+// done() fail. Options come first: after the first name there is a "--" before it, so that no name is taken for an option.
+class LvmWords {
+  public:
+    explicit LvmWords(std::string_view command) : words_{std::string(command)} {}
+
+    // What this program itself says: an option and its value.
+    LvmWords& option(std::string_view name);
+    LvmWords& option(std::string_view name, std::string_view value);
+    // Rounded up to sectors. `sign`: "", "+" or "-".
+    LvmWords& size(std::string_view name, std::uint64_t bytes, std::string_view sign = {});
+    // "-l 20%ORIGIN". `hundredths` of a percent; LVM takes whole percent.
+    LvmWords& percent(std::uint64_t hundredths, std::string_view of, std::string_view sign = {});
+    LvmWords& tag(std::string_view name, std::string_view tag);
+    // Of something to be made: LVM's rules for new names.
+    LvmWords& new_name(std::string_view option, std::string_view group, std::string_view name);
+
+    // A group; a volume in one; a bare name as an argument of its own. These end the options.
+    LvmWords& group(std::string_view name);
+    LvmWords& volume(std::string_view group, std::string_view name);
+    LvmWords& new_volume(std::string_view group, std::string_view name);
+
+    Result<std::vector<std::string>> done() const;
+
+  private:
+    void begin_names();
+    void check(Result<void> good);
+
+    std::vector<std::string> words_;
+    bool names_begun_ = false;
+    std::optional<Error> error_;
+};
+
+// What a command that failed says, made short and safe to print, of the kind that fits: not_found, exists, no_space, refused (in use,
+// exported, of another host, under a lock), usage, failed.
+Error lvm_error(std::string_view command, const CommandResult& result);
+
+// Threads: as the runner's.
+class Lvm {
+  public:
+    // `program`: the absolute path of `lvm`.
+    Lvm(CommandRunner& runner, std::string program) : runner_(runner), program_(std::move(program)) {}
+
+    // /usr/sbin/lvm or /sbin/lvm; never from $PATH. Errors: not_found, with what to install.
+    static Result<std::string> find_program();
+
+    // One group, with everything in it, by one command. Errors: not_found, refused (another host's, locked), failed, damaged.
+    Result<LvmGroup> report(std::string_view group);
+
+    // Carries out a change; in a trial LVM checks all and writes nothing (--test).
+    Result<void> change(const LvmWords& words, bool trial = false);
+
+  private:
+    CommandRunner& runner_;
+    std::string program_;
+};
+
+}  // namespace lamella::host
