@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "device/file_device.h"
 
+#include <atomic>
 #include <cstring>
 #include <fstream>
+#include <thread>
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
@@ -296,6 +299,42 @@ TEST(FileDevice, NamesTheProcessThatHoldsAFile) {
     EXPECT_TRUE(FileDevice::open(path)) << "a process that ended holds nothing";
     ::close(to_parent[0]);
     ::close(to_child[0]);
+}
+
+// As where the kernel is still ending the I/O of a process that was killed: the lock lives on in a file that is open elsewhere.
+TEST(FileDevice, WaitsForAProcessThatHasEnded) {
+    test::TemporaryFolder folder;
+    const std::string path = folder.file("locked");
+    { ASSERT_TRUE(FileDevice::open(path, {.create = mib})); }
+    int keep[2];
+    ASSERT_EQ(0, ::pipe(keep));
+    const pid_t child = ::fork();
+    ASSERT_GE(child, 0);
+    if (child == 0) {
+        const int fd = ::open(path.c_str(), O_RDWR);
+        if (fd < 0 || ::flock(fd, LOCK_EX) != 0)
+            ::_exit(1);
+        if (::fork() == 0) {
+            ::close(keep[1]);
+            char byte;
+            (void)!::read(keep[0], &byte, 1);
+        }
+        ::_exit(0);
+    }
+    int status = 0;
+    ASSERT_EQ(child, ::waitpid(child, &status, 0));
+    ASSERT_EQ(status, 0);
+    std::atomic<bool> opening{false};
+    std::thread end([&] {
+        while (!opening.load())
+            std::this_thread::yield();
+        ::close(keep[1]);
+    });
+    opening.store(true);
+    const auto opened = FileDevice::open(path);
+    EXPECT_TRUE(opened) << opened.error().message();
+    end.join();
+    ::close(keep[0]);
 }
 
 }  // namespace

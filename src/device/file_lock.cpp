@@ -2,13 +2,16 @@
 #include "device/file_lock.h"
 
 #include <cerrno>
+#include <chrono>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
+#include <thread>
 #include <utility>
 #include <vector>
 
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
@@ -21,6 +24,8 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::size_t max_named = 4;  // holders in one message
+constexpr unsigned attempts_for_a_dead_holder = 200;
+constexpr std::chrono::milliseconds between_attempts(10);
 
 std::string first_line(const fs::path& path) {
     std::ifstream file(path);
@@ -39,7 +44,8 @@ std::string join(const std::vector<std::string>& words) {
     return text;
 }
 
-// Lines of /proc/locks: "1: FLOCK  ADVISORY  WRITE 708 08:01:12345 0 EOF", the device's numbers in hexadecimal.
+// Lines of /proc/locks: "1: FLOCK  ADVISORY  WRITE 708 08:01:12345 0 EOF", the device's numbers in hexadecimal. Empty: nobody that lives
+// and can be seen.
 std::string holders_of_lock(const struct stat& status) {
     std::ifstream locks("/proc/locks");
     std::vector<std::string> holders;
@@ -55,10 +61,10 @@ std::string holders_of_lock(const struct stat& status) {
             continue;
         if (process <= 0)
             holders.push_back("a process of another container");
-        else
+        else if (::kill(process, 0) == 0 || errno != ESRCH)  // ended, it is still listed as long as its file is open
             holders.push_back(fmt::format("{} (pid {})", first_line(fmt::format("/proc/{}/comm", process)), process));
     }
-    return holders.empty() ? "another process" : join(holders);
+    return join(holders);
 }
 
 void add_holders(const fs::path& device_folder, std::vector<std::string>& users) {
@@ -93,21 +99,32 @@ Result<FileLock> FileLock::take(int fd, const std::string& path, Mode mode) {
     if (own < 0)
         return fail_errno(path);
     FileLock lock(own);
-    int result;
-    do {
-        result = ::flock(own, (mode == Mode::exclusive ? LOCK_EX : LOCK_SH) | LOCK_NB);
-    } while (result != 0 && errno == EINTR);
-    if (result == 0)
-        return lock;
-    lock.fd_ = -1;  // nothing to unlock: the caller's description may hold a lock of its own
-    const int error = errno;
+    std::string holders;
+    for (unsigned attempt = 0;; ++attempt) {
+        int result;
+        do {
+            result = ::flock(own, (mode == Mode::exclusive ? LOCK_EX : LOCK_SH) | LOCK_NB);
+        } while (result != 0 && errno == EINTR);
+        if (result == 0)
+            return lock;
+        if (errno != EWOULDBLOCK) {
+            const int error = errno;
+            lock.fd_ = -1;
+            ::close(own);
+            return fail_errno(fmt::format("{}: locking", path), error);
+        }
+        struct stat status {};
+        if (::fstat(fd, &status) == 0)
+            holders = holders_of_lock(status);
+        // Of a process that was killed with I/O under way the kernel keeps the file open until that has ended.
+        if (!holders.empty() || attempt == attempts_for_a_dead_holder)
+            break;
+        std::this_thread::sleep_for(between_attempts);
+    }
+    // Nothing to unlock: the caller's description may hold a lock of its own.
+    lock.fd_ = -1;
     ::close(own);
-    if (error != EWOULDBLOCK)
-        return fail_errno(fmt::format("{}: locking", path), error);
-    struct stat status {};
-    if (::fstat(fd, &status) != 0)
-        return fail_errno(path);
-    return fail(ErrorKind::refused, "{} is in use by {}", path, holders_of_lock(status));
+    return fail(ErrorKind::refused, "{} is in use by {}", path, holders.empty() ? "another process" : holders);
 }
 
 FileLock::FileLock(FileLock&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}

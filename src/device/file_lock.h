@@ -15,8 +15,8 @@ class FileLock {
   public:
     enum class Mode { shared, exclusive };
 
-    // Takes the lock on the file that `fd` has open. Fails at once with ErrorKind::refused when somebody else holds it; the message
-    // names the holder's process and command as far as /proc shows them. `path` is for messages.
+    // Takes the lock on the file that `fd` has open. Fails with ErrorKind::refused when somebody else holds it: at once, with the
+    // holder's process and command in the message; after two seconds where nobody can be seen to hold it. `path` is for messages.
     static Result<FileLock> take(int fd, const std::string& path, Mode mode);
 
     FileLock() = default;
