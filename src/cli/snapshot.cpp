@@ -25,7 +25,7 @@ void define_snapshot(CommandLine& line) {
         "to be skipped at activation.\n\n"
         "A linear or striped volume has classic snapshots: each has a store of its own in the group, to which every chunk of the "
         "origin is copied before it is written to for the first time. When the store is full the snapshot is invalid, and the "
-        "origin goes on. With --size a thin volume gets one, too. Several at one moment are possible while none is in use.");
+        "origin goes on. With --size a thin volume gets one, too.");
     line.example("snapshot ./vms.img:web", "makes web-s1");
     line.example("snapshot ./vms.img:web ./vms.img:db --tag nightly", "both at one moment");
     line.example("snapshot ./vms.img:boot --size 100%ORIGIN", "a classic snapshot that never gets full");

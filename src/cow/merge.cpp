@@ -189,7 +189,7 @@ void OriginThread::end_step(int error) {
 }
 
 Result<void> OriginThread::start_merge(SnapshotState& snapshot) {
-    return ask<void>(queue_, own_queue_ == nullptr, [&](Answer<void>& answer) {
+    return call([&](Answer<void>& answer) {
         const auto go_on = [this, &answer] {
             merge_->running = true;
             merge_->snapshot.merge_failed.store(false);
@@ -214,7 +214,7 @@ Result<void> OriginThread::start_merge(SnapshotState& snapshot) {
 }
 
 void OriginThread::stop_merge() {
-    const auto stopped = ask<void>(queue_, own_queue_ == nullptr, [&](Answer<void>& answer) {
+    const auto stopped = call([&](Answer<void>& answer) {
         if (merge_ == nullptr || !merge_->running)
             return answer.give({});
         merge_->stop = true;
@@ -225,7 +225,7 @@ void OriginThread::stop_merge() {
 
 void OriginThread::end_merge() {
     stop_merge();
-    const auto ended = ask<void>(queue_, own_queue_ == nullptr, [&](Answer<void>& answer) {
+    const auto ended = call([&](Answer<void>& answer) {
         View view = *view_owner_;
         view.merging = nullptr;
         set_view(std::move(view));

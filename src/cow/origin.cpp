@@ -112,6 +112,10 @@ Result<std::shared_ptr<Snapshot>> Origin::open_snapshot(BlockDevice& store_devic
     return snapshot;
 }
 
+Result<void> Origin::freeze(Duration patience) { return thread_->freeze(patience); }
+
+void Origin::thaw() { thread_->thaw(); }
+
 std::vector<std::shared_ptr<Snapshot>> Origin::snapshots() const {
     std::lock_guard lock(mutex_);
     std::vector<std::shared_ptr<Snapshot>> open;

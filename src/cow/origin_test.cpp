@@ -97,6 +97,37 @@ TEST_F(OriginTest, SnapshotsShareOneRead) {
     EXPECT_EQ(read(*second, 0, device.size()), filled(device.size(), 1));
 }
 
+TEST_F(OriginTest, FrozenItHoldsWritesBack) {
+    FaultDevice slow(device);
+    origin = *Origin::open(slow);
+    const auto queue = *make_plain_queue();
+    slow.add({.operation = IoOperation::write, .count = 1, .hold = true});
+    auto bytes = filled(chunk, 2);
+    test::Request first(IoOperation::write, 0, chunk, bytes.data());
+    origin->submit(*queue, first);
+    EXPECT_EQ(origin->freeze(std::chrono::milliseconds(1)).error().kind(), ErrorKind::refused);
+    // Others aren't held up by that.
+    write(*origin, chunk, bytes);
+    slow.release();
+    queue->run_until([&] { return first.done; });
+
+    ASSERT_TRUE(origin->freeze(std::chrono::hours(1)));
+    test::Request second(IoOperation::write, 2 * chunk, chunk, bytes.data());
+    origin->submit(*queue, second);
+    auto snapshot = open(store);
+    auto other = open(store2);
+    while (queue->run_once(false)) {}
+    EXPECT_FALSE(second.done);
+    EXPECT_EQ(read(*origin, 2 * chunk, chunk), filled(chunk, 1));
+    origin->thaw();
+    queue->run_until([&] { return second.done; });
+    EXPECT_EQ(read(*origin, 0, 3 * chunk), filled(3 * chunk, 2));
+    for (Snapshot* each : {snapshot.get(), other.get()}) {
+        EXPECT_EQ(read(*each, 0, 2 * chunk), filled(2 * chunk, 2));
+        EXPECT_EQ(read(*each, 2 * chunk, chunk), filled(chunk, 1));
+    }
+}
+
 TEST_F(OriginTest, AFullStoreIsInvalidForGood) {
     MemoryDevice small(8 * chunk, "small");
     auto snapshot = open(small);

@@ -61,8 +61,6 @@ OriginThread::OriginThread(BlockDevice& device, const OriginOptions& options, st
         thread.release_posted_.store(false);
         thread.look_at_drains();
     };
-    if (own_queue_ != nullptr)
-        thread_ = std::thread([this] { run_thread(); });
 }
 
 void OriginThread::run_thread() {
@@ -73,7 +71,7 @@ void OriginThread::run_thread() {
 OriginThread::~OriginThread() {
     // Nothing is open any more; tasks that were posted may still be on their way.
     const auto busy = [this] { return under_way_ != 0 || !grace_.idle() || release_posted_.load(); };
-    if (own_queue_ != nullptr) {
+    if (thread_.joinable()) {
         struct Last : Task {
             OriginThread* thread;
             std::function<bool()> busy;
@@ -121,6 +119,21 @@ void OriginThread::set_view(View view) {
     merges_.store(view_owner_->merging != nullptr);
 }
 
+void OriginThread::set_frozen(bool frozen) {
+    View view = *view_owner_;
+    view.frozen = frozen;
+    set_view(std::move(view));
+}
+
+void OriginThread::let_writes_go_on() {
+    if (beginning_ > 0 || view_owner_->frozen)
+        return;
+    std::vector<CowIo*> blocked;
+    blocked.swap(waiting_for_begin_);
+    for (CowIo* io : blocked)
+        deal_here(*io);
+}
+
 void OriginThread::released() {
     if (!release_posted_.exchange(true))
         queue_.post(release_task_);
@@ -152,6 +165,10 @@ bool OriginThread::deal_origin(CowIo& io, IoQueue& here) {
     const View& view = *view_.load();
     const SnapshotState* but = io.passed_down ? io.snapshot : nullptr;
     const std::uint64_t end = io.start + io.length;
+    if (io.writes() && view.frozen) {
+        io.leave_grace();
+        return false;
+    }
     if (view.merging == nullptr) {
         if (io.writes() && !settled(view, io.start, end, but)) {
             io.leave_grace();
@@ -281,7 +298,7 @@ void OriginThread::deal_here(CowIo& io) {
 
 // A write to the origin waits for whatever is in its way, and begins again where it came from.
 void OriginThread::block_origin(CowIo& io) {
-    if (beginning_ > 0) {
+    if (beginning_ > 0 || view_owner_->frozen) {
         waiting_for_begin_.push_back(&io);
         return;
     }
@@ -585,18 +602,14 @@ struct OriginThread::Beginning {
         Answer<void>& waiting = *answer;
         const std::string what = fmt::format("flushing {}", over.device_.name());
         delete this;
-        if (--over.beginning_ == 0) {
-            std::vector<CowIo*> blocked;
-            blocked.swap(over.waiting_for_begin_);
-            for (CowIo* io : blocked)
-                over.deal_here(*io);
-        }
+        --over.beginning_;
+        over.let_writes_go_on();
         waiting.give(error == 0 ? Result<void>() : fail_errno(what, error));
     }
 };
 
 Result<void> OriginThread::add_snapshot(SnapshotState& snapshot, bool fresh) {
-    return ask<void>(queue_, own_queue_ == nullptr, [&](Answer<void>& answer) {
+    return call([&](Answer<void>& answer) {
         open_.push_back(&snapshot);
         View view = *view_owner_;
         view.snapshots.push_back(&snapshot);
@@ -614,8 +627,47 @@ Result<void> OriginThread::add_snapshot(SnapshotState& snapshot, bool fresh) {
     });
 }
 
+// Ends when the grace period has: the answer may have been given by then.
+struct OriginThread::Freezing : Timer {
+    OriginThread* thread;
+    Answer<void>* answer;
+};
+
+Result<void> OriginThread::freeze(Duration patience) {
+    return call([&](Answer<void>& answer) {
+        set_frozen(true);
+        auto freezing = std::make_shared<Freezing>();
+        freezing->thread = this;
+        freezing->answer = &answer;
+        freezing->fired = [](Timer& timer) {
+            auto& late = static_cast<Freezing&>(timer);
+            late.thread->set_frozen(false);
+            late.thread->let_writes_go_on();
+            std::exchange(late.answer, nullptr)
+                ->give(
+                    fail(ErrorKind::refused, "{}: writes to it don't end: there is no moment to take a snapshot at", late.thread->name_));
+        };
+        queue_.arm(*freezing, queue_.clock().monotonic() + patience);
+        after_grace([this, freezing] {
+            if (freezing->answer == nullptr)
+                return;
+            queue_.disarm(*freezing);
+            freezing->answer->give({});
+        });
+    });
+}
+
+void OriginThread::thaw() {
+    [[maybe_unused]] const auto thawed = call([this](Answer<void>& answer) {
+        set_frozen(false);
+        let_writes_go_on();
+        answer.give({});
+    });
+    assert(thawed);
+}
+
 void OriginThread::remove_snapshot(SnapshotState& snapshot) {
-    const auto removed = ask<void>(queue_, own_queue_ == nullptr, [&](Answer<void>& answer) {
+    const auto removed = call([&](Answer<void>& answer) {
         View view = *view_owner_;
         std::erase(view.snapshots, &snapshot);
         set_view(std::move(view));

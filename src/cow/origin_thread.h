@@ -125,6 +125,8 @@ class OriginThread : public std::enable_shared_from_this<OriginThread> {
     // `fresh`: it hasn't been used before.
     Result<void> add_snapshot(SnapshotState& snapshot, bool fresh);
     void remove_snapshot(SnapshotState& snapshot);
+    Result<void> freeze(Duration patience);
+    void thaw();
     Result<void> start_merge(SnapshotState& snapshot);
     void stop_merge();
     void end_merge();
@@ -139,14 +141,26 @@ class OriginThread : public std::enable_shared_from_this<OriginThread> {
     struct View {
         std::vector<SnapshotState*> snapshots;
         SnapshotState* merging = nullptr;
+        bool frozen = false;  // writes to the origin wait
     };
     struct Beginning;
+    struct Freezing;
     struct CopyJob;
     struct Grace;
     struct Merge;
 
+    // A call from another thread: body(answer) on this one.
+    template <typename Body>
+    Result<void> call(Body body) {
+        if (own_queue_ != nullptr && !thread_.joinable())
+            thread_ = std::thread([this] { run_thread(); });
+        return ask<void>(queue_, own_queue_ == nullptr, body);
+    }
     void run_thread();
     void set_view(View view);
+    void set_frozen(bool frozen);
+    // Writes that waited for snapshots to begin, or for the thaw.
+    void let_writes_go_on();
     void after_grace(std::function<void()> then);
 
     static bool settled(const View& view, std::uint64_t start, std::uint64_t end, const SnapshotState* but);

@@ -56,20 +56,22 @@ class Moment : public testing::Test {
         return load_little<std::uint64_t>(block.data());
     }
 
+    void is_one(const std::string& first, const std::string& second, int rounds, const CreateSnapshot& how);
+
     std::filesystem::path folder_;
     std::unique_ptr<EngineGroup> group_;
 };
 
-TEST_F(Moment, IsOneAcrossPools) {
+// Snapshots of two volumes, while each number is written to the first before the second.
+void Moment::is_one(const std::string& first, const std::string& second, int rounds, const CreateSnapshot& how) {
     auto source = group_->exports();
     std::atomic<bool> stop{false};
     std::atomic<std::uint64_t> written{0};
     std::thread writer([&] {
-        auto one = source->open("of-one", false);
-        auto two = source->open("of-two", false);
+        auto one = source->open(first, false);
+        auto two = source->open(second, false);
         ASSERT_TRUE(one && two);
         AlignedBuffer block(4096);
-        // Each number reaches the first volume before the second one.
         for (std::uint64_t counter = 1; !stop.load(); ++counter) {
             store_little<std::uint64_t>(block.data(), counter);
             ASSERT_TRUE(write_now((*one)->device(), 0, block.bytes()));
@@ -78,15 +80,14 @@ TEST_F(Moment, IsOneAcrossPools) {
         }
     });
     std::vector<std::uint64_t> acknowledged;
-    constexpr int rounds = 12;
     for (int round = 0; round < rounds; ++round) {
         while (written.load() < static_cast<std::uint64_t>(round + 1) * 20)
             std::this_thread::yield();
         acknowledged.push_back(written.load());
-        std::vector<CreateSnapshot> requests(2);
-        requests[0].origin = "of-two";
+        std::vector<CreateSnapshot> requests(2, how);
+        requests[0].origin = second;
         requests[0].name = fmt::format("two-{}", round);
-        requests[1].origin = "of-one";
+        requests[1].origin = first;
         requests[1].name = fmt::format("one-{}", round);
         auto made = group_->create_snapshots(requests, {});
         EXPECT_TRUE(made) << made.error().message();
@@ -100,6 +101,16 @@ TEST_F(Moment, IsOneAcrossPools) {
         EXPECT_LE(two, one);
         EXPECT_LE(one, two + 1);
     }
+}
+
+TEST_F(Moment, IsOneAcrossPools) { is_one("of-one", "of-two", 12, {}); }
+
+TEST_F(Moment, IsOneForClassicSnapshots) {
+    ASSERT_TRUE(group_->create_volume({.name = "thick", .size = {.value = 8 << 20}, .linear = true}, {}));
+    CreateSnapshot classic;
+    classic.classic = true;
+    classic.size = {SizeRequest::Base::bytes, SizeRequest::Relation::absolute, 4 << 20};
+    is_one("thick", "of-two", 6, classic);
 }
 
 TEST_F(Moment, IsNoneWhenOnePoolCant) {

@@ -18,6 +18,7 @@ namespace {
 constexpr std::uint64_t wiped_bytes = 4096;  // where a new store begins: zeros there make the kernel begin one, too
 constexpr std::uint64_t least_chunks = 3;    // of a store, as LVM has it
 constexpr std::chrono::milliseconds look_every(100);
+constexpr std::chrono::seconds writes_end_within(5);  // or no snapshot is taken: others wait for the group meanwhile
 
 std::uint64_t largest_store(const lvm2::VolumeGroup& group, std::uint64_t origin_bytes, std::uint32_t chunk_sectors) {
     return group.extents_for(cow::largest_useful_store(origin_bytes, chunk_sectors));
@@ -121,12 +122,11 @@ Result<std::vector<VolumeInfo>> EngineGroup::State::create_classic_snapshots(con
         const lvm2::LogicalVolume* origin = TRY(find(request.origin));
         if (const std::string reason = why_refused(*origin); !reason.empty())
             return fail(ErrorKind::unsupported, "{}: {}", request.origin, reason);
-        if (const auto* thin = origin->sole<lvm2::Thin>(); thin != nullptr && (in_use(*origin) || !thin->external_origin.empty()))
-            return fail(ErrorKind::refused,
-                        "{}: a thin volume gets a classic snapshot only while it isn't in use, and has no external origin", request.origin);
-        if (requests.size() > 1 && opened_origin(request.origin) != nullptr)
-            return fail(ErrorKind::refused, "{} is in use: classic snapshots of several volumes are of one moment only while none is",
-                        request.origin);
+        if (const auto* thin = origin->sole<lvm2::Thin>(); thin != nullptr && !thin->external_origin.empty())
+            return fail(ErrorKind::unsupported, "{} has an external origin: it gets no classic snapshots", request.origin);
+        else if (thin != nullptr && in_use(*origin) && TRY(TRY(pool(thin->pool))->status()).mode == thin::PoolMode::out_of_data_space)
+            return fail(ErrorKind::refused, "pool {} is full: writes to {} may wait for room, and there is no moment without any",
+                        thin->pool, request.origin);
         lvm2::NewClassicSnapshot snapshot;
         snapshot.origin = request.origin;
         snapshot.chunk_sectors = static_cast<std::uint32_t>(std::min<std::uint64_t>(request.chunk_size / sector_bytes, UINT32_MAX));
@@ -152,15 +152,20 @@ Result<std::vector<VolumeInfo>> EngineGroup::State::create_classic_snapshots(con
             TRY(write_zeroes_now(*device, 0, wiped_bytes));
             TRY(flush_now(*device));
         }
-        std::shared_ptr<OpenOrigin> open = opened_origin(requests.front().origin);
-        const LvmId id = next.logical_volume(names.front())->id;
-        if (open != nullptr)
-            TRY(open_store(*open, next, snapshots, *snapshots.of_store(names.front())));
-        if (auto committed = store.commit(next, fmt::format("snapshot {}", fmt::join(names, " "))); !committed) {
-            // Where nobody knows whether the text names the snapshot now, it goes on being kept, so that it has all that it needs if so.
-            // No other change can take its extents meanwhile: they are refused until the group is opened anew.
-            if (open != nullptr && !store.unsettled())
+        std::vector<std::pair<std::shared_ptr<OpenOrigin>, LvmId>> begun;
+        const auto forget = [&] {
+            for (const auto& [open, id] : begun)
                 open->stores.erase(id);
+        };
+        if (auto opened = begin_at_one_moment(next, snapshots, names, begun); !opened) {
+            forget();
+            return std::unexpected(opened.error());
+        }
+        if (auto committed = store.commit(next, fmt::format("snapshot {}", fmt::join(names, " "))); !committed) {
+            // Where nobody knows whether the text names the snapshots now, they go on being kept, so that they have all that they need if so.
+            // No other change can take their extents meanwhile: they are refused until the group is opened anew.
+            if (!store.unsettled())
+                forget();
             return std::unexpected(committed.error());
         }
     }
@@ -168,6 +173,26 @@ Result<std::vector<VolumeInfo>> EngineGroup::State::create_classic_snapshots(con
     for (const std::string& name : names)
         made.push_back(describe(result, *result.logical_volume(name), nullptr));
     return made;
+}
+
+// Where the origins are in use. What was begun is in `begun`, also after an error.
+Result<void> EngineGroup::State::begin_at_one_moment(const lvm2::VolumeGroup& next, const lvm2::ClassicSnapshots& snapshots,
+                                                     const std::vector<std::string>& names,
+                                                     std::vector<std::pair<std::shared_ptr<OpenOrigin>, LvmId>>& begun) {
+    std::vector<std::shared_ptr<OpenOrigin>> frozen;
+    Result<void> result;
+    for (const std::string& name : names)
+        if (auto open = opened_origin(snapshots.of_store(name)->origin);
+            open != nullptr && result && std::ranges::find(frozen, open) == frozen.end())
+            if (result = open->origin->freeze(writes_end_within); result)
+                frozen.push_back(std::move(open));
+    for (const std::string& name : names)
+        if (auto open = opened_origin(snapshots.of_store(name)->origin); open != nullptr && result)
+            if (result = open_store(*open, next, snapshots, *snapshots.of_store(name)); result)
+                begun.emplace_back(std::move(open), next.logical_volume(name)->id);
+    for (const auto& open : frozen)
+        open->origin->thaw();
+    return result;
 }
 
 Result<VolumeInfo> EngineGroup::State::resize_store(const ResizeVolume& request, bool dry_run) {

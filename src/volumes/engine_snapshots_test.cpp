@@ -7,6 +7,9 @@
 
 #include <gtest/gtest.h>
 
+#include "device/fault_device.h"
+#include "device/file_device.h"
+#include "device/slice_device.h"
 #include "device/test_support.h"
 #include "volumes/engine_group.h"
 
@@ -40,10 +43,26 @@ class EngineSnapshotsTest : public testing::Test {
             EXPECT_TRUE(group->close());
         }
         group.reset();
+        faults.reset();
+        disk.reset();
+    }
+    // Whatever becomes of it: a commit that failed makes closing fail, too.
+    void abandon() {
+        faults->clear();
+        exported.clear();
+        source.reset();
+        (void)group->close();
+        group.reset();
     }
     void reopen() {
         close();
-        auto opened = EngineGroup::open({folder.file("vms.img")}, options);
+        auto file = FileDevice::open(folder.file("vms.img"));
+        ASSERT_TRUE(file) << file.error().message();
+        disk = std::move(*file);
+        faults = std::make_unique<FaultDevice>(*disk);
+        std::vector<std::unique_ptr<BlockDevice>> devices;
+        devices.push_back(*SliceDevice::create(*faults, 0, disk->size(), disk->name()));
+        auto opened = EngineGroup::open(std::move(devices), options);
         ASSERT_TRUE(opened) << opened.error().message();
         group = std::move(*opened);
         ASSERT_TRUE(group->info()->findings.empty()) << group->info()->findings[0];
@@ -95,6 +114,8 @@ class EngineSnapshotsTest : public testing::Test {
 
     test::TemporaryFolder folder;
     EngineOptions options;
+    std::unique_ptr<FileDevice> disk;
+    std::unique_ptr<FaultDevice> faults;
     std::unique_ptr<EngineGroup> group;
     std::unique_ptr<ExportSource> source;
     std::map<std::string, std::unique_ptr<Export>> exported;
@@ -127,9 +148,7 @@ TEST_F(EngineSnapshotsTest, HoldTheirMomentInUseAndAfter) {
 
 TEST_F(EngineSnapshotsTest, AThinVolumeGetsOneWhenASizeIsAsked) {
     fill("thin", 0, 4 * mib, 'a');
-    EXPECT_EQ(failure(classic("thin", "s1", 8 * mib)), ErrorKind::refused);  // in use
-    release();
-    ASSERT_TRUE(group->create_snapshots({classic("thin", "s1", 8 * mib)}, {}));
+    ASSERT_TRUE(group->create_snapshots({classic("thin", "s1", 8 * mib)}, {}));  // in use
     fill("thin", 0, mib, 'b');
     EXPECT_EQ(shows("s1", 0, 4 * mib), 'a');
     EXPECT_EQ(shows("thin", 0, mib), 'b');
@@ -137,6 +156,22 @@ TEST_F(EngineSnapshotsTest, AThinVolumeGetsOneWhenASizeIsAsked) {
     ASSERT_TRUE(thin) << thin.error().message();
     EXPECT_EQ(thin->at(0).kind, VolumeKind::thin);
     EXPECT_EQ(shows("thin-s1", 0, mib), 'b');
+    reopen();
+    EXPECT_EQ(shows("s1", 0, 4 * mib), 'a');
+    EXPECT_EQ(shows("thin", 0, mib), 'b');
+}
+
+TEST_F(EngineSnapshotsTest, AThinVolumeThatWaitsForRoomGetsNone) {
+    ASSERT_TRUE(group->create_volume({.name = "large", .size = {.value = 64 * mib}, .pool = "pool"}, {}));
+    const std::vector<std::byte> bytes(40 * mib, std::byte{'a'});
+    BlockDevice& device = use("large");
+    std::thread writer([&] { EXPECT_TRUE(write_now(device, 0, bytes)); });
+    wait_until([&] { return group->volume("pool")->pool_mode == "out_of_data_space"; });
+    EXPECT_EQ(failure(classic("large", "s1", 8 * mib)), ErrorKind::refused);
+    EXPECT_EQ(group->volume("s1").error().kind(), ErrorKind::not_found);
+    ASSERT_TRUE(group->resize({.name = "pool", .size = {.value = 64 * mib}}, {}));
+    writer.join();
+    ASSERT_TRUE(group->create_snapshots({classic("large", "s1", 8 * mib)}, {}));
 }
 
 TEST_F(EngineSnapshotsTest, SizesAreCutToWhatCanBeUsed) {
@@ -245,8 +280,6 @@ TEST_F(EngineSnapshotsTest, AnOriginStaysWhileItHasSnapshots) {
     use("base");
     EXPECT_EQ(group->resize({.name = "base", .size = {Base::bytes, SizeRequest::Relation::grow, 4 * mib}}, {}).error().kind(),
               ErrorKind::refused);
-    const std::vector<CreateSnapshot> two = {classic("base", "x"), classic("base", "y")};
-    EXPECT_EQ(group->create_snapshots(two, {}).error().kind(), ErrorKind::refused);  // not of one moment
     EXPECT_EQ(group->create_snapshots({classic("base", "x"), classic("thin", "y")}, {}).error().kind(), ErrorKind::unsupported);
     release();
     ASSERT_TRUE(group->resize({.name = "base", .size = {Base::bytes, SizeRequest::Relation::grow, 4 * mib}}, {}));
@@ -257,6 +290,74 @@ TEST_F(EngineSnapshotsTest, AnOriginStaysWhileItHasSnapshots) {
     ASSERT_TRUE(group->remove({"base", "s1", "other"}, false, {.dry_run = true}));
     ASSERT_TRUE(group->remove({"base", "s1", "other"}, false, {}));
     EXPECT_EQ(group->info()->findings.size(), 0u);
+}
+
+// The header of the metadata area, in which a commit is made: written to announce a text, then to make it the group's.
+constexpr FaultDevice::Rule header{.operation = IoOperation::write, .offset = 4096, .length = 512};
+
+TEST_F(EngineSnapshotsTest, ACommitThatFailsLeavesNoSnapshot) {
+    fill("thick", 0, 4 * mib, 'a');
+    FaultDevice::Rule announcing = header;
+    faults->add(announcing);
+    EXPECT_FALSE(group->create_snapshots({classic("thick", "s1"), classic("thin", "s2", 8 * mib)}, {}));
+    const std::uint64_t reads = faults->count(IoOperation::read);
+    fill("thick", 0, 4 * mib, 'b');
+    EXPECT_EQ(faults->count(IoOperation::read), reads);  // nothing is copied for it
+    abandon();
+    reopen();
+    EXPECT_EQ(group->volume("s1").error().kind(), ErrorKind::not_found);
+    EXPECT_EQ(group->volume("s2").error().kind(), ErrorKind::not_found);
+    EXPECT_EQ(shows("thick", 0, 4 * mib), 'b');
+}
+
+TEST_F(EngineSnapshotsTest, ACommitThatFailsLateMayHaveMadeTheSnapshot) {
+    fill("thick", 0, 4 * mib, 'a');
+    ASSERT_TRUE(group->create_snapshots({classic("thick", "first")}, {}));
+    const std::uint64_t flushes = faults->count(IoOperation::flush);
+    ASSERT_TRUE(group->create_snapshots({classic("thick", "second")}, {}));
+    const std::uint64_t in_one = faults->count(IoOperation::flush) - flushes;
+    // The last flush of all: the text is the group's, and nobody could tell.
+    faults->add({.operation = IoOperation::flush, .skip = in_one - 1, .count = 1});
+    EXPECT_FALSE(group->create_snapshots({classic("thick", "third")}, {}));
+    fill("thick", 0, 4 * mib, 'b');
+    EXPECT_FALSE(group->create_snapshots({classic("thin", "fourth", 8 * mib)}, {}));
+    abandon();
+    reopen();
+    for (const char* name : {"first", "second", "third"})
+        EXPECT_EQ(shows(name, 0, 4 * mib), 'a') << name;
+    EXPECT_EQ(shows("thick", 0, 4 * mib), 'b');
+    EXPECT_EQ(group->volume("fourth").error().kind(), ErrorKind::not_found);
+}
+
+TEST_F(EngineSnapshotsTest, ACommitThatFailsLateMayHaveMadeNone) {
+    fill("thick", 0, 4 * mib, 'a');
+    FaultDevice::Rule committing = header;
+    committing.skip = 1;
+    faults->add(committing);
+    EXPECT_FALSE(group->create_snapshots({classic("thick", "s1")}, {}));
+    fill("thick", 0, 4 * mib, 'b');
+    abandon();
+    reopen();
+    EXPECT_EQ(group->volume("s1").error().kind(), ErrorKind::not_found);
+    EXPECT_EQ(shows("thick", 0, 4 * mib), 'b');
+}
+
+TEST_F(EngineSnapshotsTest, AMergeThatFailedGoesOnWhenAsked) {
+    fill("thick", 0, 8 * mib, 'a');
+    ASSERT_TRUE(group->create_snapshots({classic("thick", "s1", 100 * mib)}, {}));
+    fill("thick", 0, 8 * mib, 'b');
+    release();
+    faults->add({.operation = IoOperation::write, .offset = mib, .skip = 3, .count = 1});
+    ASSERT_TRUE(group->rollback("thick", "s1", {}));
+    wait_until([&] { return group->volume("s1")->snapshot_state == "Merge failed"; });
+    EXPECT_EQ(shows("thick", 0, 8 * mib), 'a');
+    release();
+    faults->clear();
+    ASSERT_TRUE(group->rollback("thick", "s1", {}));
+    wait_until([&] { return !group->volume("s1"); });
+    EXPECT_EQ(shows("thick", 0, 8 * mib), 'a');
+    reopen();
+    EXPECT_EQ(shows("thick", 0, 8 * mib), 'a');
 }
 
 }  // namespace

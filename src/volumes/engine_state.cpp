@@ -25,6 +25,9 @@ Result<const lvm2::LogicalVolume*> EngineGroup::State::find(std::string_view nam
 Result<void> EngineGroup::State::writable() const {
     if (options.read_only)
         return fail(ErrorKind::refused, "group {} is open read-only", group().name);
+    // Before anything is written: what looks free in the text that is known here may be in use in the one on the disk.
+    if (store.unsettled())
+        return fail(ErrorKind::refused, "group {}: an earlier change failed in its last step; open the group anew", group().name);
     return {};
 }
 
@@ -353,13 +356,14 @@ Result<std::shared_ptr<EngineGroup::State::OpenVolume>> EngineGroup::State::open
         return fail(ErrorKind::unsupported, "{}: {}", volume.name, reason);
     std::shared_ptr<OpenVolume> opened;
     const lvm2::ClassicSnapshot* snapshot = classic().of_store(volume.name);
-    const bool has_snapshots = classic().of_origin(volume.name) != nullptr;
-    // Read-only, an origin never has to copy. Written to, a thick volume may get snapshots while it is in use.
+    const auto* thin = volume.sole<lvm2::Thin>();
+    const bool falls_through = thin != nullptr && !thin->external_origin.empty();
+    // Read-only, an origin never has to copy. Written to, it may get snapshots while it is in use.
     if (snapshot != nullptr) {
         opened = std::make_shared<OpenVolume>();
         opened->origin = TRY_WITHIN(volume.name, open_origin(*TRY(find(snapshot->origin))));
         opened->device = opened->origin->stores.at(volume.id).snapshot;
-    } else if (!options.read_only && (has_snapshots || volume.sole<lvm2::Thin>() == nullptr)) {
+    } else if (!options.read_only && (!falls_through || classic().of_origin(volume.name) != nullptr)) {
         opened = std::make_shared<OpenVolume>();
         opened->origin = TRY(open_origin(volume));
         opened->device = opened->origin->origin;

@@ -142,6 +142,9 @@ class EngineGroup::State {
     Result<std::shared_ptr<OpenOrigin>> open_origin(const lvm2::LogicalVolume& volume);
     Result<void> open_store(OpenOrigin& open, const lvm2::VolumeGroup& from, const lvm2::ClassicSnapshots& snapshots,
                             const lvm2::ClassicSnapshot& snapshot);
+    Result<void> begin_at_one_moment(const lvm2::VolumeGroup& next, const lvm2::ClassicSnapshots& snapshots,
+                                     const std::vector<std::string>& names,
+                                     std::vector<std::pair<std::shared_ptr<OpenOrigin>, LvmId>>& begun);
     Result<void> start_merge(const std::string& origin);
     std::shared_ptr<OpenOrigin> opened_origin(const std::string& name) const;
     void finish_merge(const LvmId& origin);
