@@ -63,6 +63,24 @@ in_kernel() {
 # loop FILE [OPTION...]: a loop device; run-scripts detaches it.
 loop() { losetup --find --show "${@:2}" "$1"; }
 
+# connect NAME URI: an export as a file (through FUSE) in the folder NAME, and a loop device on it. Sets device.
+declare -A bridges devices
+connect() {
+    mkdir -p "$1"
+    nbdfuse "$1/nbd" "$2" >>nbdfuse.log 2>&1 &
+    bridges[$1]=$!
+    wait_for 20 test -f "$1/nbd"
+    device=$(loop "$1/nbd")
+    devices[$1]=$device
+}
+disconnect() {
+    losetup --detach "${devices[$1]}"
+    wait_for 20 detached "${devices[$1]}"
+    umount "$1" || umount -l "$1"
+    wait "${bridges[$1]}" 2>/dev/null || true
+}
+detached() { ! losetup "$1"; }
+
 # lvm_alone IMAGE: LVM's commands see this image, on a loop device that can't be written, and nothing else of this host. Sets lvm_device.
 lvm_alone() {
     lvm_device=$(loop "$1" --read-only)
