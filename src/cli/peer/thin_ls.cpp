@@ -13,14 +13,14 @@ namespace {
 using tools::Usage;
 using tools::VolumeUsage;
 
-// "188MiB": in the first unit in which it isn't more than 8192, rounded.
-std::string pretty(std::uint64_t bytes) {
+// "188MiB": in the first unit in which it isn't more than 8192, rounded: in each unit on the way, as 0.9 does it; or, as 1.x, in the last.
+std::string pretty(std::uint64_t bytes, bool round_last = false) {
     static constexpr std::string_view units[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB"};
     if (bytes == 0)
         return "0";
     std::size_t unit = 0;
     for (; bytes > 8192 && unit + 1 < std::size(units); ++unit)
-        bytes = (bytes + 512) / 1024;
+        bytes = (bytes + (round_last && bytes >= 1 << 20 ? 0 : 512)) / 1024;
     return fmt::format("{}{}", bytes, units[unit]);
 }
 
@@ -62,7 +62,7 @@ constexpr Field fields[] = {
      [](const VolumeUsage& volume, std::uint64_t bytes) { return pretty(volume.exclusive_blocks * bytes); }},
     {"SHARED", Field::Of::exclusive, [](const VolumeUsage& volume, std::uint64_t bytes) { return pretty(shared(volume) * bytes); }},
     {"HIGHEST_MAPPED", Field::Of::highest,
-     [](const VolumeUsage& volume, std::uint64_t bytes) { return end(volume) == 0 ? "-" : pretty(end(volume) * bytes - 1); }},
+     [](const VolumeUsage& volume, std::uint64_t bytes) { return end(volume) == 0 ? "-" : pretty(end(volume) * bytes - 1, true); }},
     {"TRANSACTION", Field::Of::cheap, [](const VolumeUsage& volume, std::uint64_t) { return number(volume.details.transaction_id); }},
     {"CREATE_TIME", Field::Of::cheap, [](const VolumeUsage& volume, std::uint64_t) { return number(volume.details.creation_time); }},
     {"SNAP_TIME", Field::Of::cheap, [](const VolumeUsage& volume, std::uint64_t) { return number(volume.details.snapshotted_time); }},
