@@ -66,9 +66,8 @@ void OrphanPlacement::collect_gaps_below(MetadataBlock root, std::optional<ThinI
                 continue;
             if (!slot.gap) {
                 slot.gap = gaps_.size();
-                // A block in use that can't be read is what the parent means, only damaged: what hung below it is looked for. Else it
-                // may be the pointer that is wrong, and the child itself is somewhere.
-                const bool unreadable = catalog_[slot.child].block_class == BlockClass::other && counts_[slot.child] != 0;
+                // What hung below a child that is only damaged is looked for; else the child itself, which is somewhere.
+                const bool unreadable = trees_.is_unreadable(slot.child);
                 Gap gap{.range = {slot.range.begin, end}, .pointed = slot.child};
                 gap.max_height = unreadable ? inner.height - 2 : inner.height - 1;
                 gap.lost_leaf = unreadable ? inner.height == 1 : !trees_.is_doubtful(slot.child);

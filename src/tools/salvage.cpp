@@ -158,22 +158,85 @@ Result<std::optional<PlanNode>> Salvage::root_of(std::vector<Unit> units) {
     return root;
 }
 
-void Salvage::report_lost(SalvagedDevice& device, const std::vector<std::size_t>& gaps) const {
-    for (std::size_t number : gaps) {
-        const Gap& gap = placement_->gaps()[number];
-        std::uint64_t begin = gap.range.begin;
-        for (std::size_t orphan : gap.fill) {
-            if (placement_->orphan(orphan).first > begin)
-                device.lost.push_back({begin, placement_->orphan(orphan).first});
-            begin = placement_->orphan(orphan).last + 1;
+namespace {
+
+void sort_by_begin(std::vector<KeyRange>& ranges) { std::ranges::sort(ranges, {}, &KeyRange::begin); }
+
+// `ranges` without `others`, in ascending order and joined.
+std::vector<KeyRange> without(std::vector<KeyRange> ranges, std::vector<KeyRange> others) {
+    sort_by_begin(ranges);
+    sort_by_begin(others);
+    std::vector<KeyRange> left;
+    std::uint64_t done = 0;  // all up to here is dealt with
+    std::size_t next = 0;
+    for (const KeyRange& range : ranges) {
+        const auto add = [&](std::uint64_t begin, std::uint64_t end) {
+            if (begin >= end)
+                return;
+            if (!left.empty() && left.back().end == begin)
+                left.back().end = end;
+            else
+                left.push_back({begin, end});
+        };
+        std::uint64_t begin = std::max(range.begin, done);
+        for (; next < others.size() && others[next].begin < range.end; ++next) {
+            add(begin, others[next].begin);
+            begin = std::max(begin, others[next].end);
+            if (others[next].end > range.end)
+                break;
         }
-        if (begin < gap.range.end)
-            device.lost.push_back({begin, gap.range.end});
+        add(begin, range.end);
+        done = std::max({done, begin, range.end});
     }
-    // The number of mappings isn't as recorded, and nothing says where: an old copy of a node, perhaps.
-    if (gaps.empty())
-        device.lost.push_back({});
-    std::ranges::sort(device.lost, {}, &KeyRange::begin);
+    return left;
+}
+
+}  // namespace
+
+// What a broken tree was to hold of a range, and where what it still holds lies. A node in which a child is something else altogether, and
+// not merely damaged, may be an old copy: then nothing that it says bounds what is missing but the place it has itself.
+void Salvage::survey_lost(MetadataBlock block, KeyRange range, std::vector<KeyRange>& uncertain, std::vector<KeyRange>& there) const {
+    const Inner* inner = trees_.inner_of(block);
+    if (inner == nullptr || inner->whole) {
+        const CatalogEntry& entry = catalog_[block];
+        there.push_back({inner != nullptr ? inner->first : entry.first_key, (inner != nullptr ? inner->last : entry.last_key) + 1});
+        return;
+    }
+    if (std::ranges::any_of(inner->slots,
+                            [&](const Slot& slot) { return slot.state == SlotState::lost && !trees_.is_unreadable(slot.child); }))
+        uncertain.push_back(range);
+    for (const Slot& slot : inner->slots) {
+        const KeyRange place{slot.range.begin, std::min(slot.range.end, range.end)};
+        if (slot.state != SlotState::lost) {
+            survey_lost(slot.child, place, uncertain, there);
+            continue;
+        }
+        uncertain.push_back(place);
+        if (slot.gap)
+            for (std::size_t orphan : placement_->gaps()[*slot.gap].fill)
+                survey_lost(placement_->orphan(orphan).block, place, uncertain, there);
+    }
+}
+
+void Salvage::report_lost(SalvagedDevice& device) const {
+    const SalvageTrees::Device& judged = trees_.devices().at(device.id);
+    std::vector<KeyRange> uncertain;
+    std::vector<KeyRange> there;
+    if (judged.gap) {
+        uncertain.emplace_back();
+        for (std::size_t orphan : placement_->gaps()[*judged.gap].fill)
+            survey_lost(placement_->orphan(orphan).block, {}, uncertain, there);
+    } else {
+        survey_lost(judged.root, {}, uncertain, there);
+    }
+    device.lost = without(std::move(uncertain), std::move(there));
+    // More mappings are missing than there is room for, and nothing says where: an old copy of a node, perhaps.
+    std::uint64_t room = 0;
+    for (const KeyRange& range : device.lost)
+        room = range.end == KeyRange::no_end ? KeyRange::no_end : room + (range.end - range.begin);
+    if (device.lost.empty() ||
+        (device.details && device.details->mapped_blocks > device.mappings && device.details->mapped_blocks - device.mappings > room))
+        device.lost = {{}};
 }
 
 Result<void> Salvage::make_plan() {
@@ -219,7 +282,7 @@ Result<void> Salvage::make_plan() {
         device.complete = device.details ? device.mappings == device.details->mapped_blocks : gaps.empty();
         device.unexplained = !device.complete && gaps.empty();
         if (!device.complete)
-            report_lost(device, gaps);
+            report_lost(device);
     }
     return {};
 }

@@ -104,7 +104,8 @@ class Salvage {
     Result<std::vector<Unit>> even_out(std::vector<Unit> units);
     std::vector<Unit> pack(const std::vector<Unit>& units);
     Result<Unit> unit_of(MetadataBlock block);
-    void report_lost(SalvagedDevice& device, const std::vector<std::size_t>& gaps) const;
+    void survey_lost(MetadataBlock block, KeyRange range, std::vector<KeyRange>& uncertain, std::vector<KeyRange>& there) const;
+    void report_lost(SalvagedDevice& device) const;
 
     NodeCatalog& catalog_;
     SalvageTrees trees_;

@@ -114,6 +114,8 @@ class SalvageTrees {
     bool leaf_fits(MetadataBlock leaf, KeyRange range);
     // A leaf of the tree of devices looks like one of mappings that all lie in data block 0.
     bool seems_device_leaf(MetadataBlock leaf) const;
+    // In use and no node: what refers to it means what it was before it was damaged. Of anything else it may be the reference that is wrong.
+    bool is_unreadable(MetadataBlock block) const { return catalog_[block].block_class == BlockClass::other && counts_[block] != 0; }
     // A device's root that can't be one.
     bool is_elsewhere(MetadataBlock root) const;
     // Blocks with more referrers than the space map counts.

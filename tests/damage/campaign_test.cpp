@@ -379,6 +379,14 @@ TEST_P(DamageCampaign, ReturnsWhatSurvived) {
     campaign.print(parameters.kind);
 }
 
+// An old inner node of one volume, with a right checksum. Some of the blocks that it names are other leaves of the volume by now, within the
+// ranges that the node has for them: the ranges of what it lacks altogether aren't all that is missing.
+TEST(DamageSeeds, OldNodeThatLeadsToPartOfWhatItSays) {
+    Campaign campaign(make_shared_pool(3));
+    campaign.run(Kind::stale, 209);
+    EXPECT_GT(campaign.tally().orphaned, campaign.tally().orphaned_back) << "the seed draws something else by now";
+}
+
 std::vector<Case> all_cases() {
     std::vector<Case> cases;
     for (const char* pool : {"small", "deep", "shared"})
