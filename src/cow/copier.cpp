@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "cow/exception_log.h"
+
 namespace lamella::cow {
 
 struct Copier::Piece {
@@ -69,7 +71,10 @@ struct Copier::Piece {
                 if (--piece.writing == 0)
                     piece.copier->release(piece);
             };
-            write.target->device->submit(copier->queue_, write.request);
+            if (write.target->log != nullptr)
+                write.target->log->write_data(write.request);
+            else
+                write.target->device->submit(copier->queue_, write.request);
         }
     }
 };

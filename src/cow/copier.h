@@ -11,14 +11,17 @@
 
 namespace lamella::cow {
 
+class ExceptionLog;
+
 // A copy of a run of bytes to any number of places: read once. Owned by whoever starts it, until `completed`.
 struct Copy {
     // Where a part of what is read goes.
     struct Target {
         BlockDevice* device;
-        std::uint64_t start;   // bytes, from the start of the copy
-        std::uint64_t length;  // bytes; what is behind the end of the copy isn't written
-        std::uint64_t offset;  // on `device`
+        std::uint64_t start;          // bytes, from the start of the copy
+        std::uint64_t length;         // bytes; what is behind the end of the copy isn't written
+        std::uint64_t offset;         // on `device`
+        ExceptionLog* log = nullptr;  // of the store that `device` is: the copy is data of new exceptions
         void* owner = nullptr;
         int error = 0;  // of the read, too
     };

@@ -7,9 +7,10 @@
 //
 // - Data, flush, exception. Whoever finds the exception finds the data.
 // - Exceptions become durable from the first to the last. They are written in units that the device writes whole (its alignment, a sector
-//   at least), one durable write a unit; what two units take is two writes. Else a unit could be there whose predecessor isn't: not
+//   at least), one unit between two flushes. Else a unit could be there whose predecessor isn't: not
 //   counted now, but counted again, over chunks that have been given to others, when the gap before it is filled.
-// - The next area is zeroed, durably, before the last exception of an area: the reader goes on into it at that moment.
+// - The next area is zeroed, and flushed, before the last exception of an area is written: the reader goes on into it at that moment.
+//   That is done when the first exceptions of an area are written, so that nobody waits for it.
 // - A merge takes exceptions away from the end, when the origin has been flushed. In one write: if it is torn, some may be left behind an
 //   earlier end, but what they name is merged, and nobody adds exceptions to a store that has begun to merge.
 // - A new store: the first area is zeroed before there is a header.
@@ -18,8 +19,7 @@
 // The kernel writes an area whole, so that a torn write of its own, or of ours below a device with larger sectors than it says, may leave
 // exceptions behind the end. Opening a store zeroes what is behind the end of its last area.
 //
-// A commit takes whatever is flushed when it begins: while the disk is busy with one, the exceptions for the next come together, and the
-// flush of their data goes beside it.
+// The committer's rounds (committer.h) make that order: what one round writes as data, its flush makes durable, and the next may name.
 #include "cow/exception_log.h"
 
 #include <algorithm>
@@ -38,6 +38,8 @@ constexpr std::uint32_t magic = 0x70416e53;
 constexpr std::uint32_t version = 1;
 constexpr std::uint32_t default_chunk_sectors = 32;
 constexpr std::uint64_t read_bytes = 1 << 20;
+constexpr std::uint64_t zeros_bytes = 64 << 10;
+constexpr std::uint64_t most_zeros_written = 1 << 20;
 
 Result<void> check_chunk_size(std::uint32_t sectors, std::uint32_t store_alignment, std::uint32_t origin_alignment, ErrorKind kind,
                               const std::string& name) {
@@ -75,7 +77,8 @@ ExceptionLog::ExceptionLog(BlockDevice& device, StoreGeometry geometry, bool per
       persistent_(persistent),
       unit_bytes_(std::max<std::uint64_t>(sector_bytes, device.traits().alignment)),
       next_free_(persistent ? 2 : 0),
-      unit_(unit_bytes_) {
+      unit_(unit_bytes_),
+      data_(device) {
     commit_task_.log = this;
     commit_task_.run = [](Task& task) {
         auto& self = static_cast<CommitTask&>(task);
@@ -229,6 +232,18 @@ void ExceptionLog::skip_area() {
         next_free_.fetch_add(1);
 }
 
+void ExceptionLog::use(IoQueue& queue, Committer& committer) {
+    queue_ = &queue;
+    committer_ = &committer;
+    if (persistent_)
+        committer.add(*this);
+}
+
+void ExceptionLog::write_data(IoRequest& request) {
+    data_.add(request);
+    committer_->wake();
+}
+
 bool ExceptionLog::allocate(NewExceptions& exceptions) {
     const std::uint64_t next = next_free_.load();
     const std::uint64_t end = chunks();
@@ -261,9 +276,7 @@ void ExceptionLog::written(NewExceptions& exceptions) {
     const auto entry = std::find_if(log_.begin(), log_.end(), [&](const Entry& candidate) { return candidate.exceptions == &exceptions; });
     entry->state = Entry::State::written;
     if (persistent_) {
-        flush_data();
-        if (failed_ != 0)
-            commit();
+        committer_->wake();
     } else if (!commit_task_.posted) {
         commit_task_.posted = true;
         queue_->post(commit_task_);
@@ -276,7 +289,7 @@ void ExceptionLog::dropped(NewExceptions& exceptions) {
     entry->exceptions = nullptr;
     queued_ -= entry->left;
     if (persistent_)
-        commit();
+        committer_->wake();
     else
         log_.erase(entry);
 }
@@ -303,7 +316,7 @@ void ExceptionLog::submit(IoRequest& request, IoOperation operation, std::uint64
                           void (*completed)(IoRequest& request, int error)) {
     request = IoRequest{};
     request.operation = operation;
-    request.durable = operation == IoOperation::write || operation == IoOperation::write_zeroes;
+    request.durable = operation == IoOperation::write;
     request.offset = offset;
     request.length = length;
     request.vectors = vectors;
@@ -317,43 +330,39 @@ std::uint64_t ExceptionLog::unit_offset(std::uint64_t index) const {
     return geometry_.area_chunk(area_.load()) * geometry_.chunk_bytes() + index * exception_bytes / unit_bytes_ * unit_bytes_;
 }
 
-// One flush at a time, for whatever is written when it begins; also while exceptions are being written, whose flush is another.
-void ExceptionLog::flush_data() {
-    if (flushing_ || failed_ != 0)
-        return;
-    for (Entry& entry : log_) {
-        if (entry.state == Entry::State::written) {
-            entry.state = Entry::State::flushing;
-            flushing_ = true;
-        }
-    }
-    if (!flushing_)
-        return;
-    submit(flush_, IoOperation::flush, 0, {}, 0, [](IoRequest& request, int error) {
-        ExceptionLog& log = *static_cast<ExceptionLog*>(request.context);
-        log.flushing_ = false;
-        for (Entry& entry : log.log_)
-            if (entry.state == Entry::State::flushing)
-                entry.state = Entry::State::flushed;
-        if (error != 0)
+void ExceptionLog::submit_in_round(IoRequest& request, IoOperation operation, std::uint64_t offset, std::span<iovec> vectors,
+                                   std::uint64_t length) {
+    request = IoRequest{.operation = operation, .offset = offset, .length = length, .vectors = vectors};
+    request.context = this;
+    request.completed = [](IoRequest& done, int error) {
+        ExceptionLog& log = *static_cast<ExceptionLog*>(done.context);
+        if (error != 0) {
             log.failed_ = error;
-        log.flush_data();
-        log.commit();
-    });
+            log.committer_->wake();
+        }
+        log.committer_->ended();
+    };
+    committer_->begun();
+    device_.submit(*queue_, request);
 }
 
-void ExceptionLog::commit() {
+void ExceptionLog::write_round() {
+    data_.send(*queue_, *committer_);
     while (!log_.empty() && log_.front().state == Entry::State::dropped)
         log_.pop_front();
-    if (committing_ || log_.empty())
-        return;
-    // After an error what is written waits for no flush.
-    if (log_.front().state != Entry::State::flushed && (failed_ == 0 || log_.front().state != Entry::State::written))
-        return;
-    committing_ = true;
+    if (failed_ != 0)
+        fail_written();
+    else if (!log_.empty() && log_.front().state == Entry::State::flushed)
+        write_exceptions();
+}
+
+void ExceptionLog::write_exceptions() {
     const std::uint64_t per_unit = unit_bytes_ / exception_bytes;
-    const std::uint64_t room = per_unit - in_area_ % per_unit;
-    batch_ = 0;
+    std::uint64_t room = per_unit - in_area_ % per_unit;
+    if (!next_zeroed_) {
+        zero_next_area();
+        room = std::min(room, geometry_.exceptions_per_area() - 1 - in_area_);
+    }
     std::byte* place = unit_.data() + in_area_ % per_unit * exception_bytes;
     for (const Entry& entry : log_) {
         if (entry.state == Entry::State::dropped)
@@ -368,61 +377,90 @@ void ExceptionLog::commit() {
         }
         batch_ += taken;
     }
-    if (failed_ != 0 || in_area_ + batch_ < geometry_.exceptions_per_area())
-        return write_batch(failed_);
-    submit(zero_, IoOperation::write_zeroes, geometry_.area_chunk(area_.load() + 1) * geometry_.chunk_bytes(), {}, geometry_.chunk_bytes(),
-           [](IoRequest& request, int error) { static_cast<ExceptionLog*>(request.context)->write_batch(error); });
-}
-
-void ExceptionLog::write_batch(int error) {
-    const auto completed = [](IoRequest& request, int failure) { static_cast<ExceptionLog*>(request.context)->batch_written(failure); };
-    if (error != 0) {
-        write_.context = this;
-        write_.completed = completed;
-        return queue_->complete_later(write_, error);
-    }
+    if (batch_ == 0)
+        return;
     write_vector_ = {unit_.data(), unit_bytes_};
-    submit(write_, IoOperation::write, unit_offset(in_area_), {&write_vector_, 1}, unit_bytes_, completed);
+    submit_in_round(write_, IoOperation::write, unit_offset(in_area_), {&write_vector_, 1}, unit_bytes_);
 }
 
-void ExceptionLog::batch_written(int error) {
-    std::vector<NewExceptions*> finished;
-    if (error != 0) {
-        failed_ = error;
-        // What isn't written yet meets the error when it is, and what is being flushed, when that has ended.
-        while (!log_.empty() && log_.front().state != Entry::State::writing && log_.front().state != Entry::State::flushing) {
-            if (log_.front().state != Entry::State::dropped) {
-                queued_ -= log_.front().left;
-                finished.push_back(log_.front().exceptions);
-            }
-            log_.pop_front();
-        }
-    } else {
-        in_area_ += batch_;
-        queued_ -= batch_;
-        if (in_area_ == geometry_.exceptions_per_area()) {
-            in_area_ = 0;
-            area_.fetch_add(1);
-        }
-        if (in_area_ * exception_bytes % unit_bytes_ == 0)
-            std::memset(unit_.data(), 0, unit_bytes_);
-        while (batch_ > 0) {
-            Entry& entry = log_.front();
-            if (entry.state != Entry::State::dropped) {
-                const std::uint64_t taken = std::min(entry.left, batch_);
-                entry.left -= taken;
-                batch_ -= taken;
-                if (entry.left > 0)
-                    break;
-                finished.push_back(entry.exceptions);
-            }
-            log_.pop_front();
+// With zeros, where that isn't much: to unmap what is written again soon would change the extents of a file twice.
+void ExceptionLog::zero_next_area() {
+    const std::uint64_t chunk = geometry_.area_chunk(area_.load() + 1);
+    if (chunk >= chunks())
+        return;  // allocate() leaves the current area its last exception until there is one
+    zeroing_ = true;
+    const std::uint64_t bytes = geometry_.chunk_bytes();
+    if (bytes > most_zeros_written)
+        return submit_in_round(zero_, IoOperation::write_zeroes, chunk * bytes, {}, bytes);
+    if (zeros_.size() == 0) {
+        zeros_ = AlignedBuffer(std::min(bytes, zeros_bytes));
+        zero_vectors_.assign(bytes / zeros_.size(), {zeros_.data(), zeros_.size()});
+    }
+    submit_in_round(zero_, IoOperation::write, chunk * bytes, zero_vectors_, bytes);
+}
+
+bool ExceptionLog::flush_begins() {
+    if (failed_ != 0)
+        return false;
+    bool needed = batch_ > 0 || zeroing_;
+    for (Entry& entry : log_) {
+        if (entry.state == Entry::State::written) {
+            entry.state = Entry::State::flushing;
+            needed = true;
         }
     }
-    committing_ = false;
+    return needed;
+}
+
+void ExceptionLog::flush_ended(int error) {
+    for (Entry& entry : log_)
+        if (entry.state == Entry::State::flushing)
+            entry.state = Entry::State::flushed;
+    if (error != 0)
+        failed_ = error;
+    std::uint64_t batch = std::exchange(batch_, 0);
+    if (std::exchange(zeroing_, false))
+        next_zeroed_ = true;
+    if (failed_ != 0 || batch == 0)
+        return;
+    in_area_ += batch;
+    queued_ -= batch;
+    if (in_area_ == geometry_.exceptions_per_area()) {
+        in_area_ = 0;
+        area_.fetch_add(1);
+        next_zeroed_ = false;
+    }
+    if (in_area_ * exception_bytes % unit_bytes_ == 0)
+        std::memset(unit_.data(), 0, unit_bytes_);
+    std::vector<NewExceptions*> finished;
+    while (batch > 0) {
+        Entry& entry = log_.front();
+        if (entry.state != Entry::State::dropped) {
+            const std::uint64_t taken = std::min(entry.left, batch);
+            entry.left -= taken;
+            batch -= taken;
+            if (entry.left > 0)
+                break;
+            finished.push_back(entry.exceptions);
+        }
+        log_.pop_front();
+    }
     for (NewExceptions* exceptions : finished)
-        exceptions->committed(*exceptions, error);
-    commit();
+        exceptions->committed(*exceptions, 0);
+}
+
+// What isn't written yet meets the error when it is.
+void ExceptionLog::fail_written() {
+    std::vector<NewExceptions*> finished;
+    while (!log_.empty() && log_.front().state != Entry::State::writing) {
+        if (log_.front().state != Entry::State::dropped) {
+            queued_ -= log_.front().left;
+            finished.push_back(log_.front().exceptions);
+        }
+        log_.pop_front();
+    }
+    for (NewExceptions* exceptions : finished)
+        exceptions->committed(*exceptions, failed_);
 }
 
 void ExceptionLog::mark_invalid(Waiter& waiter) {

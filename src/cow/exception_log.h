@@ -14,6 +14,7 @@
 #include <optional>
 #include <vector>
 
+#include "cow/committer.h"
 #include "cow/exception_store.h"
 #include "cow/exception_table.h"
 #include "device/block_device.h"
@@ -66,16 +67,28 @@ class ExceptionLog {
     // Any thread.
     StoreUsage usage() const;
 
-    // Before anything below.
-    void use(IoQueue& queue) { queue_ = &queue; }
+    BlockDevice& device() { return device_; }
+
+    // Before anything below. The committer is that of the store's disks; a persistent store's log is one of its logs from now on.
+    void use(IoQueue& queue, Committer& committer);
 
     // Room for chunks from `exceptions.old` on: at least 1, at most `exceptions.count`, which becomes as many as there are, in chunks that
     // follow each other. False: the store is full.
     bool allocate(NewExceptions& exceptions);
+    // Writes data of new exceptions, together with what is next to it, when the next round begins. Persistent stores.
+    void write_data(IoRequest& request);
     // The data is written. Commits are made in the order of allocation, several in one where they come together.
     void written(NewExceptions& exceptions);
     // There is no data: `committed` won't be called. The room is lost.
     void dropped(NewExceptions& exceptions);
+
+    // --- A round of the committer, which waits for what the log has begun() ---
+    // Writes data, and the next exceptions whose data is flushed, as many as one unit of the device takes.
+    void write_round();
+    // True: something needs the flush that begins now.
+    bool flush_begins();
+    // Every flush that began, if any did, has ended.
+    void flush_ended(int error);
 
     // Marks the store invalid, durably, then calls `done` from the queue.
     struct Waiter {
@@ -110,11 +123,11 @@ class ExceptionLog {
     std::uint64_t chunks() const;
     std::uint64_t unit_offset(std::uint64_t index) const;
     void skip_area();
-    void commit();
-    void write_batch(int error);
-    void flush_data();
-    void batch_written(int error);
+    void write_exceptions();
+    void zero_next_area();
+    void fail_written();
     void transient_commits();
+    void submit_in_round(IoRequest& request, IoOperation operation, std::uint64_t offset, std::span<iovec> vectors, std::uint64_t length);
     void submit(IoRequest& request, IoOperation operation, std::uint64_t offset, std::span<iovec> vectors, std::uint64_t length,
                 void (*completed)(IoRequest& request, int error));
 
@@ -131,12 +144,16 @@ class ExceptionLog {
     AlignedBuffer unit_;         // the unit of the current area that the next exception goes to, as it is on the device
     std::deque<Entry> log_;
 
-    bool flushing_ = false;
-    bool committing_ = false;
-    std::uint64_t batch_ = 0;  // exceptions in the commit under way
-    int failed_ = 0;           // an error of a commit: nothing is committed after it
-    IoRequest flush_, zero_, write_;
+    Committer* committer_ = nullptr;
+    GatheredWrites data_;
+    std::uint64_t batch_ = 0;  // exceptions written in this round
+    bool zeroing_ = false;     // the area behind the current one, in this round
+    bool next_zeroed_ = false;
+    int failed_ = 0;  // an error of a commit: nothing is committed after it
+    IoRequest zero_, write_;
     iovec write_vector_{};
+    AlignedBuffer zeros_;
+    std::vector<iovec> zero_vectors_;
     struct CommitTask : Task {
         ExceptionLog* log;
         bool posted = false;

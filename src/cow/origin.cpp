@@ -103,7 +103,6 @@ Result<std::shared_ptr<Snapshot>> Origin::open_snapshot(BlockDevice& store_devic
         TRY(ExceptionLog::open(store_device, options.store, size, thread_->device().traits().alignment, ExceptionLog::Access::use));
     const bool fresh = opened.fresh;
     auto state = std::make_shared<SnapshotState>(store_device, options, size, std::move(opened));
-    state->log->use(thread_->queue());
     auto snapshot = std::make_shared<Snapshot>(thread_, state);
     TRY(thread_->add_snapshot(*state, fresh));
     std::lock_guard lock(mutex_);

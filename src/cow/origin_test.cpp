@@ -7,9 +7,11 @@
 #include <gtest/gtest.h>
 
 #include "base/endian.h"
+#include "cow/exception_log.h"
 #include "cow/exception_store.h"
 #include "device/fault_device.h"
 #include "device/memory_device.h"
+#include "device/slice_device.h"
 #include "device/test_support.h"
 
 namespace lamella::cow {
@@ -208,6 +210,116 @@ TEST_F(OriginTest, AReadOfASnapshotIsNotOvertakenByAWrite) {
     EXPECT_EQ(reading.error, 0);
     EXPECT_EQ(seen, filled(chunk, 1));
     EXPECT_EQ(read(device, 0, chunk), filled(chunk, 2));
+}
+
+// --- Commits: an origin whose queue is stepped here, stores on a disk that holds its flush ---
+
+class CommitTest : public testing::Test {
+  protected:
+    CommitTest() {
+        EXPECT_TRUE(write_now(device, 0, filled(device.size(), 1)));
+        for (const auto& store : stores)
+            snapshots.push_back(*origin->open_snapshot(*store, options()));
+    }
+    void settle() {
+        while (queue->run_once(false)) {}
+    }
+    void start(BlockDevice& on, std::uint64_t offset, std::uint64_t size) {
+        requests.push_back(std::make_unique<test::Request>(IoOperation::write, offset, size, data.data()));
+        on.submit(*queue, *requests.back());
+    }
+    // The first round waits for its flush: what is written next comes together.
+    void begin_a_round() {
+        disk.add({.operation = IoOperation::flush, .count = 1, .hold = true});
+        start(*origin, 0, chunk);
+        settle();
+        ASSERT_EQ(disk.held(), 1u);
+    }
+
+    MemoryDevice device{64 * chunk, "origin"};
+    MemoryDevice memory{64 * chunk, "disk"};
+    FaultDevice disk{memory};
+    const std::unique_ptr<SliceDevice> stores[2] = {*SliceDevice::create(disk, 0, 32 * chunk, "store0"),
+                                                    *SliceDevice::create(disk, 32 * chunk, 32 * chunk, "store1")};
+    std::unique_ptr<IoQueue> queue = *make_plain_queue();
+    std::shared_ptr<Origin> origin = *Origin::open(device, {}, queue.get());
+    std::vector<std::shared_ptr<Snapshot>> snapshots;
+    std::vector<std::byte> data = filled(chunk, 2);
+    std::vector<std::unique_ptr<test::Request>> requests;
+};
+
+TEST_F(CommitTest, ManyCopiesTakeOneWriteAStoreAndTwoFlushes) {
+    begin_a_round();
+    const std::uint64_t writes = disk.count(IoOperation::write), flushes = disk.count(IoOperation::flush);
+    for (std::uint64_t number = 1; number <= 8; ++number)
+        start(*origin, (60 - 7 * number) * chunk, chunk);
+    settle();
+    disk.release();
+    settle();
+    for (const auto& request : requests)
+        EXPECT_TRUE(request->done && request->error == 0);
+    // In each store: the first exception, the data of eight chunks, their exceptions.
+    EXPECT_EQ(disk.count(IoOperation::write) - writes, 2 * 3u);
+    EXPECT_EQ(disk.count(IoOperation::flush) - flushes, 2u);
+    for (const auto& snapshot : snapshots) {
+        std::vector<std::byte> seen(device.size());
+        ASSERT_TRUE(read_now(*snapshot, 0, seen));
+        EXPECT_EQ(seen, filled(device.size(), 1));
+    }
+}
+
+TEST_F(CommitTest, AChunkThatCantBeWrittenCostsNoOther) {
+    begin_a_round();
+    disk.add({.operation = IoOperation::write, .offset = 4 * chunk, .length = chunk});
+    for (const std::uint64_t place : {10, 20, 30})
+        start(*snapshots[0], place * chunk, 512);  // in chunks 3, 4 and 5 of the store
+    settle();
+    disk.release();
+    settle();
+    std::vector<int> errors;
+    for (const auto& request : requests)
+        errors.push_back(request->done ? request->error : -1);
+    EXPECT_EQ(errors, (std::vector{0, 0, EIO, 0}));
+    EXPECT_EQ(snapshots[0]->snapshot_status().condition, SnapshotCondition::active);
+}
+
+TEST_F(CommitTest, AnAreaIsFilledWhenTheNextOneIsZeroAndFlushed) {
+    MemoryDevice dirty(300 * sector_bytes, "dirty");
+    ASSERT_TRUE(write_now(dirty, 4096, filled(dirty.size() - 4096, 0xff)));
+    FaultDevice slow(dirty);
+    const auto snapshot = *origin->open_snapshot(slow, options("P", 1));
+    const std::uint64_t last = 2 * sector_bytes - exception_bytes;  // exception of area 0, which is chunk 1
+    const auto seen = [&](std::uint64_t offset, std::uint64_t size) {
+        std::vector<std::byte> bytes(size);
+        EXPECT_TRUE(read_now(dirty, offset, bytes));
+        return bytes;
+    };
+    slow.add({.operation = IoOperation::flush, .skip = 1, .count = 1, .hold = true});  // the first is of the data
+    data = filled(32 * sector_bytes, 2);
+    start(*origin, 0, data.size());
+    settle();
+    ASSERT_EQ(slow.held(), 1u);
+    EXPECT_NE(seen(last - exception_bytes, exception_bytes), filled(exception_bytes, 0));
+    EXPECT_EQ(seen(last, exception_bytes), filled(exception_bytes, 0));
+    EXPECT_EQ(seen(34 * sector_bytes, sector_bytes), filled(sector_bytes, 0)) << "area 1";
+    slow.release();
+    settle();
+    EXPECT_TRUE(requests[0]->done);
+    EXPECT_NE(seen(last, exception_bytes), filled(exception_bytes, 0));
+}
+
+TEST_F(CommitTest, AStoreElsewhereDoesNotWaitForThisDisk) {
+    MemoryDevice elsewhere(32 * chunk, "elsewhere");
+    const auto other = *origin->open_snapshot(elsewhere, options());
+    disk.add({.operation = IoOperation::flush, .count = 1, .hold = true});
+    start(*snapshots[0], 0, chunk);
+    start(*other, 0, chunk);
+    settle();
+    EXPECT_FALSE(requests[0]->done);
+    EXPECT_TRUE(requests[1]->done);
+    disk.release();
+    settle();
+    EXPECT_TRUE(requests[0]->done);
 }
 
 // --- What fails below ---

@@ -70,7 +70,10 @@ void OriginThread::run_thread() {
 
 OriginThread::~OriginThread() {
     // Nothing is open any more; tasks that were posted may still be on their way.
-    const auto busy = [this] { return under_way_ != 0 || !grace_.idle() || release_posted_.load(); };
+    const auto busy = [this] {
+        return under_way_ != 0 || !grace_.idle() || release_posted_.load() ||
+               std::any_of(committers_.begin(), committers_.end(), [](const auto& committer) { return committer->busy(); });
+    };
     if (thread_.joinable()) {
         struct Last : Task {
             OriginThread* thread;
@@ -429,6 +432,7 @@ void OriginThread::start_copies(std::vector<Pending*>& fresh) {
                                     .start = start_of(&pending) - job->offset,
                                     .length = end_of(&pending) - start_of(&pending),
                                     .offset = pending.where.value() * pending.snapshot->chunk_bytes,
+                                    .log = pending.snapshot->persistent ? pending.snapshot->log.get() : nullptr,
                                     .owner = &pending});
             end = std::max(end, end_of(&pending));
         }
@@ -608,9 +612,26 @@ struct OriginThread::Beginning {
     }
 };
 
+Committer& OriginThread::committer_of(BlockDevice& store) {
+    std::vector<BlockDevice*> leaves;
+    store.add_leaves(leaves);
+    std::sort(leaves.begin(), leaves.end());
+    const auto found = std::find_if(committers_.begin(), committers_.end(), [&](const auto& one) { return one->leaves() == leaves; });
+    if (found != committers_.end())
+        return **found;
+    return *committers_.emplace_back(std::make_unique<Committer>(queue_, std::move(leaves)));
+}
+
+void OriginThread::leave_committer(SnapshotState& snapshot) {
+    for (const auto& committer : committers_)
+        committer->remove(*snapshot.log);
+    std::erase_if(committers_, [](const auto& committer) { return committer->unused(); });
+}
+
 Result<void> OriginThread::add_snapshot(SnapshotState& snapshot, bool fresh) {
     return call([&](Answer<void>& answer) {
         open_.push_back(&snapshot);
+        snapshot.log->use(queue_, committer_of(snapshot.device));
         View view = *view_owner_;
         view.snapshots.push_back(&snapshot);
         set_view(std::move(view));
@@ -676,6 +697,7 @@ void OriginThread::remove_snapshot(SnapshotState& snapshot) {
                 const auto gone = [this, &snapshot, &answer] {
                     look_at_drains();
                     std::erase(open_, &snapshot);
+                    leave_committer(snapshot);
                     answer.give({});
                 };
                 if (!snapshot.mark_failed)

@@ -162,6 +162,8 @@ class OriginThread : public std::enable_shared_from_this<OriginThread> {
     // Writes that waited for snapshots to begin, or for the thaw.
     void let_writes_go_on();
     void after_grace(std::function<void()> then);
+    Committer& committer_of(BlockDevice& store);
+    void leave_committer(SnapshotState& snapshot);
 
     static bool settled(const View& view, std::uint64_t start, std::uint64_t end, const SnapshotState* but);
     void deal_here(CowIo& io);
@@ -201,6 +203,7 @@ class OriginThread : public std::enable_shared_from_this<OriginThread> {
     std::unique_ptr<const View> view_owner_;
     std::atomic<bool> merges_{false};
     Copier copier_;
+    std::vector<std::unique_ptr<Committer>> committers_;
     std::vector<SnapshotState*> open_;  // merging ones too
     unsigned under_way_ = 0;            // copies, grace periods
     unsigned beginning_ = 0;            // snapshots whose first grace period isn't over
