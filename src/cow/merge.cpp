@@ -106,29 +106,34 @@ void OriginThread::copy_step() {
     Merge& merge = *merge_;
     SnapshotState& snapshot = merge.snapshot;
     std::vector<ExceptionLog::Exception> exceptions = snapshot.log->tail();
-    std::sort(exceptions.begin(), exceptions.end(), [](const auto& left, const auto& right) { return left.old < right.old; });
+    // Chunks lie in the store in the order in which they came: what follows each other there is read at once, wherever it goes.
+    std::sort(exceptions.begin(), exceptions.end(), [](const auto& left, const auto& right) { return left.where < right.where; });
     merge.copies.clear();
     const std::uint64_t end_of_origin = std::min(snapshot.size, device_.size());
     for (std::size_t next = 0; next < exceptions.size();) {
-        std::size_t after = next + 1;
-        while (after < exceptions.size() && exceptions[after].old == exceptions[after - 1].old + 1 &&
-               exceptions[after].where == exceptions[after - 1].where + 1)
-            ++after;
         Merge::StepCopy& copy = merge.copies.emplace_back();
         copy.merge = &merge;
         copy.from = &snapshot.device;
         copy.offset = exceptions[next].where.value() * snapshot.chunk_bytes;
-        const std::uint64_t start = exceptions[next].old.value() * snapshot.chunk_bytes;
-        copy.length = std::min((after - next) * snapshot.chunk_bytes, end_of_origin - start);
-        copy.targets.push_back({.device = &device_, .start = 0, .length = copy.length, .offset = start});
+        do {
+            std::size_t after = next + 1;
+            while (after < exceptions.size() && exceptions[after].old == exceptions[after - 1].old + 1 &&
+                   exceptions[after].where == exceptions[after - 1].where + 1)
+                ++after;
+            const std::uint64_t start = exceptions[next].old.value() * snapshot.chunk_bytes;
+            const std::uint64_t length = std::min((after - next) * snapshot.chunk_bytes, end_of_origin - start);
+            copy.targets.push_back({.device = &device_, .start = copy.length, .length = length, .offset = start});
+            copy.length += (after - next) * snapshot.chunk_bytes;
+            next = after;
+        } while (next < exceptions.size() && exceptions[next].where == exceptions[next - 1].where + 1);
         copy.completed = [](Copy& completed) {
             Merge& owner = *static_cast<Merge::StepCopy&>(completed).merge;
-            if (completed.targets[0].error != 0)
-                owner.error = completed.targets[0].error;
+            for (const Copy::Target& target : completed.targets)
+                if (target.error != 0)
+                    owner.error = target.error;
             if (--owner.copying == 0)
                 owner.thread.step_copied();
         };
-        next = after;
     }
     merge.copying = merge.copies.size();
     // From here on the list stays as it is.
