@@ -240,8 +240,12 @@ class Bench:
         except NotRun as why:
             self.not_run(what, str(why))
             return None
+        return self.judge(what, samples, target=target, unit=unit, target_if=target_if)
+
+    def judge(self, what, samples, *, target=None, unit="IOPS", target_if=True):
+        """As compare(), of samples that are there: {label: one of each round}."""
         ratios = []
-        if len(sides) > 1:
+        if len(samples) > 1:
             ours, peer = list(samples.values())[:2]
             ratios = [a.value / b.value for a, b in zip(ours, peer) if b.value]
         ratio = statistics.median(ratios) if ratios else None
