@@ -12,6 +12,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/pages.h"
+#include "device/test_support.h"
 #include "volumes/fake_group.h"
 #include "volumes/json.h"
 
@@ -52,7 +53,7 @@ class Commands : public testing::Test {
             return group_.release_metadata_snapshot(p, o);
         }
         Result<std::uint64_t> trim(const std::string& p, ChangeOptions o) override { return group_.trim(p, o); }
-        Result<PoolContents> pool_contents(const std::string& p) override { return group_.pool_contents(p); }
+        Result<PoolContents> pool_contents(const std::string& p, bool c) override { return group_.pool_contents(p, c); }
         Result<PackedMetadata> pack_metadata(const std::string& p, const std::string& f) override { return group_.pack_metadata(p, f); }
         Result<VolumeInfo> make_spare(ChangeOptions o) override { return group_.make_spare(o); }
         Result<std::string> status_line(const std::string& n) override { return group_.status_line(n); }
@@ -354,6 +355,37 @@ TEST_F(Commands, PoolsAndLines) {
     group.changes.clear();
     EXPECT_EQ(run({"message", "./vms.img:pool", "create_snap", "2", "1"}), 0);
     EXPECT_THAT(group.changes, ElementsAre("message create_snap 2 1"));
+}
+
+TEST_F(Commands, Doctor) {
+    test::TemporaryFolder folder;
+    ASSERT_EQ(::setenv("LAMELLA_STATE_DIR", folder.file("state").c_str(), 1), 0);
+    EXPECT_EQ(run({"doctor", "./vms.img"}), 0);
+    EXPECT_THAT(out, HasSubstr("spare-missing"));
+    EXPECT_THAT(out, HasSubstr("  --fix does it\n"));
+    EXPECT_EQ(run({"doctor", "./vms.img", "--fix", "--dry-run"}), 0);
+    EXPECT_THAT(out, HasSubstr("spare metadata volume: would be made, 64.00 MiB more"));
+    EXPECT_FALSE(std::filesystem::exists(folder.file("state")));
+    EXPECT_EQ(run({"doctor", "./vms.img", "--fix", "--json"}), 0);
+    const Json json = parse_json(out).value();
+    EXPECT_EQ(json["fixed"].size(), 1u);
+    EXPECT_EQ(json["findings"].size(), 0u);
+    EXPECT_TRUE(std::filesystem::exists(json["backup"].get<std::string>() + "/pool.pack"));
+    // What is left to be decided is not done, and tells by the exit status that it is critical.
+    group.contents["pool"] = {.transaction_id = 9, .device_ids = {1}};
+    EXPECT_EQ(run({"doctor", "./vms.img", "--fix"}), 5);
+    EXPECT_THAT(out, HasSubstr("critical: transaction-mismatch (pool)"));
+    EXPECT_THAT(out, HasSubstr("--fix leaves it"));
+    ASSERT_EQ(::unsetenv("LAMELLA_STATE_DIR"), 0);
+}
+
+TEST_F(Commands, MetadataBackup) {
+    test::TemporaryFolder folder;
+    EXPECT_EQ(run({"metadata-backup", "./vms.img", "--folder", folder.file("kept"), "--json"}), 0);
+    const Json json = parse_json(out).value();
+    EXPECT_EQ(json["pools"][0]["pool"], "pool");
+    EXPECT_TRUE(std::filesystem::exists(json["folder"].get<std::string>() + "/group.txt"));
+    EXPECT_EQ(run({"metadata-backup", "./vms.img", "--keep", "0"}), 2);
 }
 
 TEST_F(Commands, GroupText) {

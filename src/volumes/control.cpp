@@ -215,7 +215,8 @@ ControlHandlers group_handlers(VolumeGroup& group) {
         return to_json(TRY(group.trim(pool, TRY(options(params, progress)))));
     };
     handlers["pool_contents"] = [&group, name](const Json& params, const ReportProgress&) -> Result<Json> {
-        return to_json(TRY(group.pool_contents(TRY(name(params, "pool")))));
+        const std::string pool = TRY(name(params, "pool"));
+        return to_json(TRY(group.pool_contents(pool, TRY(member<bool>(params, "check", "params")))));
     };
     handlers["pack_metadata"] = [&group, name](const Json& params, const ReportProgress&) -> Result<Json> {
         const std::string pool = TRY(name(params, "pool"));

@@ -118,12 +118,13 @@ TEST_F(EngineGroupTest, APoolTellsWhatItHoldsAndPacksIt) {
     for (const char* name : {"a", "b", "c"})
         ASSERT_TRUE(group->create_volume({.name = name, .size = {.value = 8 * mib}}, {}));
     ASSERT_TRUE(group->remove({"b"}, false, {}));
-    auto contents = group->pool_contents("pool");
+    auto contents = group->pool_contents("pool", false);
     ASSERT_TRUE(contents) << contents.error().message();
     EXPECT_EQ(contents->transaction_id, group->volume("pool")->transaction_id);
     EXPECT_EQ(contents->device_ids, (std::vector<std::uint32_t>{*group->volume("a")->device_id, *group->volume("c")->device_id}));
     EXPECT_FALSE(contents->changing);
-    EXPECT_EQ(group->pool_contents("a").error().kind(), ErrorKind::usage);
+    EXPECT_FALSE(group->pool_contents("pool", true)->check) << "in use";
+    EXPECT_EQ(group->pool_contents("a", false).error().kind(), ErrorKind::usage);
 
     // In use: its metadata snapshot is packed, and is let go of again; one that was held is left held.
     auto packed = group->pack_metadata("pool", path("used.pack"));
@@ -146,7 +147,8 @@ TEST_F(EngineGroupTest, APoolTellsWhatItHoldsAndPacksIt) {
     ASSERT_TRUE(packed) << packed.error().message();
     EXPECT_FALSE(packed->of_metadata_snapshot);
     EXPECT_EQ(packed->transaction_id, contents->transaction_id);
-    EXPECT_EQ(group->pool_contents("pool")->device_ids, contents->device_ids);
+    EXPECT_EQ(group->pool_contents("pool", false)->device_ids, contents->device_ids);
+    EXPECT_EQ(group->pool_contents("pool", true)->check->grade, "clean");
 }
 
 TEST_F(EngineGroupTest, TheSpareIsMadeAsLargeAsTheLargestMetadata) {

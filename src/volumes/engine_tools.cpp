@@ -80,7 +80,7 @@ Result<std::uint64_t> EngineGroup::trim(const std::string& pool, ChangeOptions o
     return blocks * block_bytes;
 }
 
-Result<PoolContents> EngineGroup::pool_contents(const std::string& pool) {
+Result<PoolContents> EngineGroup::pool_contents(const std::string& pool, bool check) {
     std::lock_guard lock(state_->mutex);
     const lvm2::LogicalVolume* volume = TRY(state_->find(pool));
     const State::PoolView view = TRY_WITHIN(pool, state_->view_pool(*volume, true));
@@ -88,6 +88,19 @@ Result<PoolContents> EngineGroup::pool_contents(const std::string& pool) {
     for (const auto& [id, details] : view.devices)
         contents.device_ids.push_back(id.value());
     std::ranges::sort(contents.device_ids);
+    if (check && !state_->pool_is_open(*volume)) {
+        const auto metadata = TRY(state_->map(volume->sole<lvm2::ThinPool>()->metadata_volume));
+        const tools::CheckReport report = TRY_WITHIN(pool, tools::check(*metadata, {}));
+        PoolCheck& found = contents.check.emplace();
+        found.grade = report.grade == tools::Severity::note ? "clean" : to_string(report.grade);
+        found.finding_count = report.finding_count;
+        found.leaked_data_blocks = report.leaked_data_blocks;
+        found.leaked_metadata_blocks = report.leaked_metadata_blocks;
+        constexpr std::size_t most = 8;
+        for (const tools::Finding& finding : report.findings)
+            if (found.findings.size() < most)
+                found.findings.push_back(finding.to_text());
+    }
     return contents;
 }
 

@@ -132,7 +132,7 @@ class FakeGroup : public VolumeGroup {
         TRY(may_change("trim " + pool, options));
         return std::uint64_t{1} << 30;
     }
-    Result<PoolContents> pool_contents(const std::string& pool) override {
+    Result<PoolContents> pool_contents(const std::string& pool, bool /*check*/) override {
         const VolumeInfo& info = *TRY(find(pool));
         if (auto known = contents.find(pool); known != contents.end())
             return known->second;

@@ -187,11 +187,23 @@ struct Fields<GroupInfo> {
 };
 
 template <>
+struct Fields<PoolCheck> {
+    static constexpr std::tuple list{
+        Field{"grade", &PoolCheck::grade},
+        Field{"findings", &PoolCheck::findings},
+        Field{"finding_count", &PoolCheck::finding_count},
+        Field{"leaked_data_blocks", &PoolCheck::leaked_data_blocks},
+        Field{"leaked_metadata_blocks", &PoolCheck::leaked_metadata_blocks},
+    };
+};
+
+template <>
 struct Fields<PoolContents> {
     static constexpr std::tuple list{
         Field{"transaction_id", &PoolContents::transaction_id},
         Field{"changing", &PoolContents::changing},
         Field{"device_ids", &PoolContents::device_ids},
+        Field{"check", &PoolContents::check},
     };
 };
 
@@ -222,7 +234,7 @@ consteval std::size_t field_count() {
 template <typename... T>
 constexpr bool all_fields_listed = ((std::tuple_size_v<decltype(Fields<T>::list)> == field_count<T>()) && ...);
 static_assert(all_fields_listed<SizeRequest, CreateVolume, CreatePool, CreateSnapshot, ResizeVolume, Progress, VolumeInfo,
-                                PhysicalVolumeInfo, GroupInfo, PoolContents, PackedMetadata>);
+                                PhysicalVolumeInfo, GroupInfo, PoolCheck, PoolContents, PackedMetadata>);
 
 template <typename T>
 struct Words;

@@ -83,7 +83,10 @@ TEST(Json, GroupInfo) {
 }
 
 TEST(Json, Pools) {
-    expect_round_trip(PoolContents{7, true, {1, 3}}, R"({"transaction_id":7,"changing":true,"device_ids":[1,3]})");
+    expect_round_trip(
+        PoolContents{7, true, {1, 3}, PoolCheck{"leak", {"f"}, 4, 5, 6}},
+        R"({"transaction_id":7,"changing":true,"device_ids":[1,3],"check":{"grade":"leak","findings":["f"],"finding_count":4,"leaked_data_blocks":5,"leaked_metadata_blocks":6}})");
+    expect_round_trip(PoolContents{7, false, {}, {}}, R"({"transaction_id":7,"changing":false,"device_ids":[],"check":null})");
     expect_round_trip(PackedMetadata{5, 6, true}, R"({"bytes":5,"transaction_id":6,"of_metadata_snapshot":true})");
 }
 

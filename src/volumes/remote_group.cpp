@@ -81,8 +81,8 @@ Result<std::uint64_t> RemoteGroup::trim(const std::string& pool, ChangeOptions o
     return call<std::uint64_t>(*client_, "trim", {{"pool", exactly(pool)}, {"options", to_json(options)}}, options.progress);
 }
 
-Result<PoolContents> RemoteGroup::pool_contents(const std::string& pool) {
-    return call<PoolContents>(*client_, "pool_contents", {{"pool", exactly(pool)}});
+Result<PoolContents> RemoteGroup::pool_contents(const std::string& pool, bool check) {
+    return call<PoolContents>(*client_, "pool_contents", {{"pool", exactly(pool)}, {"check", check}});
 }
 
 Result<PackedMetadata> RemoteGroup::pack_metadata(const std::string& pool, const std::string& file) {

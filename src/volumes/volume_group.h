@@ -167,12 +167,22 @@ struct ResizeVolume {
     bool shrink_allowed = false;
 };
 
+// What `lamella check` finds in the metadata of a pool that nobody uses.
+struct PoolCheck {
+    std::string grade;                  // "clean", "leak", "needs-repair", "data-at-risk"
+    std::vector<std::string> findings;  // the worst first, a few
+    std::uint64_t finding_count = 0;
+    std::uint64_t leaked_data_blocks = 0;
+    std::uint64_t leaked_metadata_blocks = 0;
+};
+
 // What a pool's own metadata says. The group's text has its own idea of it; when a change was broken off, or somebody else changed the
 // pool, the two don't agree.
 struct PoolContents {
     std::uint64_t transaction_id = 0;
     bool changing = false;                  // the text has messages queued for the pool: its id may be one less, a volume more or less
     std::vector<std::uint32_t> device_ids;  // ascending
+    std::optional<PoolCheck> check;
 };
 
 struct PackedMetadata {
@@ -230,7 +240,8 @@ class VolumeGroup {
     // there are. Of a pool that nobody uses the metadata is checked first.
     virtual Result<std::uint64_t> trim(const std::string& pool, ChangeOptions options) = 0;
 
-    virtual Result<PoolContents> pool_contents(const std::string& pool) = 0;
+    // `check`: its metadata is read whole, unless it is in use.
+    virtual Result<PoolContents> pool_contents(const std::string& pool, bool check) = 0;
     // The pool's metadata as tools/pack.h has it, in a file that is made or replaced, and durable. A pool in use gives its metadata snapshot,
     // which is reserved and released for it unless it is held already.
     virtual Result<PackedMetadata> pack_metadata(const std::string& pool, const std::string& file) = 0;

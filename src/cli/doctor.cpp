@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <set>
+
+#include <nlohmann/json.hpp>
+
+#include "cli/command_line.h"
+#include "cli/context.h"
+#include "cli/output.h"
+#include "manage/diagnosis.h"
+#include "manage/metadata_backup.h"
+
+namespace lamella::cli {
+
+namespace {
+
+using manage::Finding;
+using manage::Remedy;
+using manage::Urgency;
+
+std::string finding_text(const Finding& finding) {
+    std::string text = fmt::format("{}: {}{}\n  {}\n", to_string(finding.urgency), finding.kind,
+                                   finding.volume.empty() ? "" : " (" + finding.volume + ")", finding.evidence);
+    text += fmt::format("  risk: {}\n", finding.risk);
+    for (const std::string& command : finding.commands)
+        text += fmt::format("  $ {}\n", command);
+    if (finding.remedy)
+        text += "  --fix does it\n";
+    else if (!finding.why_not.empty())
+        text += fmt::format("  --fix leaves it: {}\n", finding.why_not);
+    return text;
+}
+
+Json finding_json(const Finding& finding) {
+    return {{"urgency", to_string(finding.urgency)}, {"kind", finding.kind},      {"volume", finding.volume},
+            {"evidence", finding.evidence},          {"risk", finding.risk},      {"commands", finding.commands},
+            {"fixable", finding.remedy.has_value()}, {"why_not", finding.why_not}};
+}
+
+std::string remedy_text(const Context& context, const Remedy& remedy) {
+    switch (remedy.kind) {
+    case Remedy::Kind::extend_store:
+        return fmt::format("{}: store {} by {}\n", remedy.volume, context.done("extended"), print_size(remedy.bytes));
+    case Remedy::Kind::extend_data:
+        return fmt::format("{}: data {} by {}\n", remedy.volume, context.done("extended"), print_size(remedy.bytes));
+    case Remedy::Kind::extend_metadata:
+        return fmt::format("{}: metadata {} by {}\n", remedy.volume, context.done("extended"), print_size(remedy.bytes));
+    case Remedy::Kind::make_spare:
+        return fmt::format("spare metadata volume: {}, {} more\n", context.done("made"), print_size(remedy.bytes));
+    }
+    return {};
+}
+
+struct Fixed {
+    std::string text;
+    Json remedies = Json::array();
+};
+
+// One remedy at a time, and a new look after each: extending one thing takes the room of another, or mends two findings at once.
+Result<Fixed> fix(Context& context, VolumeGroup& group, manage::Examination& seen, std::vector<Finding>& findings, bool check) {
+    Fixed fixed;
+    std::set<std::pair<Remedy::Kind, std::string>> tried;
+    const auto next = [&] {
+        return std::ranges::find_if(findings, [&](const Finding& finding) {
+            return finding.remedy && !tried.contains({finding.remedy->kind, finding.remedy->volume});
+        });
+    };
+    for (auto found = next(); found != findings.end(); found = next()) {
+        const Remedy remedy = *found->remedy;
+        tried.emplace(remedy.kind, remedy.volume);
+        TRY_WITHIN(found->kind, manage::apply(group, remedy, context.change()));
+        fixed.text += remedy_text(context, remedy);
+        fixed.remedies.push_back({{"kind", found->kind}, {"volume", remedy.volume}, {"bytes", remedy.bytes}});
+        if (context.dry_run)
+            continue;
+        seen = TRY(manage::examine(group, seen.address, check));
+        findings = manage::diagnose(seen);
+    }
+    return fixed;
+}
+
+}  // namespace
+
+void define_doctor(CommandLine& line) {
+    struct Arguments {
+        GroupAddress group;
+        bool fix = false;
+        bool quick = false;
+    };
+    auto arguments = std::make_shared<Arguments>();
+    line.describe(
+        "Say what is wrong with a group or soon will be, and how to mend it",
+        "Looks at the group's text, its physical volumes, pools and snapshots: what is full or nearly, invalid, read-only or damaged; "
+        "where "
+        "group and pool have come apart; what would be missing when it is needed. Of each finding it tells what shows it, what it "
+        "threatens, and the commands that mend it. The exit status is 5 when a finding is critical.\n\n"
+        "With --fix it carries out what can do no harm: it extends what is nearly full by a fifth, and makes or enlarges the spare "
+        "metadata volume, as far as the group has room; the group's text and its pools' metadata are kept aside before (lamella "
+        "metadata-backup). Everything else it leaves to you, and says why.");
+    line.example("doctor ./vms.img", "look");
+    line.example("doctor ./vms.img --fix", "and mend what can be mended safely");
+    line.argument("GROUP", arguments->group, "the group");
+    line.flag("--fix", arguments->fix, "carry out what is safe");
+    line.flag("--quick", arguments->quick, "don't read the metadata of pools that nobody uses");
+    line.changes();
+    line.runs([arguments](Context& context) -> Result<void> {
+        VolumeGroup& group = *TRY(context.open(arguments->group, arguments->fix ? Access::write : Access::read));
+        manage::Examination seen = TRY(manage::examine(group, arguments->group, !arguments->quick));
+        std::vector<Finding> findings = manage::diagnose(seen);
+        Json json = {{"dry_run", context.dry_run}, {"group", seen.group.name}};
+        std::string text;
+        if (arguments->fix && std::ranges::any_of(findings, [](const Finding& finding) { return finding.remedy.has_value(); })) {
+            if (!context.dry_run) {
+                const manage::MetadataBackup backup = TRY(manage::back_up_metadata(group, {}));
+                context.note(fmt::format("metadata kept in {}", backup.folder.native()));
+                json["backup"] = backup.folder.native();
+            }
+            const Fixed fixed = TRY(fix(context, group, seen, findings, !arguments->quick));
+            text += fixed.text;
+            json["fixed"] = fixed.remedies;
+        }
+        for (const Finding& finding : findings)
+            text += finding_text(finding);
+        if (findings.empty())
+            text += fmt::format("group {}: nothing is wrong\n", seen.group.name);
+        json["findings"] = Json::array();
+        for (const Finding& finding : findings)
+            json["findings"].push_back(finding_json(finding));
+        TRY(context.answer(text, json));
+        if (!findings.empty() && findings.front().urgency == Urgency::critical)
+            context.exit_with(ExitCode::damaged);
+        return {};
+    });
+}
+
+}  // namespace lamella::cli

@@ -1,0 +1,482 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "manage/diagnosis.h"
+
+#include <algorithm>
+#include <set>
+
+#include <fmt/format.h>
+
+#include "base/files.h"
+#include "base/sizes.h"
+
+namespace lamella::manage {
+
+namespace {
+
+constexpr std::uint64_t whole = 100'00;
+
+// In hundredths of a percent, rounded down: nothing that isn't full counts as full.
+std::uint64_t part_of(std::uint64_t used, std::uint64_t size) {
+    return size == 0
+               ? 0
+               : static_cast<std::uint64_t>(std::min<unsigned __int128>(static_cast<unsigned __int128>(used) * whole / size, UINT64_MAX));
+}
+
+std::string print_part(std::uint64_t used, std::uint64_t size) {
+    const std::uint64_t part = part_of(used, size);
+    return fmt::format("{} of {} ({}.{:02} %)", print_size(used), print_size(size), part / 100, part % 100);
+}
+
+class Diagnosis {
+  public:
+    Diagnosis(const Examination& seen, const DiagnosisOptions& options) : seen_(seen), options_(options) {}
+
+    std::vector<Finding> run() {
+        look_at_group();
+        for (const VolumeInfo& volume : seen_.volumes) {
+            if (volume.kind == VolumeKind::thin_pool)
+                look_at_pool(volume);
+            else if (volume.kind == VolumeKind::snapshot)
+                look_at_store(volume);
+        }
+        look_at_spare();
+        look_at_promises();
+        std::ranges::stable_sort(findings_, std::ranges::greater(), &Finding::urgency);
+        return std::move(findings_);
+    }
+
+  private:
+    Finding& add(Urgency urgency, std::string kind, std::string volume, std::string evidence, std::string risk) {
+        return findings_.emplace_back(
+            Finding{urgency, std::move(kind), std::move(volume), std::move(evidence), std::move(risk), {}, {}, {}});
+    }
+    std::string group() const { return seen_.address.text(); }
+    std::string address(const std::string& volume) const { return VolumeAddress{seen_.address, volume}.text(); }
+    bool by_host() const { return seen_.address.paths.empty(); }
+    std::uint64_t free() const { return seen_.group.free; }
+
+    // By a fifth, rounded up to whole extents; nullopt: the group hasn't as much.
+    std::optional<std::uint64_t> a_fifth_more(std::uint64_t size) const {
+        const std::uint64_t extent = std::max<std::uint64_t>(1, seen_.group.extent_size);
+        const std::uint64_t bytes = (size / 5 + extent - 1) / extent * extent;
+        return bytes <= free() ? std::optional(std::max(bytes, extent)) : std::nullopt;
+    }
+    void extend(Finding& finding, Remedy::Kind kind, const std::string& volume, std::uint64_t size) const {
+        const auto more = a_fifth_more(size);
+        const std::uint64_t wanted = more.value_or(size / 5);
+        finding.commands.push_back(fmt::format("lamella extend {}{} --size +{}", address(volume),
+                                               kind == Remedy::Kind::extend_metadata ? " --metadata" : "", print_exact(wanted)));
+        if (more)
+            finding.remedy = Remedy{kind, volume, *more};
+        else
+            finding.why_not = fmt::format(
+                "group {} has {} left, which is less than the fifth that it should grow by: add a physical volume, or "
+                "remove what isn't needed",
+                seen_.group.name, print_size(free()));
+    }
+    // As option values take it, without loss.
+    static std::string print_exact(std::uint64_t bytes) {
+        constexpr std::pair<std::uint64_t, char> units[] = {{1ull << 40, 'T'}, {1ull << 30, 'G'}, {1ull << 20, 'M'}, {1ull << 10, 'K'}};
+        for (const auto& [unit, letter] : units)
+            if (bytes >= unit && bytes % unit == 0)
+                return fmt::format("{}{}", bytes / unit, letter);
+        return fmt::format("{}B", bytes);
+    }
+
+    void look_at_group() {
+        const GroupInfo& info = seen_.group;
+        for (const std::string& text : info.findings) {
+            Finding& finding =
+                add(Urgency::critical, "group-metadata", "", text, "what rests on it is refused, and the group isn't changed");
+            finding.commands = {fmt::format("lamella group backup {} --file {}.txt", group(), info.name),
+                                fmt::format("lamella group check {}", group())};
+            finding.why_not = "the group's text is put back from a backup, which only you can choose";
+        }
+        std::size_t missing = 0, duplicates = 0;
+        for (const PhysicalVolumeInfo& physical : info.physical_volumes) {
+            if (physical.missing) {
+                ++missing;
+                Finding& finding = add(Urgency::critical, "physical-volume-missing", "",
+                                       fmt::format("physical volume {} ({}) is not there; it was last seen as {}", physical.name,
+                                                   physical.id, physical.device_hint.empty() ? "-" : physical.device_hint),
+                                       "volumes that lie on it can't be used, and the group isn't changed");
+                finding.why_not = "the disk has to be attached again; nothing is dropped from the group on a guess";
+            }
+            if (physical.duplicate) {
+                ++duplicates;
+                Finding& finding = add(Urgency::critical, "physical-volume-duplicate", "",
+                                       fmt::format("physical volume {} ({}) is found on more than one device; {} is in use", physical.name,
+                                                   physical.id, physical.device),
+                                       "writes to one copy and reads from the other mix two states of the group");
+                finding.commands = {"pvs --all -o pv_name,pv_uuid,vg_name"};
+                finding.why_not =
+                    "which copy is the right one, only you can know: detach the other, or give a clone its own identity with "
+                    "vgimportclone";
+            }
+            if (by_host() && !physical.missing && !physical.device_hint.empty() && physical.device_hint != physical.device) {
+                Finding& finding = add(Urgency::advice, "device-hint-stale", "",
+                                       fmt::format("the group's text has {} for physical volume {}, which is {} now", physical.device_hint,
+                                                   physical.name, physical.device),
+                                       "none for the data; LVM finds physical volumes by their id. Scripts that go by the path go astray");
+                finding.why_not = "LVM writes the path anew with its next change of the group";
+            }
+        }
+        if (missing == 0 && duplicates == 0 && !info.physical_volumes.empty() && info.free == 0 && has_pools()) {
+            Finding& finding = add(Urgency::advice, "group-full", "", fmt::format("group {} has no room left", info.name),
+                                   "neither pools nor the stores of snapshots can be extended when they fill");
+            finding.why_not = "a physical volume has to be added";
+        }
+    }
+    bool has_pools() const {
+        return std::ranges::any_of(seen_.volumes, [](const VolumeInfo& volume) { return volume.kind == VolumeKind::thin_pool; });
+    }
+
+    // --- Pools ---
+    void look_at_pool(const VolumeInfo& pool) {
+        if (auto why = seen_.unreadable.find(pool.name); why != seen_.unreadable.end()) {
+            Finding& finding = add(Urgency::critical, "pool-metadata-damaged", pool.name, why->second, "no volume of the pool can be used");
+            finding.commands = repair_commands(pool);
+            finding.why_not = "a repair decides what is kept where the metadata is lost: look at its report first";
+            return;
+        }
+        look_at_mode(pool);
+        look_at_agreement(pool);
+        look_at_check(pool);
+        look_at_room(pool);
+        look_at_care(pool);
+    }
+    std::vector<std::string> repair_commands(const VolumeInfo& pool) const {
+        if (by_host())
+            return {fmt::format("lamella metadata-backup {}", group()), fmt::format("lvchange -an {}/{}", seen_.group.name, pool.name),
+                    fmt::format("lvconvert --repair {}/{}", seen_.group.name, pool.name)};
+        return {fmt::format("lamella metadata-backup {}", group()), fmt::format("lamella check {}", address(pool.name)),
+                fmt::format("truncate -s {} repaired.bin", print_exact(pool.metadata_size.value_or(0))),
+                fmt::format("lamella repair {} --output repaired.bin", address(pool.name)),
+                fmt::format("lamella dump repaired.bin | lamella restore - {}", address(pool.name))};
+    }
+    void look_at_mode(const VolumeInfo& pool) {
+        if (pool.pool_mode == "Fail") {
+            Finding& finding = add(Urgency::critical, "pool-failed", pool.name, "the pool's mode is Fail", "all I/O to its volumes fails");
+            finding.commands = repair_commands(pool);
+            finding.why_not = "why it failed has to be understood first: a disk, or its metadata";
+        } else if (pool.pool_mode == "ro" && !pool.needs_check) {
+            Finding& finding =
+                add(Urgency::critical, "pool-read-only", pool.name, "the pool's mode is ro: its metadata is full, or a write of it failed",
+                    "writes to its volumes fail; what is there can be read");
+            if (pool.metadata_size && pool.metadata_used && part_of(*pool.metadata_used, *pool.metadata_size) >= 95'00) {
+                extend(finding, Remedy::Kind::extend_metadata, pool.name, *pool.metadata_size);
+            } else {
+                finding.commands = repair_commands(pool);
+                finding.why_not = "its metadata has to be checked while nobody uses it";
+            }
+        } else if (pool.pool_mode == "out_of_data_space") {
+            Finding& finding = add(
+                Urgency::critical, "pool-out-of-data", pool.name,
+                fmt::format("no chunk is free: {}", print_part(pool.data_used.value_or(pool.size), pool.size)),
+                pool.error_when_full ? "writes that need a new chunk fail" : "writes that need a new chunk wait, and fail after a while");
+            extend(finding, Remedy::Kind::extend_data, pool.name, pool.size);
+        }
+        if (pool.needs_check) {
+            Finding& finding =
+                add(Urgency::critical, "pool-needs-check", pool.name, "the pool's metadata has needs_check set: a change of it failed",
+                    "the pool stays read-only until the metadata was checked");
+            if (const PoolCheck* checked = check_of(pool); checked != nullptr && (checked->grade == "clean" || checked->grade == "leak")) {
+                finding.commands = {fmt::format("lamella metadata-backup {}", group()),
+                                    fmt::format("lamella check {} --auto-repair --clear-needs-check-flag", address(pool.name))};
+                finding.why_not =
+                    "nothing worse than leaks was found: the commands clear it. What made a change of it fail, a disk or a full "
+                    "device, has to be seen to before";
+            } else {
+                finding.commands = repair_commands(pool);
+                finding.why_not = "its metadata has to be checked while nobody uses it";
+            }
+        }
+    }
+    void look_at_agreement(const VolumeInfo& pool) {
+        const auto found = seen_.contents.find(pool.name);
+        if (found == seen_.contents.end() || !pool.transaction_id)
+            return;
+        const PoolContents& contents = found->second;
+        std::vector<const VolumeInfo*> named;
+        for (const VolumeInfo& volume : seen_.volumes)
+            if (volume.pool == pool.name && volume.device_id)
+                named.push_back(&volume);
+        if (named.empty() && *pool.transaction_id == 0 && (contents.transaction_id > 0 || !contents.device_ids.empty())) {
+            Finding& finding = add(
+                Urgency::advice, "pool-foreign", pool.name,
+                fmt::format("{} devices and transaction id {} in the pool, none in the group: something else, such as a container engine, "
+                            "makes them",
+                            contents.device_ids.size(), contents.transaction_id),
+                "none, as long as nobody makes or removes volumes of the pool through LVM");
+            finding.why_not = "the devices are somebody else's";
+            return;
+        }
+        const bool one_less = contents.changing && contents.transaction_id + 1 == *pool.transaction_id;
+        if (contents.transaction_id != *pool.transaction_id && !one_less) {
+            const bool pool_ahead = contents.transaction_id > *pool.transaction_id;
+            Finding& finding =
+                add(Urgency::critical, "transaction-mismatch", pool.name,
+                    fmt::format("the pool's transaction id is {}, the group's text says {}", contents.transaction_id, *pool.transaction_id),
+                    "the pool isn't started: group and pool are of different times, and a volume of the one may be another in the other");
+            finding.commands = {fmt::format("lamella metadata-backup {}", group()), fmt::format("lamella check {}", address(pool.name)),
+                                by_host() ? fmt::format("ls -l /etc/lvm/archive/{}_*.vg", seen_.group.name)
+                                          : fmt::format("ls -l {}", (state_directory() / "archive").native())};
+            finding.why_not =
+                pool_ahead ? "the group's text is older than the pool: put back the text of that time (lamella group restore --force); "
+                             "setting the number alone would hide volumes that are in the pool"
+                           : "the pool's metadata is older than the group's text, as after a restore of its metadata: the text of "
+                             "that time belongs to it";
+        }
+        if (contents.changing)
+            return;
+        std::set<std::uint32_t> in_pool(contents.device_ids.begin(), contents.device_ids.end());
+        for (const VolumeInfo* volume : named)
+            if (in_pool.erase(*volume->device_id) == 0) {
+                Finding& finding =
+                    add(Urgency::critical, "thin-id-missing", volume->name, fmt::format("the pool has no device {}", *volume->device_id),
+                        "the volume can't be used: what it held isn't in the pool's metadata as it is now");
+                finding.commands = {fmt::format("lamella metadata-backup {}", group()),
+                                    fmt::format("lamella repair {} --list-roots", address(pool.name))};
+                finding.why_not = "older metadata may still have it: don't remove the volume before that is known";
+            }
+        for (std::uint32_t id : in_pool) {
+            Finding& finding = add(Urgency::warning, "thin-id-leaked", pool.name,
+                                   fmt::format("the pool has a device {} that the group's text doesn't name", id),
+                                   "its chunks stay in use, and nobody can reach them");
+            finding.commands = {fmt::format("lamella ls {}", address(pool.name)),
+                                fmt::format("lamella message {} 'delete {}'", address(pool.name), id)};
+            finding.why_not = "it may be all that is left of somebody's volume: look at it before it is deleted";
+        }
+    }
+    void look_at_check(const VolumeInfo& pool) {
+        const PoolCheck* report = check_of(pool);
+        if (report == nullptr || report->grade == "clean")
+            return;
+        if (report->grade == "leak") {
+            Finding& finding = add(Urgency::advice, "pool-leak", pool.name,
+                                   report->leaked_data_blocks + report->leaked_metadata_blocks == 0
+                                       ? report->findings.empty() ? "the space maps' sums are wrong" : report->findings.front()
+                                       : fmt::format("{} data blocks and {} metadata blocks are counted as used and aren't",
+                                                     report->leaked_data_blocks, report->leaked_metadata_blocks),
+                                   "none but the room");
+            finding.commands = {fmt::format("lamella check {} --auto-repair", address(pool.name))};
+            finding.why_not = "check --auto-repair gives it back, when the pool isn't needed for the moment";
+            return;
+        }
+        const bool at_risk = report->grade == "data-at-risk";
+        Finding& finding = add(Urgency::critical, at_risk ? "pool-data-at-risk" : "pool-metadata-damaged", pool.name,
+                               fmt::format("{} findings in the pool's metadata; the first: {}", report->finding_count,
+                                           report->findings.empty() ? "-" : report->findings.front()),
+                               at_risk ? "using the pool would overwrite data that is in use" : "what hangs below it can't be read");
+        finding.commands = repair_commands(pool);
+        finding.why_not = "a repair decides what is kept where the metadata is lost: look at its report first";
+    }
+    const PoolCheck* check_of(const VolumeInfo& pool) const {
+        const auto found = seen_.contents.find(pool.name);
+        return found != seen_.contents.end() && found->second.check ? &*found->second.check : nullptr;
+    }
+    void look_at_room(const VolumeInfo& pool) {
+        if (pool.data_used && pool.pool_mode != "out_of_data_space" && part_of(*pool.data_used, pool.size) >= options_.near_full) {
+            Finding& finding =
+                add(Urgency::warning, "pool-near-full", pool.name, fmt::format("{} of data in use", print_part(*pool.data_used, pool.size)),
+                    pool.error_when_full ? "when it is full, writes that need a new chunk fail"
+                                         : "when it is full, writes that need a new chunk wait, and fail after a while");
+            extend(finding, Remedy::Kind::extend_data, pool.name, pool.size);
+        }
+        if (!pool.metadata_size)
+            return;
+        if (pool.metadata_used && pool.pool_mode != "ro" && part_of(*pool.metadata_used, *pool.metadata_size) >= options_.near_full) {
+            Finding& finding = add(Urgency::warning, "pool-metadata-near-full", pool.name,
+                                   fmt::format("{} of metadata in use", print_part(*pool.metadata_used, *pool.metadata_size)),
+                                   "when it is full, the pool becomes read-only");
+            extend(finding, Remedy::Kind::extend_metadata, pool.name, *pool.metadata_size);
+        }
+        // Every chunk mapped once, in leaves half full: 32 bytes; the space maps' counts are little beside it.
+        if (pool.chunk_size && *pool.chunk_size > 0)
+            if (const std::uint64_t needed = pool.size / *pool.chunk_size * 32; needed > *pool.metadata_size) {
+                Finding& finding = add(Urgency::warning, "pool-metadata-small", pool.name,
+                                       fmt::format("{} of metadata; {} chunks of data, each mapped once, may need {}",
+                                                   print_size(*pool.metadata_size), pool.size / *pool.chunk_size, print_size(needed)),
+                                       "the metadata is full before the data is, and the pool becomes read-only then");
+                const std::uint64_t extent = std::max<std::uint64_t>(1, seen_.group.extent_size);
+                const std::uint64_t more = (needed - *pool.metadata_size + extent - 1) / extent * extent;
+                finding.commands = {fmt::format("lamella extend {} --metadata --size +{}", address(pool.name), print_exact(more))};
+                if (more <= free())
+                    finding.remedy = Remedy{Remedy::Kind::extend_metadata, pool.name, more};
+                else
+                    finding.why_not = fmt::format("group {} has {} left", seen_.group.name, print_size(free()));
+            }
+    }
+    void look_at_care(const VolumeInfo& pool) {
+        if (pool.discards == "ignore") {
+            Finding& finding = add(Urgency::advice, "discards-ignored", pool.name, "discards=ignore",
+                                   "room that file systems give back (fstrim) stays in use in the pool");
+            finding.why_not = by_host() ? "changing it needs the pool inactive: lvchange -an, lvchange --discards passdown, lvchange -ay"
+                                        : "it is how the pool was made";
+        } else if (!pool.effective_discards.empty() && pool.effective_discards != pool.discards) {
+            Finding& finding = add(Urgency::advice, "discards-not-passed-down", pool.name,
+                                   fmt::format("discards={}, but the kernel does {}: the disks below don't take discards of that size",
+                                               pool.discards, pool.effective_discards),
+                                   "discarded room is free in the pool, and stays in use on the disks below");
+            finding.why_not = "it is up to the disks";
+        }
+        if (pool.active.value_or(false) && pool.monitored && !*pool.monitored) {
+            Finding& finding = add(Urgency::warning, "monitoring-off", pool.name, "dmeventd doesn't watch the pool",
+                                   "nobody extends it or warns before it is full");
+            finding.commands = {fmt::format("lvchange --monitor y {}/{}", seen_.group.name, pool.name)};
+            finding.why_not = "something else may look after it";
+        }
+        if (by_host() && pool.active.value_or(false) && pool.profile.empty()) {
+            Finding& finding = add(Urgency::advice, "profile-missing", pool.name, "the pool has no LVM profile of its own",
+                                   "it is extended automatically only as lvm.conf says for all pools, which by default is never");
+            finding.commands = {fmt::format("lvs -o name,lv_profile,seg_monitor {}/{}", seen_.group.name, pool.name)};
+            finding.why_not = "how far it may grow is for you to say";
+        }
+    }
+
+    // --- Classic snapshots ---
+    void look_at_store(const VolumeInfo& snapshot) {
+        if (snapshot.snapshot_state == "Invalid" || snapshot.snapshot_state == "Overflow") {
+            const bool invalid = snapshot.snapshot_state == "Invalid";
+            Finding& finding = add(Urgency::critical, invalid ? "snapshot-invalid" : "snapshot-overflow", snapshot.name,
+                                   fmt::format("the snapshot of {} is {}", snapshot.origin, snapshot.snapshot_state),
+                                   invalid ? "what it held is lost for good; the origin is unharmed. More room doesn't bring it back"
+                                           : "it takes no more changes of its origin");
+            finding.commands = {fmt::format("lamella remove {}", address(snapshot.name)),
+                                fmt::format("lamella snapshot {}", address(snapshot.origin))};
+            finding.why_not = "removing is for you to decide";
+            return;
+        }
+        if (snapshot.snapshot_state == "Merge failed") {
+            Finding& finding = add(Urgency::critical, "merge-failed", snapshot.name,
+                                   fmt::format("merging {} into {} failed", snapshot.name, snapshot.origin),
+                                   fmt::format("{} is half merged: nothing is lost as long as {} stays", snapshot.origin, snapshot.name));
+            finding.commands = {fmt::format("lamella rollback {} --to {}", address(snapshot.origin), snapshot.name)};
+            finding.why_not = "a disk made it fail: see to that first, then let the merge go on";
+            return;
+        }
+        if (snapshot.snapshot_state == "merging") {
+            if (!seen_.group.served && !by_host()) {
+                Finding& finding = add(Urgency::advice, "merge-waiting", snapshot.name,
+                                       fmt::format("the merge of {} into {} was begun and isn't done", snapshot.name, snapshot.origin),
+                                       "none; it goes on when the group is next served");
+                finding.commands = {fmt::format("lamella rollback {} --to {}", address(snapshot.origin), snapshot.name)};
+                finding.why_not = "it may take long";
+            }
+            return;
+        }
+        if (!snapshot.store_size || !snapshot.store_used || part_of(*snapshot.store_used, *snapshot.store_size) < options_.near_full)
+            return;
+        // A store larger than this never fills: the origin's chunks, and a page of exceptions for each so many of them.
+        const std::uint64_t chunk = std::max<std::uint64_t>(512, snapshot.chunk_size.value_or(4096));
+        const std::uint64_t chunks = (snapshot.size + chunk - 1) / chunk;
+        const std::uint64_t most = (chunks + chunks / (chunk / 16) + 2) * chunk;
+        if (*snapshot.store_size >= most)
+            return;
+        const bool full = *snapshot.store_used >= *snapshot.store_size;
+        Finding& finding =
+            add(full ? Urgency::critical : Urgency::warning, full ? "snapshot-full" : "snapshot-near-full", snapshot.name,
+                fmt::format("{} of its store in use", print_part(*snapshot.store_used, *snapshot.store_size)),
+                fmt::format("when it is full, the next write to {} makes it invalid, and what it holds is lost", snapshot.origin));
+        extend(finding, Remedy::Kind::extend_store, snapshot.name, *snapshot.store_size);
+    }
+
+    // --- The group's spare, and what is promised to thin volumes ---
+    void look_at_spare() {
+        std::uint64_t needed = 0, spare = 0;
+        std::string largest;
+        bool there = false;
+        for (const VolumeInfo& volume : seen_.volumes) {
+            if (volume.kind == VolumeKind::thin_pool && volume.metadata_size.value_or(0) > needed) {
+                needed = *volume.metadata_size;
+                largest = volume.name;
+            }
+            if (volume.kind == VolumeKind::spare) {
+                spare = volume.size;
+                there = true;
+            }
+        }
+        if (needed == 0 || spare >= needed)
+            return;
+        Finding& finding =
+            add(Urgency::warning, there ? "spare-small" : "spare-missing", "",
+                there ? fmt::format("the spare is {}, the metadata of {} is {}", print_size(spare), largest, print_size(needed))
+                      : fmt::format("group {} has no spare metadata volume; the metadata of {} is {}", seen_.group.name, largest,
+                                    print_size(needed)),
+                "a repair of the pool has nothing to write to");
+        finding.commands = {fmt::format("lamella doctor {} --fix", group())};
+        if (needed - spare <= free())
+            finding.remedy = Remedy{Remedy::Kind::make_spare, "", needed - spare};
+        else
+            finding.why_not = fmt::format("group {} has {} left", seen_.group.name, print_size(free()));
+    }
+    void look_at_promises() {
+        for (const VolumeInfo& pool : seen_.volumes) {
+            if (pool.kind != VolumeKind::thin_pool)
+                continue;
+            unsigned __int128 promised = 0;
+            for (const VolumeInfo& volume : seen_.volumes)
+                if (volume.kind == VolumeKind::thin && volume.pool == pool.name)
+                    promised += volume.size;
+            const auto total = static_cast<std::uint64_t>(std::min<unsigned __int128>(promised, UINT64_MAX));
+            if (total <= pool.size)
+                continue;
+            const bool beyond_group = total - pool.size > free();
+            Finding& finding =
+                add(Urgency::advice, "over-allocated", pool.name,
+                    fmt::format("its volumes' sizes add up to {}: {}.{:02} times the pool, {}.{:02} times the pool with all that is "
+                                "free in the group",
+                                print_size(total), part_of(total, pool.size) / whole, part_of(total, pool.size) % whole / 100,
+                                part_of(total, pool.size + free()) / whole, part_of(total, pool.size + free()) % whole / 100),
+                    beyond_group ? "if the volumes were filled, the pool would be full before, and couldn't be extended enough"
+                                 : "if the volumes were filled, the pool would have to be extended in time");
+            finding.why_not = "it is what thin volumes are for; it needs somebody who watches";
+        }
+    }
+
+    const Examination& seen_;
+    const DiagnosisOptions& options_;
+    std::vector<Finding> findings_;
+};
+
+}  // namespace
+
+std::string_view to_string(Urgency urgency) {
+    switch (urgency) {
+    case Urgency::advice: return "advice";
+    case Urgency::warning: return "warning";
+    case Urgency::critical: return "critical";
+    }
+    return "";
+}
+
+Result<Examination> examine(VolumeGroup& group, const GroupAddress& address, bool check) {
+    Examination seen{.address = address};
+    seen.group = TRY(group.info());
+    seen.volumes = TRY(group.volumes());
+    for (const VolumeInfo& volume : seen.volumes) {
+        if (volume.kind != VolumeKind::thin_pool)
+            continue;
+        if (auto contents = group.pool_contents(volume.name, check))
+            seen.contents.emplace(volume.name, *std::move(contents));
+        else if (contents.error().kind() == ErrorKind::damaged)
+            seen.unreadable.emplace(volume.name, contents.error().message());
+    }
+    return seen;
+}
+
+std::vector<Finding> diagnose(const Examination& examination, const DiagnosisOptions& options) {
+    return Diagnosis(examination, options).run();
+}
+
+Result<void> apply(VolumeGroup& group, const Remedy& remedy, ChangeOptions options) {
+    if (remedy.kind == Remedy::Kind::make_spare) {
+        TRY(group.make_spare(options));
+        return {};
+    }
+    const SizeRequest more{.relation = SizeRequest::Relation::grow, .value = remedy.bytes};
+    TRY(group.resize({.name = remedy.volume, .size = more, .metadata = remedy.kind == Remedy::Kind::extend_metadata}, options));
+    return {};
+}
+
+}  // namespace lamella::manage

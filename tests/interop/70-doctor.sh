@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+# shellcheck shell=bash
+#
+# The doctor on groups that really are in the state that it has to tell; and what it keeps of their metadata brings them back.
+source "$(dirname "$0")/../support/host-side.sh"
+
+export LAMELLA_STATE_DIR=$SCRATCH/state
+group=$SCRATCH/vms.img
+doctor() { "$LAMELLA" doctor "$group" --json || (($? == 5)); }
+kinds() { doctor | sed -n 's/^ *"kind": "\(.*\)",$/\1/p' | sort | tr '\n' ' '; }
+fill() { quietly qemu-io -f raw "$(uri "$1")" -c "write -P $2 $3 $4"; }
+
+quietly "$LAMELLA" init "$group" --size 400M --pool-size 80M
+quietly "$LAMELLA" create "$group:web" --size 64M
+quietly "$LAMELLA" create "$group:thick" --size 40M --linear
+check_equal "a sound group" "" "$(kinds)"
+check_status 0 "says so" "$LAMELLA" doctor "$group"
+
+# --- What fills ---
+quietly "$LAMELLA" snapshot "$group:thick" --size 8M --name before
+serve "$group"
+fill web 7 0 60M
+quietly "$LAMELLA" snapshot "$group:web" --name kept
+fill web 8 0 10M
+fill thick 7 0 7M
+check_equal "a pool and a store that are nearly full" "over-allocated pool-near-full snapshot-near-full " "$(kinds)"
+check "a trial of mending" "$LAMELLA" doctor "$group" --fix --dry-run
+check_equal "mends nothing" "over-allocated pool-near-full snapshot-near-full " "$(kinds)"
+check "and keeps no metadata" test ! -e state/metadata-backup
+check "mending" "$LAMELLA" doctor "$group" --fix
+check_equal "both have room now" "over-allocated " "$(kinds)"
+check "the metadata was kept before" test -s state/metadata-backup/vms-*/*/pool.pack
+fill thick 9 0 40M
+check_equal "a snapshot without room for its origin's data" "over-allocated snapshot-invalid " "$(kinds)"
+check_status 5 "that is critical" "$LAMELLA" doctor "$group"
+check_status 5 "nothing can be done about it" "$LAMELLA" doctor "$group" --fix
+check_equal "it is as it was" "over-allocated snapshot-invalid " "$(kinds)"
+quietly "$LAMELLA" remove "$group:before" --yes
+sums at-backup
+check "a copy of the metadata while the group is served" "$LAMELLA" metadata-backup "$group" --folder copies
+stop_serving
+
+# --- The copy brings back what is lost ---
+copy=$(echo copies/vms-*/2*)
+check "LVM's own tools read the text" grep -q '^vms {' "$copy/group.txt"
+check "thin_metadata_unpack's format" "$LAMELLA" unpack "$copy/pool.pack" pool.bin
+check "with a metadata snapshot that is whole" "$LAMELLA" check --metadata-snapshot pool.bin
+lvm_alone "$group"
+place=$(place_of pool_tmeta)
+losetup --detach "$lvm_device"
+cp --sparse=always "$group" sound.img
+dd if=/dev/urandom of="$group" bs=4096 seek=$((place / 4096)) count=16 conv=notrunc status=none
+check_equal "metadata overwritten" "over-allocated pool-metadata-damaged " "$(kinds)"
+check_status 5 "a copy of what is left" "$LAMELLA" metadata-backup "$group" --folder copies
+check "the text is in it all the same" test -s "$(printf '%s\n' copies/vms-*/2* | tail -n 1)/group.txt"
+"$LAMELLA" dump --metadata-snapshot pool.bin >pool.xml
+check "the way back, as the copy says" "$LAMELLA" restore pool.xml "$group:pool" --yes
+check_equal "sound again" "over-allocated " "$(kinds)"
+serve "$group"
+sums restored
+stop_serving
+check_same "every volume is as it was" at-backup restored
+
+# --- needs_check ---
+device=$(losetup --show --find --offset "$place" --sizelimit 4M "$group")
+/usr/bin/python3 "$support/set-count.py" "$device" flag
+losetup --detach "$device"
+check_equal "needs_check" "over-allocated pool-needs-check " "$(kinds)"
+eval "$("$LAMELLA" doctor "$group" | sed -n 's/^  \$ lamella check/check "its remedy" "$LAMELLA" check/p')"
+check_equal "is gone by the command that was told" "over-allocated " "$(kinds)"
+
+# --- The spare ---
+quietly "$LAMELLA" create "$group:filler" --linear --size 100%FREE
+quietly "$LAMELLA" resize "$group:filler" --size -4M --shrink --yes
+quietly "$LAMELLA" extend "$group:pool" --metadata --size +4M
+check "a spare that couldn't grow along" grep -q spare-small <(kinds)
+quietly "$LAMELLA" remove "$group:filler" --yes
+check "is made larger" "$LAMELLA" doctor "$group" --fix
+check_equal "and is large enough then" "over-allocated " "$(kinds)"
+
+# --- Group and pool that came apart ---
+cp --sparse=always "$group" sound.img
+again() { cp --sparse=always sound.img "$group"; }
+quietly "$LAMELLA" message "$group:pool" 'create_thin 77'
+check_equal "a device that the group doesn't know" "over-allocated thin-id-leaked " "$(kinds)"
+again
+web=$("$LAMELLA" show "$group:web" --json | sed -n 's/^ *"device_id": \([0-9]*\),$/\1/p')
+quietly "$LAMELLA" message "$group:pool" "delete $web"
+check "a volume that the pool doesn't know" grep -q thin-id-missing <(kinds)
+again
+now=$("$LAMELLA" show "$group:pool" --json | sed -n 's/^ *"transaction_id": \([0-9]*\),$/\1/p')
+quietly "$LAMELLA" message "$group:pool" "set_transaction_id $now $((now + 5))"
+check "another transaction id" grep -q transaction-mismatch <(kinds)
+check_status 5 "nothing is done about that" "$LAMELLA" doctor "$group" --fix
+check "still so" grep -q transaction-mismatch <(kinds)
+again
+
+# --- Bad input ---
+check_status 3 "a group that there isn't" "$LAMELLA" doctor "$SCRATCH/absent.img"
+check_status 2 "none" "$LAMELLA" doctor
+check_status 2 "no copies at all" "$LAMELLA" metadata-backup "$group" --keep 0
+check_status 1 "a folder that is a file" "$LAMELLA" metadata-backup "$group" --folder "$group"
