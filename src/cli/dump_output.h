@@ -2,8 +2,10 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <string>
 
+#include "cli/dump_file.h"
 #include "tools/text_sink.h"
 
 namespace lamella::cli {
@@ -21,9 +23,12 @@ class DumpOutput final : public tools::TextSink {
     Result<void> finish();
 
   private:
+    Result<void> open();
+
     std::string path_;
     std::function<Result<void>(std::string_view)> stream_;
-    int fd_ = -1;
+    int fd_ = -1;  // of what isn't a plain file
+    std::unique_ptr<DumpFile> file_;
 };
 
 }  // namespace lamella::cli

@@ -56,6 +56,7 @@ void define_thin_dump(PeerCommand& command) {
         DumpOutput output(arguments->output, context.environment().stream);
         auto printer = make_printer(arguments->format == "xml" ? tools::DumpFormat::xml : tools::DumpFormat::human, output);
         TRY(tools::dump(*device, options, *printer, context.control()));
+        TRY(output.finish());
         return 0;
     });
 }
