@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// bench_snapshot_load WHAT FILE ORIGIN CHUNK WRITES DEPTH STORES: drives the cow floor by itself, on a file that is there and written already:
-// an origin of ORIGIN bytes, behind it STORES stores of what is left. Prints a line "PHASE NUMBER", a second, for each phase. CHUNK in
-// sectors; every write is of 4 KiB at the start of a chunk, each chunk once, in random order; DEPTH at a time.
+// bench_snapshot_load WHAT FILE ORIGIN CHUNK WRITES DEPTH SNAPSHOTS: random writes under snapshots, on a file that is there and written
+// already: an origin of ORIGIN bytes, behind it the snapshots' stores. Prints a line "PHASE NUMBER", a second, for each phase. CHUNK in
+// sectors; every write is of 4 KiB at the start of a chunk, each chunk once, in random order, DEPTH at a time, and a flush at the end.
 //
 //   touch     raw: the origin's place in the file alone; floor: what copies ask of the disk at least; first, second: the origin with a
-//             snapshot in each store (none: an origin without)
-//   snapshot  raw; first, second: writes to the snapshot in the store
+//             classic snapshot in each store (none: an origin without)
+//   snapshot  raw; first, second: writes to the classic snapshot
 //   merge     copy: bytes of the store copied to the origin's place; merge: bytes merged
+//   thin      raw; first, second: a thin volume of a pool in the file, with so many thin snapshots
+//   device    first, second: the file itself, which may be a device of the kernel's with snapshots of its own
 #include <algorithm>
 #include <cstdlib>
 #include <deque>
@@ -26,6 +28,8 @@
 #include "cow/origin.h"
 #include "device/file_device.h"
 #include "device/slice_device.h"
+#include "thin/pool.h"
+#include "thin/volume.h"
 
 namespace lamella {
 namespace {
@@ -69,6 +73,7 @@ class Load {
         queue_.run_until([&] { return done_ == order_.size(); });
         if (error_ != 0)
             return fail_errno(device.name(), error_);
+        TRY(flush_now(device));  // what was left for later is paid for, too
         return static_cast<double>(order_.size()) / since(begin);
     }
 
@@ -225,58 +230,101 @@ Result<double> copy(BlockDevice& from, BlockDevice& to, std::uint64_t bytes) {
     return static_cast<double>(bytes) / since(begin);
 }
 
-Result<void> run(std::string_view what, char** words) {
-    const auto number = [&](int index) { return std::strtoull(words[index], nullptr, 10); };
-    const auto file = TRY(FileDevice::open(words[2]));
-    const std::uint64_t origin_bytes = number(3);
-    const auto chunk_sectors = static_cast<std::uint32_t>(number(4));
-    const std::uint64_t chunk_bytes = chunk_sectors * sector_bytes;
-    const std::uint64_t writes = number(5);
-    const auto depth = static_cast<unsigned>(number(6));
-    const std::uint64_t store_count = number(7);
-    if (writes * chunk_bytes > origin_bytes)
-        return fail(ErrorKind::usage, "an origin of {} bytes has no {} chunks of {} sectors", origin_bytes, writes, chunk_sectors);
+struct Work {
+    BlockDevice& file;
+    std::uint64_t origin_bytes;
+    std::uint32_t chunk_sectors;
+    std::uint64_t writes;
+    unsigned depth;
+    std::uint64_t snapshots;
+
+    std::uint64_t chunk_bytes() const { return chunk_sectors * sector_bytes; }
+};
+
+Result<void> first_and_second(Load& load, BlockDevice& device) {
+    fmt::print("first {:.0f}\n", TRY(load.run(device)));
+    fmt::print("second {:.0f}\n", TRY(load.run(device)));
+    return {};
+}
+
+Result<void> classic(std::string_view what, const Work& work) {
     const auto queue = TRY(make_io_queue());
-    Load load(*queue, chunk_bytes, writes, depth);
+    const std::uint64_t chunk_bytes = work.chunk_bytes(), bytes = work.writes * chunk_bytes;
+    Load load(*queue, chunk_bytes, work.writes, work.depth);
     // As a group lays its volumes: on one disk, so that a flush is one for all.
-    const auto real = TRY(SliceDevice::create(*file, 0, origin_bytes, "origin"));
+    const auto real = TRY(SliceDevice::create(work.file, 0, work.origin_bytes, "origin"));
     std::vector<std::unique_ptr<SliceDevice>> stores;
-    for (std::uint64_t index = 0; index < store_count; ++index) {
-        const std::uint64_t room = (file->size() - origin_bytes) / store_count / chunk_bytes * chunk_bytes;
-        stores.push_back(TRY(SliceDevice::create(*file, origin_bytes + index * room, room, fmt::format("store{}", index))));
-        TRY(write_zeroes_now(*stores.back(), 0, write_bytes));
+    for (std::uint64_t index = 0; index < work.snapshots; ++index) {
+        const std::uint64_t room = (work.file.size() - work.origin_bytes) / work.snapshots / chunk_bytes * chunk_bytes;
+        stores.push_back(TRY(SliceDevice::create(work.file, work.origin_bytes + index * room, room, fmt::format("store{}", index))));
+        TRY(write_now(*stores.back(), 0, std::vector<std::byte>(write_bytes)));
     }
     if (what == "merge") {
-        fmt::print("copy {:.0f}\n", TRY(copy(*stores.at(0), *real, writes * chunk_bytes)));
+        fmt::print("copy {:.0f}\n", TRY(copy(*stores.at(0), *real, bytes)));
     } else {
         fmt::print("raw {:.0f}\n", TRY(load.run(*real)));
         // Which way of grouping is best depends on the disk.
         double best = 0;
         for (const unsigned groups : {1u, 2u, 4u})
-            if (what == "touch" && store_count > 0)
-                best = std::max(best, TRY(Floor(*queue, *real, stores, chunk_bytes, writes).run(groups, depth)));
+            if (what == "touch" && !stores.empty() && groups <= work.depth)
+                best = std::max(best, TRY(Floor(*queue, *real, stores, chunk_bytes, work.writes).run(groups, work.depth)));
         if (best > 0)
             fmt::print("floor {:.0f}\n", best);
     }
     const auto origin = TRY(cow::Origin::open(*real));
     std::vector<std::shared_ptr<cow::Snapshot>> snapshots;
     for (const auto& store : stores)
-        snapshots.push_back(TRY(origin->open_snapshot(*store, {.store = {.chunk_sectors = chunk_sectors}})));
-    BlockDevice& device = what == "snapshot" ? static_cast<BlockDevice&>(*snapshots.at(0)) : *origin;
-    const double first = TRY(load.run(device));
+        snapshots.push_back(TRY(origin->open_snapshot(*store, {.store = {.chunk_sectors = work.chunk_sectors}})));
     if (what == "merge") {
+        TRY(load.run(*origin));
         const Duration begin = Clock::system().monotonic();
         TRY(origin->start_merge(snapshots.at(0)));
         while (snapshots[0]->snapshot_status().usage.allocated != snapshots[0]->snapshot_status().usage.metadata)
             std::this_thread::sleep_for(std::chrono::milliseconds(2));
-        fmt::print("merge {:.0f}\n", static_cast<double>(writes * chunk_bytes) / since(begin));
+        fmt::print("merge {:.0f}\n", static_cast<double>(bytes) / since(begin));
         return {};
     }
-    fmt::print("first {:.0f}\nsecond {:.0f}\n", first, TRY(load.run(device)));
+    TRY(first_and_second(load, what == "snapshot" ? static_cast<BlockDevice&>(*snapshots.at(0)) : *origin));
     for (const auto& snapshot : snapshots)
         if (snapshot->snapshot_status().condition != cow::SnapshotCondition::active)
             return fail(ErrorKind::failed, "{}: {}", snapshot->name(), snapshot->snapshot_status().line());
     return {};
+}
+
+// A thin volume, all of it mapped, then shared with its snapshots.
+Result<void> thin_snapshots(const Work& work) {
+    constexpr std::uint64_t metadata_bytes = 16 << 20;
+    const auto queue = TRY(make_io_queue());
+    const auto metadata = TRY(SliceDevice::create(work.file, 0, metadata_bytes, "metadata"));
+    const auto data = TRY(SliceDevice::create(work.file, metadata_bytes, work.file.size() - metadata_bytes, "data"));
+    Load load(*queue, work.chunk_bytes(), work.writes, work.depth);
+    fmt::print("raw {:.0f}\n", TRY(load.run(*data)));
+    TRY(thin::ThinPool::format(*metadata, data->size(), work.chunk_sectors));
+    const auto pool = TRY(thin::ThinPool::open(*metadata, *data, {.data_block_sectors = work.chunk_sectors}));
+    using Kind = thin::PoolChange::Kind;
+    TRY(pool->transact({{.kind = Kind::create_thin, .id = ThinId(0)}}, 0, 1));
+    const auto volume = TRY(pool->open_volume(ThinId(0), work.origin_bytes, "volume"));
+    const std::vector<std::byte> piece(1 << 20, std::byte{1});
+    for (std::uint64_t at = 0; at < work.origin_bytes; at += piece.size())
+        TRY(write_now(*volume, at, piece));
+    for (std::uint64_t number = 1; number <= work.snapshots; ++number)
+        TRY(pool->transact({{.kind = Kind::create_snapshot, .id = ThinId(number), .origin = ThinId(0)}}, number, number + 1));
+    return first_and_second(load, *volume);
+}
+
+Result<void> run(std::string_view what, char** words) {
+    const auto number = [&](int index) { return std::strtoull(words[index], nullptr, 10); };
+    const auto file = TRY(FileDevice::open(words[2]));
+    const Work work{*file, number(3), static_cast<std::uint32_t>(number(4)), number(5), static_cast<unsigned>(number(6)), number(7)};
+    if (work.writes * work.chunk_bytes() > work.origin_bytes)
+        return fail(ErrorKind::usage, "{} bytes have no {} chunks of {} sectors", work.origin_bytes, work.writes, work.chunk_sectors);
+    if (what == "thin")
+        return thin_snapshots(work);
+    if (what != "device")
+        return classic(what, work);
+    const auto queue = TRY(make_io_queue());
+    Load load(*queue, work.chunk_bytes(), work.writes, work.depth);
+    return first_and_second(load, *file);
 }
 
 }  // namespace
@@ -284,7 +332,7 @@ Result<void> run(std::string_view what, char** words) {
 
 int main(int count, char** words) {
     if (count != 8) {
-        fmt::print(stderr, "bench_snapshot_load touch|snapshot|merge FILE ORIGIN CHUNK WRITES DEPTH STORES\n");
+        fmt::print(stderr, "bench_snapshot_load touch|snapshot|merge|thin|device FILE ORIGIN CHUNK WRITES DEPTH SNAPSHOTS\n");
         return 2;
     }
     if (const auto done = lamella::run(words[1], words); !done) {

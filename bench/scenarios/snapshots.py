@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Classic snapshots: 4 KiB random writes to an origin, each to a chunk that its snapshots lack and then again; to a snapshot; a merge.
+"""Snapshots: 4 KiB random writes to chunks that classic or thin snapshots hold, and then again; to a snapshot; a merge; a real kernel's.
 
-By the cow floor alone, on one file written beforehand, 32 writes at a time; beside each the same writes to the file itself, and the
-floor: a loop that does no more than a copy must, in the order that it must (read, copy, flush, note it, flush, write), all of a group at
-once. A first write can't be faster than that on the disk at hand; what that is of a plain write, the disk alone says.
+By the floors alone, on one file written beforehand, 32 writes at a time and a flush at the end; beside each the same writes to the file
+itself. For classic snapshots also beside the floor: a loop that does no more than a copy must, in the order that it must (read, copy,
+flush, note it, flush, write), all of a group at once; what that is of a plain write, the disk alone says. A real kernel's snapshots run
+in user-mode Linux, and ours in there beside them: it makes each system call and each switch between threads many times as dear.
 """
 
-from harness import MiB, Sample
+import pathlib
+import re
+
+from harness import MiB, NotRun, Sample
 from servers import raw_image
 
 KIB = 1024
@@ -21,36 +25,70 @@ def run(bench):
     bench.need_room(origin + MOST * room)
     image = raw_image(bench, origin + MOST * room)
 
-    def measure(what, chunk, stores):
-        writes = min(origin // chunk, bench.size(8192, 256))
+    def measure(what, chunk, snapshots):
+        writes = min(origin // chunk, bench.size(8192, 256), 2 * origin // chunk // max(snapshots, 1))
         samples = {}
         for _ in range(bench.rounds):
-            printed = bench.processes.run([program, what, image, origin, chunk // 512, writes, DEPTH, stores])
+            printed = bench.processes.run([program, what, image, origin, chunk // 512, writes, DEPTH, snapshots])
             for line in printed.splitlines():
                 phase, figure = line.split()
                 samples.setdefault(phase, []).append(Sample(float(figure)))
         return samples
 
-    def pair(samples, ours, peer, label):
-        return {label: samples[ours], PEERS[peer]: samples[peer]}
-
     for chunk in (4 * KIB, 16 * KIB, 64 * KIB):
-        for stores in (0, 1, 2, MOST):
-            samples = measure("touch", chunk, stores)
-            place = f"origin with {stores} snapshots, chunk {chunk // KIB} KiB"
-            if stores == 0:
-                bench.judge(place, pair(samples, "second", "raw", "write"), target=0.9)
+        for count in (0, 1, 2, MOST):
+            samples = measure("touch", chunk, count)
+            place = f"{some(count, 'classic')}, chunk {chunk // KIB} KiB"
+            if count == 0:
+                bench.judge(f"{place}: write", pair(samples, "second", "raw"), target=0.9)
                 continue
-            bench.judge(f"{place}: first write", pair(samples, "first", "raw", "first write"),
-                        target=0.4 if (chunk, stores) == (4 * KIB, 1) else None)
-            bench.judge(f"{place}: first write, beside the floor", pair(samples, "first", "floor", "first write"), target=0.75)
-            bench.judge(f"{place}: second write", pair(samples, "second", "raw", "second write"), target=0.9)
+            bench.judge(f"{place}: first write", pair(samples, "first", "raw"), target=0.4 if (chunk, count) == (4 * KIB, 1) else None)
+            bench.judge(f"{place}: first write, beside the floor", pair(samples, "first", "floor"), target=0.75)
+            bench.judge(f"{place}: second write", pair(samples, "second", "raw"), target=0.9)
     samples = measure("snapshot", 4 * KIB, 1)
-    bench.judge("snapshot, chunk 4 KiB: first write", pair(samples, "first", "raw", "first write"), target=0.5)
-    bench.judge("snapshot, chunk 4 KiB: second write", pair(samples, "second", "raw", "second write"))
+    bench.judge("to a classic snapshot, chunk 4 KiB: first write", pair(samples, "first", "raw"), target=0.5)
+    bench.judge("to a classic snapshot, chunk 4 KiB: second write", pair(samples, "second", "raw"))
     for chunk in (4 * KIB, 64 * KIB):
         samples = {phase: [Sample(each.value / MiB) for each in found] for phase, found in measure("merge", chunk, 1).items()}
-        bench.judge(f"merge of scattered chunks of {chunk // KIB} KiB", pair(samples, "merge", "copy", "merge"), target=0.5, unit="MiB/s")
+        bench.judge(f"merge of scattered chunks of {chunk // KIB} KiB", pair(samples, "merge", "copy"), target=0.5, unit="MiB/s")
+    for count in (0, 1, 2, MOST):
+        samples = measure("thin", 64 * KIB, count)
+        for phase in ("first", "second"):
+            bench.judge(f"{some(count, 'thin')}, chunk 64 KiB: {phase} write", pair(samples, phase, "raw"))
+    bench.remove(image)
+    try:
+        beside_kernel(bench, program)
+    except NotRun as why:
+        bench.not_run("beside a real kernel", str(why))
+
+
+def beside_kernel(bench, program):
+    tests = pathlib.Path(__file__).resolve().parents[2] / "tests"
+    bench.programs.need("linux.uml")
+    origin = bench.size(32 * MiB, 4 * MiB)
+    room = origin + origin // 16 + MiB
+    image = raw_image(bench, origin + MOST * room)
+    script = bench.path(".sh")
+    script.write_text(f"program='{program}' origin={origin} room={room} rounds={min(bench.rounds, 3)} depth={DEPTH}\n"
+                      "cases='8:1 8:2 8:8 128:1 128:8'\n"
+                      f"source '{pathlib.Path(__file__).resolve().parents[1]}/snapshots-in-kernel.sh'\n", encoding="utf-8")
+    found = {}
+    printed = bench.processes.run([tests / "kernel" / "in-kernel", "--timeout", 500, script, image])
+    # Among what the kernel itself has to say.
+    for side, chunk, count, phase, figure in re.findall(r"^(lamella|kernel) (\d+) (\d+) (\w+) (\d+)", printed, re.MULTILINE):
+        found.setdefault((int(chunk), int(count), phase), {}).setdefault(side, []).append(Sample(float(figure)))
+    for (chunk, count, phase), sides in found.items():
+        if "kernel" in sides:
+            sides = {"lamella": sides["lamella"], "the kernel": sides["kernel"]}
+            bench.judge(f"in user-mode Linux: {some(count, 'classic')}, chunk {chunk // 2} KiB: {phase} write", sides)
+
+
+def some(count, kind):
+    return f"{count} {kind} snapshot{'' if count == 1 else 's'}"
+
+
+def pair(samples, ours, peer):
+    return {"lamella": samples[ours], PEERS[peer]: samples[peer]}
 
 
 PEERS = {"raw": "the file itself", "floor": "the floor", "copy": "copy, from end to end"}
