@@ -48,8 +48,6 @@ void Committer::flush() {
             wake();
         return;
     }
-    std::sort(leaves.begin(), leaves.end());
-    leaves.erase(std::unique(leaves.begin(), leaves.end()), leaves.end());
     error_ = 0;
     under_way_ = static_cast<unsigned>(leaves.size());
     if (leaves.empty())

@@ -22,7 +22,7 @@ class ExceptionLog;
 // One thread, that of the queue.
 class Committer {
   public:
-    // `leaves`: of the stores, sorted.
+    // `leaves`: of the stores.
     Committer(IoQueue& queue, std::vector<BlockDevice*> leaves);
 
     const std::vector<BlockDevice*>& leaves() const { return leaves_; }

@@ -615,7 +615,6 @@ struct OriginThread::Beginning {
 Committer& OriginThread::committer_of(BlockDevice& store) {
     std::vector<BlockDevice*> leaves;
     store.add_leaves(leaves);
-    std::sort(leaves.begin(), leaves.end());
     const auto found = std::find_if(committers_.begin(), committers_.end(), [&](const auto& one) { return one->leaves() == leaves; });
     if (found != committers_.end())
         return **found;
