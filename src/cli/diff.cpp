@@ -55,7 +55,7 @@ void define_diff(CommandLine& line) {
                   "then left out.");
     line.example("diff ./vms.img:pool --left 1 --right 4", "what changed between a snapshot and its volume");
     line.example("diff ./vms.img:pool --right 1 --since-time 12", "what was written since the pool's time was 12");
-    line.argument("METADATA", arguments->input, "a device or file, or the pool of a group: GROUP:POOL");
+    line.argument("METADATA", arguments->input, "a device or file, or the pool of a group: GROUP:POOL or vg0/POOL");
     line.option("--left", "SIDE", arguments->left, "the one volume");
     line.option("--right", "SIDE", arguments->right, "the other");
     line.require("--right");
@@ -67,9 +67,11 @@ void define_diff(CommandLine& line) {
     line.runs([arguments](Context& context) -> Result<void> {
         if (arguments->left.empty() && !arguments->since)
             return fail(ErrorKind::usage, "--left or --since-time is needed");
-        const Side right = TRY_WITHIN("--right", parse_side(arguments->right));
-        const Side left = arguments->since ? Side{} : TRY_WITHIN("--left", parse_side(arguments->left));
+        Side right = TRY_WITHIN("--right", parse_side(arguments->right));
+        Side left = arguments->since ? Side{} : TRY_WITHIN("--left", parse_side(arguments->left));
         auto metadata = TRY(MetadataInput::open(arguments->input, Access::read));
+        left.in_snapshot |= metadata->in_snapshot() && left.id >= 0;
+        right.in_snapshot |= metadata->in_snapshot() && right.id >= 0;
         using Form = DiffOutput::Form;
         const Form form = context.json || arguments->format == "json" ? Form::json : arguments->format == "xml" ? Form::xml : Form::plain;
         DiffOutput output({.form = form, .verbose = arguments->verbose, .same = arguments->same},

@@ -52,7 +52,7 @@ void define_dump(CommandLine& line) {
         "--metadata-snapshot. Such a dump can be restored as it is.");
     line.example("dump ./vms.img:pool --output dump.xml", "the pool of a group that nobody uses");
     line.example("dump /dev/vg0/pool_tmeta --volume 7 --range 0..1000", "some of one thin device's mappings");
-    line.argument("METADATA", arguments->input, "a device or file, or the pool of a group: GROUP:POOL");
+    line.argument("METADATA", arguments->input, "a device or file, or the pool of a group: GROUP:POOL or vg0/POOL");
     line.option_choice("--format", arguments->format, {"xml", "json", "human"}, "the form of the output (--json means json)");
     line.flag("--repair", arguments->repair, "what lamella repair would save of damaged metadata");
     line.option("--data-block-size", "SECTORS", arguments->options.overrides.data_block_sectors,
@@ -77,6 +77,9 @@ void define_dump(CommandLine& line) {
         if (!arguments->output.empty() && same_file(arguments->input, arguments->output))
             return fail(ErrorKind::usage, "{} and {} are the same file", arguments->input, arguments->output);
         auto metadata = TRY(MetadataInput::open(arguments->input, Access::read));
+        options.metadata_snapshot |= metadata->in_snapshot();
+        if (metadata->in_snapshot() && arguments->repair)
+            return fail(ErrorKind::refused, "{} is in use: only metadata at rest is repaired", arguments->input);
         DumpOutput output(arguments->output, [&context](std::string_view text) { return context.stream(text); });
         tools::DumpFormat format = context.json || arguments->format == "json" ? tools::DumpFormat::json
                                    : arguments->format == "xml"                ? tools::DumpFormat::xml

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "tools/text_sink.h"
+#include "volumes/control.h"
 #include "volumes/engine_group.h"
 #include "volumes/remote_group.h"
 
@@ -52,12 +53,20 @@ Environment system_environment() {
     return environment;
 }
 
+Result<std::unique_ptr<KernelGroup>> open_kernel_group(const std::string& name) {
+    if (::geteuid() != 0)
+        return fail(ErrorKind::refused, "{0}: there is no such file here, and a group that this host's LVM runs is for root alone", name);
+    KernelHost host;
+    host.lvm = TRY_WITHIN(fmt::format("group {}", name), host::Lvm::find_program());
+    host.runner = std::make_unique<host::ProcessRunner>([](std::string_view text) { fmt::print(stderr, "lamella: {}\n", text); });
+    host.mapper = host::KernelMapper::of_host();
+    host.state_directory = TRY(make_runtime_directory());
+    return KernelGroup::open(name, std::move(host));
+}
+
 Result<std::unique_ptr<VolumeGroup>> open_group(const GroupAddress& address, Access access) {
     if (address.paths.empty())
-        return fail(ErrorKind::unsupported,
-                    "group {0}: a group that this host's LVM runs is not for lamella yet; use LVM's commands, or name "
-                    "the physical volumes of one that isn't active, such as ./{0} or /dev/sdb1",
-                    address.name);
+        return TRY(open_kernel_group(address.name));
     if (std::unique_ptr<ControlClient> client = TRY(ControlClient::connect(address.paths)))
         return std::make_unique<RemoteGroup>(std::move(client));
     return TRY(EngineGroup::open(address.paths, {.read_only = access == Access::read}));

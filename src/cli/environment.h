@@ -8,6 +8,7 @@
 
 #include "base/clock.h"
 #include "base/result.h"
+#include "volumes/kernel_group.h"
 #include "volumes/names.h"
 #include "volumes/volume_group.h"
 
@@ -36,7 +37,10 @@ struct Environment {
 // The process's own standard streams, and groups as they are.
 Environment system_environment();
 
-// Opens a group by whatever runs it: a process that serves it, else the engine in this process.
+// Of this host's LVM. Errors: as KernelGroup's; refused when not root; not_found without LVM.
+Result<std::unique_ptr<KernelGroup>> open_kernel_group(const std::string& name);
+
+// Opens a group by whatever runs it: this host's LVM, a process that serves it, else the engine in this process.
 Result<std::unique_ptr<VolumeGroup>> open_group(const GroupAddress& address, Access access);
 
 }  // namespace lamella::cli

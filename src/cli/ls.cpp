@@ -24,17 +24,25 @@ void define_ls(CommandLine& line) {
                   "several at once would free, which may be more than their exclusive blocks together; what the metadata snapshot "
                   "holds stays in use.");
     line.example("ls ./vms.img:pool --if-deleted 4 --if-deleted 5", "and what goes if devices 4 and 5 go");
-    line.argument("METADATA", arguments->input, "a device or file, or the pool of a group: GROUP:POOL");
+    line.argument("METADATA", arguments->input, "a device or file, or the pool of a group: GROUP:POOL or vg0/POOL");
     line.option("--if-deleted", "ID", arguments->deleted, "a volume that might be deleted");
     line.flag("-m,--metadata-snapshot", arguments->metadata_snapshot, "the pool as its metadata snapshot has it: it may be active");
     line.runs([arguments](Context& context) -> Result<void> {
         tools::UsageOptions options{.metadata_snapshot = arguments->metadata_snapshot, .control = context.control()};
         for (const std::string& word : arguments->deleted)
             options.deleted.emplace_back(TRY_WITHIN("--if-deleted", parse_number<std::uint32_t>(word)));
-        const std::optional<PoolText> text = TRY(read_pool_text(arguments->input));
+        std::optional<PoolText> text = TRY(read_pool_text(arguments->input));
         if (!arguments->metadata_snapshot)
             TRY(refuse_if_claimed(arguments->input));
         auto metadata = TRY(MetadataInput::open(arguments->input, Access::read));
+        options.metadata_snapshot |= metadata->in_snapshot();
+        if (metadata->kernel_group() != nullptr) {
+            const std::string pool = TRY(kernel_pool_address(arguments->input))->volume;
+            text.emplace();
+            for (const VolumeInfo& volume : TRY(metadata->kernel_group()->volumes()))
+                if (volume.device_id && volume.pool == pool)
+                    text->names[*volume.device_id] = volume.name;
+        }
         const tools::Usage usage = TRY(tools::usage(metadata->device(), options));
         const std::uint64_t block_bytes = usage.data_block_sectors * sector_bytes;
         Table table;

@@ -57,6 +57,13 @@ Result<std::optional<VolumeAddress>> pool_address(const std::string& text) {
     return address.group.paths.empty() ? std::nullopt : std::optional(std::move(address));
 }
 
+Result<std::optional<VolumeAddress>> kernel_pool_address(const std::string& text) {
+    if (path_exists(text) || text.find(':') != std::string::npos)
+        return std::nullopt;
+    const auto address = parse_volume_address(text);
+    return address && address->group.paths.empty() ? std::optional(*address) : std::nullopt;
+}
+
 Result<GroupDisks> GroupDisks::open(const std::vector<std::string>& paths, Access access) {
     std::vector<std::unique_ptr<BlockDevice>> disks;
     std::vector<BlockDevice*> devices;
@@ -77,6 +84,13 @@ Result<std::unique_ptr<MetadataInput>> MetadataInput::open(const std::string& ad
     std::unique_ptr<MetadataInput> input(new MetadataInput);
     if (const auto pool = TRY(pool_address(address))) {
         TRY_WITHIN(address, input->open_pool(pool->group.paths, pool->volume, access));
+        return input;
+    }
+    if (const auto pool = TRY(kernel_pool_address(address))) {
+        if (access == Access::write)
+            return fail(ErrorKind::unsupported, "{}: the metadata of a pool that the host's LVM runs is written by LVM alone", address);
+        input->kernel_ = TRY(open_kernel_group(pool->group.name));
+        input->held_ = TRY_WITHIN(address, input->kernel_->read_metadata(pool->volume));
         return input;
     }
     input->device_ = TRY(FileDevice::open(address, {.read_only = access == Access::read}));

@@ -26,14 +26,19 @@ struct GroupDisks {
 };
 
 // A pool's metadata as a tool is given it: a file, a block device, the pool of a group on image files or disks that nobody uses
-// ("./vms.img:pool"), or, for reading, what lamella pack wrote, which is unpacked into a temporary file ($TMPDIR or /var/tmp).
+// ("./vms.img:pool"), or, for reading, what lamella pack wrote, which is unpacked into a temporary file ($TMPDIR or /var/tmp), or a pool
+// that this host's LVM runs ("vg0/pool"): while that is active, its metadata snapshot.
 class MetadataInput {
   public:
     // For reading others may read too, and a block device may even be in use; for writing it is ours alone. A file must be there.
     // Errors: not_found, refused (somebody has it), damaged, failed.
     static Result<std::unique_ptr<MetadataInput>> open(const std::string& address, Access access);
 
-    BlockDevice& device() const { return *device_; }
+    BlockDevice& device() const { return held_ != nullptr ? held_->device() : *device_; }
+    // Of a pool in use: only the metadata snapshot is whole.
+    bool in_snapshot() const { return held_ != nullptr && held_->in_snapshot(); }
+    // "vg0/pool": the group; else null.
+    KernelGroup* kernel_group() const { return kernel_.get(); }
 
   private:
     MetadataInput() = default;
@@ -41,10 +46,15 @@ class MetadataInput {
 
     std::vector<std::unique_ptr<BlockDevice>> disks_;  // below a pool
     std::unique_ptr<BlockDevice> device_;
+    std::unique_ptr<KernelGroup> kernel_;
+    std::unique_ptr<HeldMetadata> held_;
 };
 
 // "./vms.img:pool" as an address; none: the text means something else, a path above all.
 Result<std::optional<VolumeAddress>> pool_address(const std::string& text);
+
+// "vg0/pool": of a group that this host's LVM runs; none: the text means something else.
+Result<std::optional<VolumeAddress>> kernel_pool_address(const std::string& text);
 
 // What a repair would save of metadata, on a temporary device.
 Result<std::unique_ptr<BlockDevice>> repaired_copy(BlockDevice& metadata, const tools::HeaderOverrides& overrides,

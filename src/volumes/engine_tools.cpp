@@ -7,6 +7,7 @@
 #include "tools/pack.h"
 #include "tools/shrink.h"
 #include "volumes/engine_state.h"
+#include "volumes/pool_check.h"
 
 namespace lamella {
 
@@ -90,16 +91,7 @@ Result<PoolContents> EngineGroup::pool_contents(const std::string& pool, bool ch
     std::ranges::sort(contents.device_ids);
     if (check && !state_->pool_is_open(*volume)) {
         const auto metadata = TRY(state_->map(volume->sole<lvm2::ThinPool>()->metadata_volume));
-        const tools::CheckReport report = TRY_WITHIN(pool, tools::check(*metadata, {}));
-        PoolCheck& found = contents.check.emplace();
-        found.grade = report.grade == tools::Severity::note ? "clean" : to_string(report.grade);
-        found.finding_count = report.finding_count;
-        found.leaked_data_blocks = report.leaked_data_blocks;
-        found.leaked_metadata_blocks = report.leaked_metadata_blocks;
-        constexpr std::size_t most = 8;
-        for (const tools::Finding& finding : report.findings)
-            if (found.findings.size() < most)
-                found.findings.push_back(finding.to_text());
+        contents.check = TRY_WITHIN(pool, check_metadata(*metadata));
     }
     return contents;
 }

@@ -1,0 +1,511 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Changes of a group that the host's LVM runs. Each looks first, refuses what the user-space engine refuses, lets LVM do it, and looks
+// again: an exit code of 0 alone is no success. (LVM extends an invalid snapshot and calls that a success; it makes a classic snapshot of
+// a thin volume where a size is given.)
+#include <algorithm>
+#include <array>
+#include <bit>
+
+#include "base/uuid.h"
+#include "cow/exception_store.h"
+#include "lvm2/group.h"
+#include "volumes/kernel_group.h"
+
+namespace lamella {
+
+namespace {
+
+using host::LvmWords;
+
+constexpr std::uint64_t least_snapshot_chunk = std::uint64_t{lvm2::min_snapshot_chunk_sectors} * sector_bytes;
+constexpr std::uint64_t most_snapshot_chunk = std::uint64_t{lvm2::max_snapshot_chunk_sectors} * sector_bytes;
+
+std::string_view percent_of(SizeRequest::Base base) {
+    switch (base) {
+    case SizeRequest::Base::percent_of_free: return "FREE";
+    case SizeRequest::Base::percent_of_physical_volumes: return "PVS";
+    case SizeRequest::Base::percent_of_origin: return "ORIGIN";
+    case SizeRequest::Base::percent_of_group:
+    case SizeRequest::Base::bytes: break;
+    }
+    return "VG";
+}
+
+// The size of something new. A part of the group is LVM's to reckon.
+void add_new_size(LvmWords& words, const SizeRequest& size) {
+    if (size.base == SizeRequest::Base::bytes)
+        words.size("--size", size.value);
+    else
+        words.percent(size.value, percent_of(size.base));
+}
+
+void add_tags(LvmWords& words, const std::vector<std::string>& tags) {
+    for (const std::string& tag : tags)
+        words.tag("--addtag", tag);
+}
+
+std::uint64_t rounded_up(std::uint64_t bytes, std::uint64_t unit) {
+    return bytes > UINT64_MAX - unit ? bytes : (bytes + unit - 1) / unit * unit;
+}
+
+// What a request comes to, in bytes; of a part of the group LVM may make a little less.
+Result<std::uint64_t> resolve(const host::LvmGroup& group, const SizeRequest& request, std::uint64_t current) {
+    std::uint64_t bytes = 0;
+    if (request.base == SizeRequest::Base::bytes) {
+        bytes = rounded_up(request.value, group.extent_size);
+    } else {
+        const std::uint64_t whole = request.base == SizeRequest::Base::percent_of_free     ? group.free_extents
+                                    : request.base == SizeRequest::Base::percent_of_origin ? current / group.extent_size
+                                                                                           : group.extents;
+        bytes = static_cast<std::uint64_t>(static_cast<unsigned __int128>(whole) * request.value / 10000) * group.extent_size;
+    }
+    if (request.relation == SizeRequest::Relation::grow && bytes > UINT64_MAX - current)
+        return fail(ErrorKind::usage, "a size of {} more bytes is more than LVM2 can count", bytes);
+    if (request.relation == SizeRequest::Relation::shrink && bytes >= current)
+        return fail(ErrorKind::usage, "nothing would be left");
+    bytes = request.relation == SizeRequest::Relation::grow     ? current + bytes
+            : request.relation == SizeRequest::Relation::shrink ? current - bytes
+                                                                : bytes;
+    if (bytes == 0)
+        return fail(ErrorKind::usage, "a size of nothing");
+    return bytes;
+}
+
+VolumeInfo expected(const std::string& name, VolumeKind kind, std::string segment_type, std::uint64_t size) {
+    VolumeInfo info;
+    info.name = name;
+    info.kind = kind;
+    info.segment_type = std::move(segment_type);
+    info.size = size;
+    return info;
+}
+
+Result<void> refuse_in_use(const KernelView& view, const host::LvmVolume& volume) {
+    if (const std::uint32_t count = view.open_count(volume); count > 0)
+        return fail(ErrorKind::refused, "volume {} is in use ({} times open)", volume.name, count);
+    if (!view.kernel() && volume.attribute(5) == 'o')
+        return fail(ErrorKind::refused, "volume {} is in use", volume.name);
+    return {};
+}
+
+// LVM would go on with a pool that can't take anything, as far as it gets.
+Result<void> refuse_bad_pool(const KernelView& view, const host::LvmVolume& pool) {
+    const VolumeInfo info = view.describe(pool);
+    if (info.needs_check || info.pool_mode == "Fail" || info.pool_mode == "ro")
+        return fail(ErrorKind::refused, "pool {} is {}", pool.name,
+                    info.needs_check         ? "in need of a check"
+                    : info.pool_mode == "ro" ? "read-only"
+                                             : "failed");
+    if (info.pool_mode == "out_of_data_space")
+        return fail(ErrorKind::no_space, "pool {} is full", pool.name);
+    return {};
+}
+
+Result<void> check_new_name(const KernelView& view, const std::string& name) {
+    TRY(lvm2::check_volume_name(view.lvm().name, name));
+    if (view.find(name))
+        return fail(ErrorKind::exists, "'{}' is there already", name);
+    return {};
+}
+
+std::string plain_name(const std::string& origin, const KernelView& view, const std::vector<std::string>& taken) {
+    for (unsigned number = 1;; ++number) {
+        std::string name = fmt::format("{}-s{}", origin, number);
+        if (!view.find(name) && std::ranges::find(taken, name) == taken.end())
+            return name;
+    }
+}
+
+}  // namespace
+
+Result<void> KernelGroup::change(const LvmWords& words, bool trial) {
+    report_.reset();
+    return lvm_.change(words, trial);
+}
+
+Result<VolumeInfo> KernelGroup::changed(const LvmWords& words, const std::string& name, VolumeInfo expected, const ChangeOptions& options) {
+    TRY(change(words, options.dry_run));
+    if (options.dry_run)
+        return expected;
+    return TRY_WITHIN("LVM says that it is done", volume(name));
+}
+
+// --- Creating ---------------------------------------------------------------------------------------------------------------
+
+Result<VolumeInfo> KernelGroup::create_pool(const CreatePool& request, ChangeOptions options) {
+    const KernelView view = TRY(look_to_change());
+    TRY(check_new_name(view, request.name));
+    if (request.chunk_size < lvm2::min_chunk_bytes || request.chunk_size > lvm2::max_chunk_bytes ||
+        request.chunk_size % lvm2::min_chunk_bytes != 0)
+        return fail(ErrorKind::usage, "chunk size {} is not a multiple of 64 KiB between 64 KiB and 1 GiB", request.chunk_size);
+    if (request.discards != "passdown" && request.discards != "nopassdown" && request.discards != "ignore")
+        return fail(ErrorKind::usage, "discards are passdown, nopassdown or ignore, not '{:.40}'", request.discards);
+    VolumeInfo info = expected(request.name, VolumeKind::thin_pool, "thin-pool", TRY(resolve(view.lvm(), request.size, 0)));
+    LvmWords words("lvcreate");
+    words.option("--type", "thin-pool").option("--yes").new_name("--name", name_, request.name).size("--chunksize", request.chunk_size);
+    add_new_size(words, request.size);
+    if (request.metadata_size)
+        words.size("--poolmetadatasize", *request.metadata_size);
+    if (request.stripes > 1)
+        words.option("--stripes", fmt::to_string(request.stripes)).size("--stripesize", request.stripe_size);
+    words.option("--zero", request.zero_new_blocks ? "y" : "n");
+    words.option("--discards", request.discards);
+    add_tags(words, request.tags);
+    info.tags = request.tags;
+    info.chunk_size = request.chunk_size;
+    info.metadata_size = request.metadata_size;
+    info.discards = request.discards;
+    info.zero_new_blocks = request.zero_new_blocks;
+    info.error_when_full = request.error_when_full;
+    VolumeInfo made = TRY(changed(words.group(name_), request.name, std::move(info), options));
+    if (!request.error_when_full || options.dry_run)
+        return made;
+    // lvcreate of 2.03.16 refuses it for any pool.
+    const auto set = change(LvmWords("lvchange").option("--errorwhenfull", "y").volume(name_, request.name), false);
+    if (!set) {
+        const auto undone = remove({request.name}, false, {});
+        return std::unexpected(set.error().within(undone ? "writes to a full pool can't be made to fail, so there is no pool"
+                                                         : "the pool is made, but writes to it wait when it is full"));
+    }
+    return volume(request.name);
+}
+
+Result<VolumeInfo> KernelGroup::create_volume(const CreateVolume& request, ChangeOptions options) {
+    const KernelView view = TRY(look_to_change());
+    TRY(check_new_name(view, request.name));
+    LvmWords words("lvcreate");
+    words.option("--yes").new_name("--name", name_, request.name);
+    const std::uint64_t size = TRY(resolve(view.lvm(), request.size, 0));
+    VolumeInfo info = expected(request.name, VolumeKind::linear, "linear", size);
+    if (request.linear) {
+        words.option("--type", request.stripes > 1 ? "striped" : "linear");
+        add_new_size(words, request.size);
+        if (request.stripes > 1) {
+            words.option("--stripes", fmt::to_string(request.stripes)).size("--stripesize", request.stripe_size);
+            info.kind = VolumeKind::striped;
+            info.segment_type = "striped";
+            info.stripes = request.stripes;
+            info.stripe_size = request.stripe_size;
+        }
+    } else {
+        if (request.size.base != SizeRequest::Base::bytes)
+            return fail(ErrorKind::usage, "a thin volume's size isn't a part of the group; give bytes");
+        if (!request.external_origin.empty())
+            return fail(ErrorKind::unsupported, "a thin volume on an external origin: LVM makes it of the origin's size; use lvcreate -s");
+        std::string pool = request.pool;
+        for (const host::LvmVolume& candidate : view.lvm().volumes) {
+            if (!request.pool.empty() || !view.find_pool(candidate.name))
+                continue;
+            if (!pool.empty())
+                return fail(ErrorKind::usage, "group {} has several thin pools ({}, {}, ...): name one", name_, pool, candidate.name);
+            pool = candidate.name;
+        }
+        if (pool.empty())
+            return fail(ErrorKind::not_found, "group {} has no thin pool", name_);
+        TRY(refuse_bad_pool(view, *TRY(view.find_pool(pool))));
+        words.option("--type", "thin").size("--virtualsize", size).option("--thinpool", pool);
+        info.kind = VolumeKind::thin;
+        info.segment_type = "thin";
+        info.pool = pool;
+    }
+    words.option("--permission", request.read_only ? "r" : "rw");
+    add_tags(words, request.tags);
+    info.tags = request.tags;
+    info.read_only = request.read_only;
+    return changed(words.group(name_), request.name, std::move(info), options);
+}
+
+Result<LvmWords> KernelGroup::snapshot_words(const KernelView& view, const CreateSnapshot& request) const {
+    const host::LvmVolume& origin = *TRY(view.find(request.origin));
+    LvmWords words("lvcreate");
+    words.option("--snapshot").option("--yes").new_name("--name", name_, request.name);
+    words.option("--permission", request.read_only ? "r" : "rw");
+    add_tags(words, request.tags);
+    if (view.describe(origin).kind == VolumeKind::thin && !request.classic) {
+        TRY(refuse_bad_pool(view, *TRY(view.find_pool(origin.pool))));
+        // A size would make it a classic one.
+        return words.volume(name_, request.origin);
+    }
+    if (request.chunk_size < least_snapshot_chunk || request.chunk_size > most_snapshot_chunk || !std::has_single_bit(request.chunk_size))
+        return fail(ErrorKind::usage, "a classic snapshot's chunk size is a power of two from 4 KiB to 512 KiB, not {} bytes",
+                    request.chunk_size);
+    words.size("--chunksize", request.chunk_size);
+    add_new_size(words, request.size);
+    return words.volume(name_, request.origin);
+}
+
+Result<std::vector<VolumeInfo>> KernelGroup::create_snapshots(const std::vector<CreateSnapshot>& requests, ChangeOptions options) {
+    const KernelView view = TRY(look_to_change());
+    if (requests.empty())
+        return fail(ErrorKind::usage, "no origin named");
+    std::vector<CreateSnapshot> named = requests;
+    std::vector<std::string> names;
+    for (CreateSnapshot& request : named) {
+        const host::LvmVolume* origin = TRY(view.find(request.origin));
+        if (origin->hidden)
+            return fail(ErrorKind::refused, "{} is a hidden part of something else", request.origin);
+        // LVM takes one after the other: their moments are the same only when nobody writes between them.
+        if (requests.size() > 1 && view.open_count(*origin) > 0)
+            return fail(
+                ErrorKind::unsupported,
+                "{} is in use: LVM takes one snapshot after the other, so those of several volumes are of one moment only while none is",
+                request.origin);
+        if (request.name.empty())
+            request.name = plain_name(request.origin, view, names);
+        TRY(check_new_name(view, request.name));
+        names.push_back(request.name);
+    }
+    std::vector<LvmWords> commands;
+    for (const CreateSnapshot& request : named)
+        commands.push_back(TRY(snapshot_words(view, request)));
+
+    std::vector<VolumeInfo> made;
+    for (std::size_t i = 0; i < commands.size(); ++i) {
+        const host::LvmVolume& origin = *TRY(view.find(named[i].origin));
+        const VolumeInfo of = view.describe(origin);
+        const bool thin = of.kind == VolumeKind::thin && !named[i].classic;
+        VolumeInfo info = expected(names[i], thin ? VolumeKind::thin : VolumeKind::snapshot, thin ? "thin" : "snapshot",
+                                   of.store_size ? *of.store_size : of.size);
+        info.origin = named[i].origin;
+        info.tags = named[i].tags;
+        info.read_only = named[i].read_only;
+        info.skip_activation = thin;
+        if (thin)
+            info.pool = of.pool;
+        else
+            info.chunk_size = named[i].chunk_size;
+        Result<VolumeInfo> one = changed(commands[i], names[i], std::move(info), options);
+        if (one && one->kind != (thin ? VolumeKind::thin : VolumeKind::snapshot))
+            one = fail(ErrorKind::failed, "LVM made {} something else than asked for", names[i]);
+        if (!one) {
+            // All or none.
+            std::vector<std::string> undo(names.begin(), names.begin() + static_cast<std::ptrdiff_t>(i));
+            if (!options.dry_run && !undo.empty())
+                if (auto undone = remove(undo, false, {}); !undone)
+                    return fail(one.error().kind(), "{}; and of the set {} couldn't be removed again: {}", one.error().message(),
+                                fmt::join(undo, ", "), undone.error().message());
+            return std::unexpected(one.error());
+        }
+        made.push_back(*std::move(one));
+    }
+    return made;
+}
+
+// --- Changing ---------------------------------------------------------------------------------------------------------------
+
+Result<VolumeInfo> KernelGroup::resize(const ResizeVolume& request, ChangeOptions options) {
+    const KernelView view = TRY(look_to_change());
+    const host::LvmVolume& volume = *TRY(view.find(request.name));
+    VolumeInfo info = view.describe(volume);
+    const bool is_pool = info.kind == VolumeKind::thin_pool;
+    const bool is_store = info.kind == VolumeKind::snapshot;
+    if (request.metadata && !is_pool)
+        return fail(ErrorKind::usage, "{} is not a thin pool: it has no metadata to resize", request.name);
+    if (volume.hidden)
+        return fail(ErrorKind::refused, "{} is a hidden part of something else", request.name);
+    const bool in_percent = request.size.base != SizeRequest::Base::bytes;
+    if (info.kind == VolumeKind::thin && in_percent)
+        return fail(ErrorKind::usage, "a thin volume's size isn't a part of the group; give bytes");
+    const std::uint64_t current = request.metadata ? info.metadata_size.value_or(0) : volume.size;
+    std::uint64_t wanted = 0;
+    if (is_store && request.size.base == SizeRequest::Base::percent_of_origin) {
+        if (request.size.relation != SizeRequest::Relation::absolute)
+            return fail(ErrorKind::usage, "a percentage of the origin is the whole size of a snapshot's store, not a difference");
+        wanted = TRY(resolve(view.lvm(), request.size, info.size));
+    } else {
+        wanted = TRY(resolve(view.lvm(), request.size, current));
+    }
+    if (is_store) {
+        if (info.snapshot_state == "Invalid" || info.snapshot_state == "Overflow")
+            return fail(ErrorKind::refused, "{} is {}: more room doesn't bring back what it lost; remove it", request.name,
+                        info.snapshot_state);
+        if (wanted < current)
+            return fail(ErrorKind::unsupported, "{}: a snapshot's store doesn't become smaller", request.name);
+        // More than the origin can ever need is of no use.
+        const auto chunk_sectors =
+            static_cast<std::uint32_t>(std::min<std::uint64_t>(info.chunk_size.value_or(0) / sector_bytes, UINT32_MAX));
+        if (chunk_sectors != 0)
+            wanted = std::min(wanted,
+                              std::max(current, rounded_up(cow::largest_useful_store(info.size, chunk_sectors), view.lvm().extent_size)));
+    }
+    if (wanted == current)
+        return info;
+    const std::string name = request.metadata ? fmt::format("{}'s metadata", request.name) : request.name;
+    LvmWords words(wanted < current ? "lvreduce" : "lvextend");
+    if (wanted < current) {
+        if (is_pool)
+            return fail(ErrorKind::unsupported, "{}: LVM doesn't make a thin pool smaller", name);
+        if (!request.shrink_allowed)
+            return fail(ErrorKind::refused, "{}: what lies beyond {} bytes would be lost", request.name, wanted);
+        TRY(refuse_in_use(view, volume));
+        words.option("--force").option("--yes").size("--size", wanted);
+    } else if (request.metadata) {
+        words.size("--poolmetadatasize", wanted - current, "+");
+    } else if (in_percent && !is_store) {
+        // An upper limit, of which LVM takes as much as it finds in the right shape.
+        words.percent(request.size.value, percent_of(request.size.base), request.size.relation == SizeRequest::Relation::grow ? "+" : "");
+    } else {
+        words.size("--size", wanted);
+    }
+    if (request.metadata)
+        info.metadata_size = wanted;
+    else if (is_store)
+        info.store_size = wanted;
+    else
+        info.size = wanted;
+    return changed(words.volume(name_, request.name), request.name, std::move(info), options);
+}
+
+Result<VolumeInfo> KernelGroup::rename(const std::string& name, const std::string& new_name, ChangeOptions options) {
+    const KernelView view = TRY(look_to_change());
+    const host::LvmVolume& volume = *TRY(view.find(name));
+    if (volume.hidden)
+        return fail(ErrorKind::refused, "{} is a hidden part of something else", name);
+    TRY(check_new_name(view, new_name));
+    VolumeInfo info = view.describe(volume);
+    info.name = new_name;
+    return changed(LvmWords("lvrename").volume(name_, name).new_volume(name_, new_name), new_name, std::move(info), options);
+}
+
+Result<VolumeInfo> KernelGroup::change_tags(const std::string& name, const std::vector<std::string>& add,
+                                            const std::vector<std::string>& remove, ChangeOptions options) {
+    const KernelView view = TRY(look_to_change());
+    VolumeInfo info = view.describe(*TRY(view.find(name)));
+    LvmWords words("lvchange");
+    for (const std::string& tag : remove) {
+        if (std::erase(info.tags, tag) == 0)
+            return fail(ErrorKind::not_found, "'{}' has no tag '{}'", name, tag);
+        words.tag("--deltag", tag);
+    }
+    for (const std::string& tag : add) {
+        if (std::ranges::find(info.tags, tag) != info.tags.end())
+            return fail(ErrorKind::exists, "'{}' has the tag '{}' already", name, tag);
+        info.tags.push_back(tag);
+        words.tag("--addtag", tag);
+    }
+    if (add.empty() && remove.empty())
+        return info;
+    return changed(words.volume(name_, name), name, std::move(info), options);
+}
+
+// --- Removing and rolling back ----------------------------------------------------------------------------------------------
+
+Result<void> KernelGroup::refuse_foreign_children(const KernelView& view, const host::LvmVolume& pool) {
+    const host::KernelDevice* device = view.pool_device(pool);
+    if (device == nullptr)
+        return {};
+    const std::string ours = "LVM-" + std::string(TRY(LvmId::parse(view.lvm().id)).plain());
+    for (const host::KernelDevice& other : TRY(host_.mapper->devices({}))) {
+        if (other.uuid.starts_with(ours) || other.status.empty() || other.status.front().type != "thin")
+            continue;
+        const auto below = TRY(host_.mapper->dependencies(other.name));
+        if (std::ranges::find(below, device->number) != below.end())
+            return fail(ErrorKind::refused, "device {} stands on pool {}, and LVM doesn't know it: whoever made it has to remove it first",
+                        other.name, pool.name);
+    }
+    return {};
+}
+
+Result<void> KernelGroup::remove(const std::vector<std::string>& names, bool with_contents, ChangeOptions options) {
+    const KernelView view = TRY(look_to_change());
+    const auto named = [&](const std::string& name) { return std::ranges::find(names, name) != names.end(); };
+    // Snapshots go before their origins, and pools last: LVM takes what hangs on a volume along, and then doesn't find it any more.
+    enum Turn { snapshots, volumes, pools, turns };
+    std::array<std::vector<std::string>, turns> ids;
+    for (const std::string& name : names) {
+        const host::LvmVolume& volume = *TRY(view.find(name));
+        const VolumeInfo info = view.describe(volume);
+        TRY(refuse_in_use(view, volume));
+        if (volume.merging.value_or(false))
+            return fail(ErrorKind::refused, "{} is being merged into {}", name, volume.origin);
+        if (volume.hidden)
+            return fail(ErrorKind::refused, "{} is a hidden part of something else", name);
+        for (const host::LvmVolume& other : view.lvm().volumes) {
+            if (named(other.name))
+                continue;
+            if (other.has_role("thicksnapshot") && other.origin == name)
+                return fail(ErrorKind::refused, "{} has the classic snapshot {}, which would be lost with it: remove both", name,
+                            other.name);
+            if (view.describe(other).external_origin == name)
+                return fail(ErrorKind::refused, "{} is the external origin of {}", name, other.name);
+            if (info.kind == VolumeKind::thin_pool && other.pool == name) {
+                if (!with_contents)
+                    return fail(ErrorKind::refused, "pool {} holds volumes, {} among them", name, other.name);
+                TRY(refuse_in_use(view, other));
+            }
+        }
+        if (info.kind == VolumeKind::thin_pool)
+            TRY(refuse_foreign_children(view, volume));
+        // By id: a name may be another volume's by now.
+        const std::string id = TRY(LvmId::parse(volume.id)).dashed();
+        ids[info.kind == VolumeKind::snapshot    ? snapshots
+            : info.kind == VolumeKind::thin_pool ? pools
+                                                 : volumes]
+            .push_back("lv_uuid=" + id);
+    }
+    for (const std::vector<std::string>& turn : ids)
+        // A trial of LVM's doesn't deactivate an active pool, and then has an internal error for finding it active.
+        if (!turn.empty() && !(options.dry_run && &turn == &ids[pools]))
+            TRY(change(LvmWords("lvremove").option("--yes").option("--select", fmt::format("{}", fmt::join(turn, "||"))).group(name_),
+                       options.dry_run));
+    if (options.dry_run)
+        return {};
+    const KernelView after = TRY(look());
+    for (const std::string& name : names)
+        if (const auto left = after.find(name); left && (*left)->id == (*view.find(name))->id)
+            return fail(ErrorKind::failed, "{} is still there, though LVM calls it removed", name);
+    return {};
+}
+
+Result<VolumeInfo> KernelGroup::rollback(const std::string& name, const std::string& snapshot_name, ChangeOptions options) {
+    const KernelView view = TRY(look_to_change());
+    const host::LvmVolume& volume = *TRY(view.find(name));
+    const host::LvmVolume& snapshot = *TRY(view.find(snapshot_name));
+    const VolumeInfo info = view.describe(snapshot);
+    const bool classic = info.kind == VolumeKind::snapshot;
+    if (info.origin != name || !(classic || info.kind == VolumeKind::thin))
+        return fail(ErrorKind::usage, "{} is not a snapshot of {}", snapshot_name, name);
+    if (classic && !volume.active())
+        return fail(ErrorKind::refused, "{} isn't active, so nothing is merged into it: lvchange -ay {}/{}", name, name_, name);
+    if (info.snapshot_state == "merging") {
+        // Begun already; LVM goes on with it by itself while the origin is active.
+        if (classic)
+            return view.describe(volume);
+        return fail(ErrorKind::refused, "{} waits for its merge into {}, which is in use: it happens when that is activated next",
+                    snapshot_name, name);
+    }
+    TRY(refuse_in_use(view, volume));
+    TRY(refuse_in_use(view, snapshot));
+    if (classic && !info.snapshot_state.empty() && info.snapshot_state != "active")
+        return fail(ErrorKind::refused, "{} is {}: what it held of {} is lost", snapshot_name, info.snapshot_state, name);
+    LvmWords words("lvconvert");
+    words.option("--yes");
+    if (classic)
+        words.option("--background").option("--interval", "1");
+    words.option("--merge");
+    VolumeInfo result = TRY(changed(words.volume(name_, snapshot_name), name, view.describe(volume), options));
+    if (!classic && !options.dry_run)
+        if (const auto left = TRY(look()).find(snapshot_name); left && (*left)->id == snapshot.id)
+            return fail(ErrorKind::refused, "{} came into use meanwhile: {} is merged into it when it is activated next", name,
+                        snapshot_name);
+    return result;
+}
+
+// --- What the kernel engine doesn't do ----------------------------------------------------------------------------------------
+
+Result<std::uint64_t> KernelGroup::trim(const std::string& pool, ChangeOptions) {
+    TRY(TRY(look()).find_pool(pool));
+    return fail(ErrorKind::unsupported,
+                "pool {}: the kernel passes on what file systems discard, and has no way to discard what is free already: use fstrim",
+                pool);
+}
+
+Result<VolumeInfo> KernelGroup::make_spare(ChangeOptions) {
+    return fail(
+        ErrorKind::unsupported,
+        "group {}: LVM makes spare metadata only as it makes or extends a pool's metadata: lamella extend {}/POOL --metadata --size +4M",
+        name_, name_);
+}
+
+}  // namespace lamella

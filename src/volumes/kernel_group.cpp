@@ -1,0 +1,389 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "volumes/kernel_group.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+#include <algorithm>
+#include <array>
+#include <fstream>
+#include <iterator>
+#include <system_error>
+
+#include "base/strong.h"
+#include "base/uuid.h"
+#include "device/file_device.h"
+#include "lvm2/store.h"
+#include "mapper/volume_device.h"
+#include "tools/dump.h"
+#include "tools/pack.h"
+#include "volumes/pool_check.h"
+
+namespace lamella {
+
+namespace {
+
+constexpr Duration report_is_good_for = std::chrono::seconds(1);
+constexpr std::size_t max_backup = 64 << 20;
+
+constexpr const char* reserve_message = "reserve_metadata_snap";
+constexpr const char* release_message = "release_metadata_snap";
+
+// --- Marks: what a process that is killed leaves behind ---------------------------------------------------------------------
+//
+// A mark is a file for each pool, locked as long as a process of ours holds that pool's metadata snapshot. It is empty when nothing is
+// held, else has the number of the held block, or "?" from before the snapshot is asked for until its number is known. It is never
+// removed: whoever waits for its lock would else hold a file that is there no more.
+
+// -1: another process has it.
+Result<int> open_mark(const std::filesystem::path& path) {
+    const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (fd < 0)
+        return fail_errno(path.native());
+    if (::flock(fd, LOCK_EX | LOCK_NB) == 0)
+        return fd;
+    const int error = errno;
+    ::close(fd);
+    return error == EWOULDBLOCK ? Result<int>(-1) : fail_errno(path.native(), error);
+}
+
+Result<void> write_mark(int fd, std::string_view text) {
+    if (::ftruncate(fd, 0) != 0 || ::pwrite(fd, text.data(), text.size(), 0) != static_cast<ssize_t>(text.size()))
+        return fail_errno("remember a metadata snapshot");
+    return {};
+}
+
+std::string read_mark(int fd) {
+    std::array<char, 32> buffer;
+    const ssize_t got = ::pread(fd, buffer.data(), buffer.size(), 0);
+    return got > 0 ? std::string(buffer.data(), static_cast<std::size_t>(got)) : std::string();
+}
+
+std::optional<KernelPoolStatus> status_of(const host::KernelDevice& pool) {
+    return pool.status.empty() ? std::nullopt : parse_pool_status(pool.status.front().parameters);
+}
+
+std::string joined(const std::vector<host::KernelTarget>& targets) {
+    std::string lines;
+    for (const host::KernelTarget& target : targets)
+        lines += (lines.empty() ? "" : "\n") + target.line();
+    return lines;
+}
+
+// The ids of a pool's thin devices.
+class IdCollector final : public tools::PoolVisitor {
+  public:
+    PoolContents contents;
+
+    Result<void> superblock_begin(const tools::PoolHeader& header) override {
+        contents.transaction_id = header.transaction_id;
+        return {};
+    }
+    Result<void> superblock_end() override { return {}; }
+    Result<void> definition_begin(tools::DefinitionId) override { return {}; }
+    Result<void> definition_end() override { return {}; }
+    Result<void> device_begin(const tools::DeviceHeader& header) override {
+        contents.device_ids.push_back(header.id.value());
+        return {};
+    }
+    Result<void> device_end() override { return {}; }
+    Result<void> map(std::span<const tools::Mapping>) override { return {}; }
+    Result<void> reference(tools::DefinitionId) override { return {}; }
+};
+
+// A folder for a file that LVM writes or reads, gone with the object.
+class PrivateFolder {
+  public:
+    static Result<PrivateFolder> make(const std::filesystem::path& in) {
+        std::string path = (in / "backup-XXXXXX").native();
+        if (::mkdtemp(path.data()) == nullptr)
+            return fail_errno(path);
+        return PrivateFolder(std::move(path));
+    }
+    PrivateFolder(PrivateFolder&& other) noexcept : path_(std::exchange(other.path_, {})) {}
+    ~PrivateFolder() {
+        std::error_code error;
+        if (!path_.empty())
+            std::filesystem::remove_all(path_, error);
+    }
+    std::string file() const { return path_ + "/metadata"; }
+
+  private:
+    explicit PrivateFolder(std::string path) : path_(std::move(path)) {}
+    std::string path_;
+};
+
+}  // namespace
+
+// --- Opening and looking ----------------------------------------------------------------------------------------------------
+
+Result<std::unique_ptr<KernelGroup>> KernelGroup::open(const std::string& name, KernelHost host) {
+    std::unique_ptr<KernelGroup> group(new KernelGroup(name, std::move(host)));
+    TRY_WITHIN(fmt::format("group {}", name), group->release_leftovers());
+    return group;
+}
+
+Result<KernelView> KernelGroup::look() {
+    const Duration now = host_.clock->monotonic();
+    if (!report_ || now - reported_ > report_is_good_for) {
+        report_ = TRY(lvm_.report(name_));
+        reported_ = now;
+    }
+    return KernelView(*report_, host_.mapper->devices(lvm2::dm_name(name_, {})));
+}
+
+Result<KernelView> KernelGroup::look_to_change() {
+    report_.reset();
+    KernelView view = TRY(look());
+    const host::LvmGroup& group = view.lvm();
+    if (group.exported)
+        return fail(ErrorKind::refused, "group {} is exported: vgimport makes it usable", name_);
+    if (group.partial || group.missing_physical_volumes > 0)
+        return fail(ErrorKind::refused, "group {}: physical volumes are missing; it is not changed from here meanwhile", name_);
+    if (!group.writable)
+        return fail(ErrorKind::refused, "group {} is read-only", name_);
+    if (!group.lock_type.empty() && group.lock_type != "none")
+        return fail(ErrorKind::refused, "group {} is shared between hosts (lock type {}); it is not changed from here", name_,
+                    group.lock_type);
+    return view;
+}
+
+Result<GroupInfo> KernelGroup::info() {
+    GroupInfo info = TRY(look()).info();
+    info.recovered = recovered_;
+    return info;
+}
+
+Result<std::vector<VolumeInfo>> KernelGroup::volumes() { return TRY(look()).volumes(); }
+
+Result<VolumeInfo> KernelGroup::volume(const std::string& name) {
+    const KernelView view = TRY(look());
+    return view.describe(*TRY(view.find(name)));
+}
+
+Result<std::string> KernelGroup::status_line(const std::string& name) {
+    const KernelView view = TRY(look());
+    const host::LvmVolume* volume = TRY(view.find(name));
+    if (!view.kernel())
+        return std::unexpected(view.kernel().error());
+    const host::KernelDevice* device = view.pool_device(*volume);
+    if (device == nullptr)
+        device = view.device(*volume);
+    if (device == nullptr || device->status.empty())
+        return fail(ErrorKind::refused, "{} isn't active: lvchange -ay {}/{}", name, name_, name);
+    return joined(device->status);
+}
+
+Result<std::string> KernelGroup::table_line(const std::string& name) {
+    const KernelView view = TRY(look());
+    const host::LvmVolume* volume = TRY(view.find(name));
+    if (!view.kernel())
+        return std::unexpected(view.kernel().error());
+    const host::KernelDevice* device = view.pool_device(*volume);
+    if (device == nullptr)
+        device = view.device(*volume);
+    if (device == nullptr)
+        return fail(ErrorKind::refused, "{} isn't active: lvchange -ay {}/{}", name, name_, name);
+    return joined(TRY(host_.mapper->table(device->name)));
+}
+
+// --- Messages and metadata snapshots ----------------------------------------------------------------------------------------
+
+Result<host::KernelDevice> KernelGroup::active_pool(const KernelView& view, const std::string& name) {
+    const host::LvmVolume* pool = TRY(view.find_pool(name));
+    if (!view.kernel())
+        return std::unexpected(view.kernel().error());
+    const host::KernelDevice* device = view.pool_device(*pool);
+    if (device == nullptr)
+        return fail(ErrorKind::refused, "pool {} isn't active: lvchange -ay {}/{}", name, name_, name);
+    return *device;
+}
+
+Result<void> KernelGroup::send_message(const std::string& name, const std::string& message) {
+    const KernelView view = TRY(look_to_change());
+    const host::KernelDevice pool = TRY(active_pool(view, name));
+    // LVM keeps books of the ids and of the transaction; a pool that it has no volumes in is somebody else's to run.
+    const bool of_lvm = std::ranges::any_of(view.lvm().volumes, [&](const host::LvmVolume& volume) { return volume.pool == name; });
+    for (const char* word : {"create_thin", "create_snap", "delete", "set_transaction_id"})
+        if (of_lvm && message.starts_with(word))
+            return fail(ErrorKind::refused, "pool {}: {} behind LVM's back would part its metadata from the pool's", name, word);
+    TRY(host_.mapper->message(pool.name, message));
+    return {};
+}
+
+Result<std::uint64_t> KernelGroup::reserve_metadata_snapshot(const std::string& name, ChangeOptions options) {
+    const host::KernelDevice pool = TRY(active_pool(TRY(look_to_change()), name));
+    if (const auto status = status_of(pool); status && status->held_root)
+        return fail(ErrorKind::exists, "pool {} holds a metadata snapshot already", name);
+    if (options.dry_run)
+        return 0;
+    TRY(host_.mapper->message(pool.name, reserve_message));
+    const auto status = status_of(TRY(active_pool(TRY(look()), name)));
+    if (!status || !status->held_root)
+        return fail(ErrorKind::failed, "pool {}: the kernel took the message and holds no metadata snapshot", name);
+    return *status->held_root;
+}
+
+Result<void> KernelGroup::release_metadata_snapshot(const std::string& name, ChangeOptions options) {
+    const host::KernelDevice pool = TRY(active_pool(TRY(look_to_change()), name));
+    if (const auto status = status_of(pool); !status || !status->held_root)
+        return fail(ErrorKind::not_found, "pool {} holds no metadata snapshot", name);
+    if (!options.dry_run)
+        TRY(host_.mapper->message(pool.name, release_message));
+    return {};
+}
+
+std::filesystem::path KernelGroup::mark_of(const host::LvmVolume& pool) const {
+    return host_.state_directory / ("metadata-snapshot-" + pool.id);
+}
+
+Result<void> KernelGroup::release_leftovers() {
+    const KernelView view = TRY(look());
+    for (const host::LvmVolume& pool : view.lvm().volumes) {
+        std::error_code error;
+        if (!LvmId::parse(pool.id) || std::filesystem::file_size(mark_of(pool), error) == 0 || error)
+            continue;
+        const int mark = TRY(open_mark(mark_of(pool)));
+        if (mark < 0)
+            continue;
+        const std::string held = read_mark(mark);
+        const host::KernelDevice* device = view.pool_device(pool);
+        const auto status = device != nullptr ? status_of(*device) : std::nullopt;
+        // Another number: somebody else's, taken since.
+        const bool ours = status && status->held_root && !held.empty() && (held == "?" || held == fmt::to_string(*status->held_root));
+        Result<void> done;
+        if (ours)
+            if (auto released = host_.mapper->message(device->name, release_message); !released)
+                done = std::unexpected(released.error());
+        // Of a pool that can't be asked now nothing is forgotten.
+        if (done && view.kernel())
+            done = write_mark(mark, "");
+        ::close(mark);
+        TRY_WITHIN(pool.name, std::move(done));
+        if (ours)
+            recovered_.push_back(fmt::format("{}: a metadata snapshot that a command had left behind is released", pool.name));
+    }
+    return {};
+}
+
+HeldMetadata::~HeldMetadata() {
+    if (mark_ < 0)
+        return;
+    device_.reset();
+    // What can't be released now stays marked.
+    if (mapper_->message(pool_device_, release_message))
+        (void)write_mark(mark_, "");
+    ::close(mark_);
+}
+
+Result<std::unique_ptr<HeldMetadata>> KernelGroup::read_metadata(const std::string& name) {
+    const KernelView view = TRY(look());
+    const host::LvmVolume& pool = *TRY(view.find_pool(name));
+    if (!view.kernel())
+        return std::unexpected(view.kernel().error());
+    std::unique_ptr<HeldMetadata> held(new HeldMetadata);
+    const host::KernelDevice* device = view.pool_device(pool);
+    if (device == nullptr) {
+        // Nobody changes it: it is read from the disks.
+        std::vector<BlockDevice*> devices;
+        for (const host::LvmPhysicalVolume& physical : view.lvm().physical_volumes)
+            if (!physical.missing)
+                devices.push_back(held->disks_.emplace_back(TRY(FileDevice::open(physical.device, {.read_only = true}))).get());
+        lvm2::GroupStore store = TRY(lvm2::GroupStore::open(devices, {}));
+        const lvm2::LogicalVolume* metadata = store.group().logical_volume(pool.metadata);
+        if (metadata == nullptr)
+            return fail(ErrorKind::damaged, "the group's text lacks {}", pool.metadata);
+        held->device_ =
+            TRY(mapper::VolumeDevice::open(store.group(), *metadata, [&store](std::string_view disk) { return store.device(disk); }));
+        return held;
+    }
+    const int mark = TRY(open_mark(mark_of(pool)));
+    if (mark < 0)
+        return fail(ErrorKind::refused, "another process reads the metadata of pool {} now", name);
+    held->mapper_ = host_.mapper.get();
+    held->pool_device_ = device->name;
+    held->in_snapshot_ = true;
+    if (const auto status = status_of(*device); status && status->held_root) {
+        ::close(mark);
+    } else {
+        auto asked = write_mark(mark, "?");
+        if (asked)
+            if (auto answer = host_.mapper->message(device->name, reserve_message); !answer)
+                asked = std::unexpected(answer.error());
+        if (!asked) {
+            (void)write_mark(mark, "");
+            ::close(mark);
+            return std::unexpected(asked.error().within(fmt::format("a metadata snapshot of pool {}", name)));
+        }
+        held->mark_ = mark;
+        const auto now = status_of(TRY(active_pool(TRY(look()), name)));
+        if (!now || !now->held_root)
+            return fail(ErrorKind::failed, "pool {}: the kernel took the message and holds no metadata snapshot", name);
+        TRY(write_mark(mark, fmt::to_string(*now->held_root)));
+    }
+    const auto metadata = view.find(pool.metadata);
+    const host::KernelDevice* below = metadata ? view.device(**metadata, "tmeta") : nullptr;
+    held->device_ =
+        TRY(FileDevice::open("/dev/mapper/" + (below != nullptr ? below->name : lvm2::dm_name(name_, pool.metadata)), {.read_only = true}));
+    return held;
+}
+
+Result<PoolContents> KernelGroup::pool_contents(const std::string& pool, bool check) {
+    const auto metadata = TRY(read_metadata(pool));
+    IdCollector ids;
+    TRY_WITHIN(pool, tools::dump(metadata->device(), {.metadata_snapshot = metadata->in_snapshot(), .mappings = false}, ids));
+    if (check && !metadata->in_snapshot())
+        ids.contents.check = TRY_WITHIN(pool, check_metadata(metadata->device()));
+    return std::move(ids.contents);
+}
+
+Result<PackedMetadata> KernelGroup::pack_metadata(const std::string& pool, const std::string& file) {
+    const auto metadata = TRY(read_metadata(pool));
+    IdCollector header;
+    TRY_WITHIN(pool, tools::dump(metadata->device(), {.metadata_snapshot = metadata->in_snapshot(), .mappings = false}, header));
+    const tools::PackReport report = TRY_WITHIN(pool, tools::pack_into_file(metadata->device(), file));
+    return PackedMetadata{report.bytes, header.contents.transaction_id, metadata->in_snapshot()};
+}
+
+// --- The group's text -------------------------------------------------------------------------------------------------------
+
+Result<std::string> KernelGroup::backup_text() {
+    const PrivateFolder folder = TRY(PrivateFolder::make(host_.state_directory));
+    TRY(lvm_.change(host::LvmWords("vgcfgbackup").option("--file", folder.file()).group(name_)));
+    std::ifstream stream(folder.file(), std::ios::binary);
+    std::string text(std::istreambuf_iterator<char>(stream), {});
+    if (text.empty() || text.size() > max_backup)
+        return fail(ErrorKind::failed, "group {}: vgcfgbackup left no backup", name_);
+    return text;
+}
+
+Result<void> KernelGroup::restore_text(const std::string& text, bool force, ChangeOptions options) {
+    const KernelView view = TRY(look_to_change());
+    const lvm2::ParsedGroup parsed = TRY_WITHIN("the backup", lvm2::check_backup(text));
+    if (!parsed.findings.empty())
+        return fail(ErrorKind::damaged, "the backup is not sound: {}", lvm2::to_string(parsed.findings[0]));
+    if (parsed.group.name != name_ || parsed.group.id.dashed() != view.lvm().id)
+        return fail(ErrorKind::refused, "the backup is of group {} ({}), this is {} ({})", parsed.group.name, parsed.group.id.dashed(),
+                    name_, view.lvm().id);
+    // LVM would ask, and go on with a yes; what is active then would not be what the metadata says.
+    for (const host::LvmVolume& volume : view.lvm().volumes)
+        if (volume.active())
+            return fail(ErrorKind::refused, "{} is active: vgchange -an {} first", volume.name, name_);
+    for (const lvm2::LogicalVolume& volume : parsed.group.logical_volumes)
+        if (volume.sole<lvm2::ThinPool>() != nullptr && !force)
+            return fail(ErrorKind::refused, "the backup has thin pool {}, whose own metadata it doesn't hold: restore with force",
+                        volume.name);
+    const PrivateFolder folder = TRY(PrivateFolder::make(host_.state_directory));
+    std::ofstream stream(folder.file(), std::ios::binary);
+    stream << text;
+    stream.close();
+    if (!stream)
+        return fail(ErrorKind::failed, "{} can't be written", folder.file());
+    host::LvmWords words("vgcfgrestore");
+    words.option("--file", folder.file());
+    if (force)
+        words.option("--force");
+    return change(words.group(name_), options.dry_run);
+}
+
+}  // namespace lamella

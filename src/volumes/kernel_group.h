@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+#include "device/block_device.h"
+#include "host/command_runner.h"
+#include "host/kernel_mapper.h"
+#include "host/lvm_command.h"
+#include "volumes/kernel_view.h"
+#include "volumes/volume_group.h"
+
+namespace lamella {
+
+// What a group stands on, and where what has to be remembered over the end of a process is kept.
+struct KernelHost {
+    std::unique_ptr<host::CommandRunner> runner;
+    std::unique_ptr<host::KernelMapper> mapper;
+    std::string lvm;                        // absolute path of the program
+    std::filesystem::path state_directory;  // of this boot; exists
+    Clock* clock = &Clock::system();
+};
+
+// A pool's metadata, for reading, until the object is gone. While the pool is active it is what the pool's metadata snapshot holds, which
+// is taken for it and let go of with it, unless somebody held one already. One that a process couldn't let go of, because it was killed,
+// the next KernelGroup::open() lets go of.
+class HeldMetadata {
+  public:
+    ~HeldMetadata();
+    HeldMetadata(HeldMetadata&&) = delete;
+
+    BlockDevice& device() const { return *device_; }
+    // Only the metadata snapshot in it is whole: the rest changes meanwhile.
+    bool in_snapshot() const { return in_snapshot_; }
+    // The metadata snapshot is somebody else's, of whatever moment.
+    bool of_others() const { return in_snapshot_ && mark_ < 0; }
+
+  private:
+    friend class KernelGroup;
+    HeldMetadata() = default;
+
+    std::vector<std::unique_ptr<BlockDevice>> disks_;
+    std::unique_ptr<BlockDevice> device_;
+    host::KernelMapper* mapper_ = nullptr;
+    std::string pool_device_;
+    bool in_snapshot_ = false;
+    int mark_ = -1;  // a locked file that tells of the metadata snapshot; -1: it isn't ours
+};
+
+// A group that this host's LVM and device mapper run. Text metadata is read and changed by LVM's commands, one at a time; the state of
+// devices is asked of the kernel itself. Listing all of a group takes one command of LVM's and one pass of device mapper's ioctls.
+//
+// What it can't do, and says so (unsupported): discards of a pool's free chunks (fstrim of the file systems does that); one moment for
+// snapshots of several volumes that are in use; thin volumes on an external origin of another size; a pool's data made smaller.
+//
+// Threads: one caller at a time.
+class KernelGroup final : public VolumeGroup {
+  public:
+    // Errors: not_found (no such group), refused (not root; another host's group), failed.
+    static Result<std::unique_ptr<KernelGroup>> open(const std::string& name, KernelHost host);
+
+    // The pool's metadata as it is now. The group outlives the result. Errors: not_found, usage, refused (another process reads it this
+    // way), failed.
+    Result<std::unique_ptr<HeldMetadata>> read_metadata(const std::string& pool);
+
+    // VolumeGroup
+    Result<GroupInfo> info() override;
+    Result<std::vector<VolumeInfo>> volumes() override;
+    Result<VolumeInfo> volume(const std::string& name) override;
+    Result<VolumeInfo> create_pool(const CreatePool& request, ChangeOptions options) override;
+    Result<VolumeInfo> create_volume(const CreateVolume& request, ChangeOptions options) override;
+    Result<std::vector<VolumeInfo>> create_snapshots(const std::vector<CreateSnapshot>& requests, ChangeOptions options) override;
+    Result<VolumeInfo> resize(const ResizeVolume& request, ChangeOptions options) override;
+    Result<VolumeInfo> rename(const std::string& name, const std::string& new_name, ChangeOptions options) override;
+    Result<VolumeInfo> change_tags(const std::string& name, const std::vector<std::string>& add, const std::vector<std::string>& remove,
+                                   ChangeOptions options) override;
+    Result<void> remove(const std::vector<std::string>& names, bool with_contents, ChangeOptions options) override;
+    Result<VolumeInfo> rollback(const std::string& name, const std::string& snapshot, ChangeOptions options) override;
+    Result<std::uint64_t> reserve_metadata_snapshot(const std::string& pool, ChangeOptions options) override;
+    Result<void> release_metadata_snapshot(const std::string& pool, ChangeOptions options) override;
+    Result<std::uint64_t> trim(const std::string& pool, ChangeOptions options) override;
+    Result<PoolContents> pool_contents(const std::string& pool, bool check) override;
+    Result<PackedMetadata> pack_metadata(const std::string& pool, const std::string& file) override;
+    Result<VolumeInfo> make_spare(ChangeOptions options) override;
+    Result<std::string> status_line(const std::string& name) override;
+    Result<std::string> table_line(const std::string& name) override;
+    Result<void> send_message(const std::string& pool, const std::string& message) override;
+    Result<std::string> backup_text() override;
+    Result<void> restore_text(const std::string& text, bool force, ChangeOptions options) override;
+
+  private:
+    KernelGroup(std::string name, KernelHost host) : name_(std::move(name)), host_(std::move(host)), lvm_(*host_.runner, host_.lvm) {}
+
+    // LVM's report is asked for again when it is older than a second or something was changed from here; the kernel is asked each time.
+    Result<KernelView> look();
+    // For a change: a report of now, and a group that may be changed from here.
+    Result<KernelView> look_to_change();
+    Result<host::KernelDevice> active_pool(const KernelView& view, const std::string& pool);
+    // Lets go of metadata snapshots that processes of before left.
+    Result<void> release_leftovers();
+    std::filesystem::path mark_of(const host::LvmVolume& pool) const;
+
+    // What is found afterwards. In a trial, `expected`.
+    Result<VolumeInfo> changed(const host::LvmWords& words, const std::string& name, VolumeInfo expected, const ChangeOptions& options);
+    Result<void> change(const host::LvmWords& words, bool trial);
+    Result<host::LvmWords> snapshot_words(const KernelView& view, const CreateSnapshot& request) const;
+    // Thin volumes in a pool that somebody else made there, as container engines do.
+    Result<void> refuse_foreign_children(const KernelView& view, const host::LvmVolume& pool);
+
+    std::string name_;
+    KernelHost host_;
+    host::Lvm lvm_;
+    std::optional<host::LvmGroup> report_;
+    Duration reported_{};
+    std::vector<std::string> recovered_;
+};
+
+}  // namespace lamella

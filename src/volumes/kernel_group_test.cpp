@@ -1,0 +1,505 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The kernel engine on an LVM and a kernel that exist in memory only: what it asks of them, what it makes of their answers, and what it
+// does when they fail. The report is a real one (src/host/lvm_report_test.cpp tells of what). The real ones: tests/kernel.
+#include "volumes/kernel_group.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+#include <cstdlib>
+#include <fstream>
+#include <sstream>
+
+#include <gmock/gmock.h>
+
+#include "base/test_support.h"
+#include "base/uuid.h"
+#include "host/fake_host.h"
+#include "lvm2/group.h"
+
+namespace lamella {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::IsEmpty;
+using testing::StartsWith;
+
+constexpr std::uint64_t MiB = 1 << 20;
+
+class Kernel : public testing::Test {
+  protected:
+    void SetUp() override {
+        std::ifstream stream(HOST_TESTDATA "/group.json");
+        std::ostringstream text;
+        text << stream.rdbuf();
+        report = text.str();
+        const host::LvmGroup group = test::value_of(host::parse_lvm_report(report)).groups.at(0);
+        group_id = *LvmId::parse(group.id);
+        for (const host::LvmVolume& volume : group.volumes)
+            ids[volume.name] = *LvmId::parse(volume.id);
+        folder = testing::TempDir() + "lamella-kernel-XXXXXX";
+        ASSERT_NE(::mkdtemp(folder.data()), nullptr);
+        add("pool", "tpool", "thin-pool", "4 113/1024 5/1024 - rw no_discard_passdown queue_if_no_space - 256");
+        add("web", "", "thin", "640 639");
+        add("boot", "", "snapshot-origin", "");
+        add("boot-s", "", "snapshot", "16/57344 16");
+        add("str", "", "snapshot-origin", "");
+        add("str-s", "", "snapshot", "Invalid");
+    }
+    void TearDown() override { std::filesystem::remove_all(folder); }
+
+    void add(const std::string& volume, const char* layer, const char* type, const char* parameters) {
+        host::KernelDevice device;
+        device.name = lvm2::dm_name("my-vg", volume, layer);
+        device.uuid = lvm2::dm_uuid(group_id, ids.at(volume), layer);
+        device.number = {254, static_cast<std::uint32_t>(devices.size())};
+        device.status.push_back({0, 1000, type, parameters});
+        devices.push_back(device);
+    }
+    host::KernelDevice& device(const char* name) { return *std::ranges::find(devices, name, &host::KernelDevice::name); }
+
+    // Changes a word of the report.
+    void edit(const std::string& from, const std::string& to, std::size_t begin = 0) {
+        const std::size_t at = report.find(from, begin);
+        ASSERT_NE(at, std::string::npos) << from;
+        report.replace(at, from.size(), to);
+    }
+    // Within the row of a volume.
+    void edit_volume(const std::string& name, const std::string& from, const std::string& to) {
+        edit(from, to, report.find("\"lv_uuid\": \"" + ids.at(name).dashed()));
+    }
+
+    Result<std::unique_ptr<KernelGroup>> try_open() {
+        auto fake_runner = std::make_unique<host::FakeRunner>();
+        auto fake_mapper = std::make_unique<host::FakeMapper>();
+        runner = fake_runner.get();
+        mapper = fake_mapper.get();
+        mapper->all = devices;
+        mapper->refuse = refuse_mapper;
+        runner->answer = [this](const host::Command& command) -> Result<host::CommandResult> {
+            if (command.words[1] == "fullreport")
+                return host::CommandResult{0, 0, report, ""};
+            return on_change ? on_change(command) : host::CommandResult{};
+        };
+        return KernelGroup::open("my-vg", {std::move(fake_runner), std::move(fake_mapper), "/usr/sbin/lvm", folder, &clock});
+    }
+    std::unique_ptr<KernelGroup> open() { return test::value_of(try_open()); }
+
+    std::vector<std::string> changes() const {
+        std::vector<std::string> lines;
+        for (std::size_t i = 0; i < runner->commands.size(); ++i)
+            if (runner->commands[i].changes)
+                lines.push_back(runner->line(i));
+        return lines;
+    }
+    std::size_t reports() const { return runner->commands.size() - changes().size(); }
+    template <typename T>
+    static void expect_error(const Result<T>& result, ErrorKind kind, const char* text) {
+        ASSERT_FALSE(result) << text;
+        EXPECT_EQ(result.error().kind(), kind) << result.error().message();
+        EXPECT_THAT(result.error().message(), HasSubstr(text));
+    }
+    std::string mark() const { return folder + "/metadata-snapshot-" + ids.at("pool").dashed(); }
+
+    std::string report;
+    LvmId group_id;
+    std::map<std::string, LvmId> ids;
+    std::string folder;
+    std::vector<host::KernelDevice> devices;
+    std::optional<Error> refuse_mapper;
+    std::function<Result<host::CommandResult>(const host::Command&)> on_change;
+    ManualClock clock;
+    host::FakeRunner* runner = nullptr;
+    host::FakeMapper* mapper = nullptr;
+};
+
+// --- Looking ----------------------------------------------------------------------------------------------------------------
+
+TEST_F(Kernel, ListsAllByOneCommand) {
+    auto group = open();
+    const GroupInfo info = test::value_of(group->info());
+    EXPECT_EQ(test::value_of(group->volumes()).size(), 15u);
+    EXPECT_EQ(runner->commands.size(), 1u);
+    EXPECT_EQ(info.name, "my-vg");
+    EXPECT_EQ(info.size, 62 * 4 * MiB);
+    EXPECT_THAT(info.findings, IsEmpty());
+}
+
+TEST_F(Kernel, TakesUsageFromTheKernel) {
+    auto group = open();
+    const VolumeInfo pool = test::value_of(group->volume("pool"));
+    EXPECT_EQ(pool.data_used, 5 * 65536u);
+    EXPECT_EQ(pool.metadata_used, 113 * 4096u);
+    EXPECT_EQ(pool.metadata_size, 4 * MiB);
+    EXPECT_EQ(pool.pool_mode, "rw");
+    // What the kernel does with discards isn't what was asked for.
+    EXPECT_EQ(pool.discards, "passdown");
+    EXPECT_EQ(pool.effective_discards, "nopassdown");
+    EXPECT_EQ(test::value_of(group->volume("web")).mapped, 640 * 512u);
+    const VolumeInfo snapshot = test::value_of(group->volume("boot-s"));
+    EXPECT_EQ(snapshot.kind, VolumeKind::snapshot);
+    EXPECT_EQ(snapshot.size, 48 * MiB);
+    EXPECT_EQ(snapshot.store_size, 28 * MiB);
+    EXPECT_EQ(snapshot.store_used, 16 * 512u);
+    EXPECT_EQ(snapshot.snapshot_state, "active");
+    EXPECT_EQ(snapshot.origin, "boot");
+}
+
+// Unknown is not 0, and invalid is not full.
+TEST_F(Kernel, LeavesUnknownWhatNobodyTells) {
+    auto group = open();
+    const VolumeInfo inactive = test::value_of(group->volume("web-s2"));
+    EXPECT_EQ(inactive.active, false);
+    EXPECT_EQ(inactive.mapped, std::nullopt);
+    EXPECT_TRUE(inactive.read_only);
+    const VolumeInfo invalid = test::value_of(group->volume("str-s"));
+    EXPECT_EQ(invalid.snapshot_state, "Invalid");
+    EXPECT_EQ(invalid.store_used, std::nullopt);
+    EXPECT_EQ(invalid.active, true);
+}
+
+TEST_F(Kernel, GoesOnWithoutAKernelToAsk) {
+    refuse_mapper = Error(ErrorKind::unsupported, "no device mapper");
+    auto group = open();
+    EXPECT_EQ(test::value_of(group->volume("pool")).data_used, std::nullopt);
+    EXPECT_EQ(test::value_of(group->volume("pool")).pool_mode, "");
+    // LVM's own word is left.
+    EXPECT_EQ(test::value_of(group->volume("str-s")).snapshot_state, "Invalid");
+    EXPECT_THAT(test::value_of(group->info()).findings, ElementsAre(HasSubstr("no device mapper")));
+}
+
+TEST_F(Kernel, FindsOutWhatIsWrongWithAPool) {
+    const auto findings = [&](const char* status) {
+        device("my--vg-pool-tpool").status[0].parameters = status;
+        return test::value_of(open()->info()).findings;
+    };
+    EXPECT_THAT(findings("Fail"), ElementsAre(HasSubstr("has failed")));
+    EXPECT_THAT(findings("4 113/1024 5/1024 - ro no_discard_passdown queue_if_no_space needs_check 256"),
+                ElementsAre(HasSubstr("needs a check"), HasSubstr("read-only")));
+    EXPECT_THAT(findings("5 113/1024 5/1024 - rw no_discard_passdown queue_if_no_space - 256"),
+                ElementsAre(HasSubstr("at transaction 5, LVM's metadata at 4")));
+    EXPECT_THAT(findings("nonsense"), IsEmpty());
+    EXPECT_EQ(test::value_of(open()->volume("pool")).data_used, std::nullopt);
+}
+
+// A name says nothing about who made a device: a container engine's may look like a volume's.
+TEST_F(Kernel, KnowsDevicesByTheirUuid) {
+    device("my--vg-web").uuid = "";
+    EXPECT_EQ(test::value_of(open()->volume("web")).mapped, std::nullopt);
+}
+
+TEST_F(Kernel, TellsOfMissingPhysicalVolumesAndRefusesChanges) {
+    edit("\"vg_partial\": \"0\"", "\"vg_partial\": \"1\"");
+    edit("\"pv_missing\": \"0\"", "\"pv_missing\": \"1\"");
+    auto group = open();
+    EXPECT_THAT(test::value_of(group->info()).findings, ElementsAre(HasSubstr("is missing")));
+    EXPECT_FALSE(test::value_of(group->info()).writable);
+    expect_error(group->rename("web", "www", {}), ErrorKind::refused, "missing");
+    EXPECT_THAT(changes(), IsEmpty());
+}
+
+TEST_F(Kernel, LeavesExportedAndSharedGroupsAlone) {
+    edit("\"vg_exported\": \"0\"", "\"vg_exported\": \"1\"");
+    expect_error(open()->rename("web", "www", {}), ErrorKind::refused, "exported");
+    edit("\"vg_exported\": \"1\"", "\"vg_exported\": \"0\"");
+    edit("\"vg_lock_type\": \"\"", "\"vg_lock_type\": \"sanlock\"");
+    expect_error(open()->rename("web", "www", {}), ErrorKind::refused, "sanlock");
+    EXPECT_THAT(changes(), IsEmpty());
+}
+
+TEST_F(Kernel, SaysWhyTheGroupIsNotThere) {
+    report = "  Volume group \"my-vg\" not found\n";
+    expect_error(try_open(), ErrorKind::damaged, "not JSON");
+    report = "{\"report\":[]}";
+    expect_error(try_open(), ErrorKind::not_found, "my-vg");
+}
+
+// A change elsewhere is seen, if not in the same second.
+TEST_F(Kernel, AsksAgainAfterASecondAndAfterEachChange) {
+    auto group = open();
+    test::value_of(group->volume("web"));
+    clock.advance(std::chrono::milliseconds(1001));
+    test::value_of(group->volume("web"));
+    EXPECT_EQ(reports(), 2u);
+    test::value_of(group->change_tags("web", {"new"}, {"prod"}, {}));
+    EXPECT_THAT(changes(), ElementsAre("lvchange --deltag prod --addtag new -- my-vg/web"));
+    EXPECT_EQ(reports(), 4u) << "before the change and after it";
+}
+
+// --- Changes ----------------------------------------------------------------------------------------------------------------
+
+TEST_F(Kernel, MakesPoolsAndVolumes) {
+    auto group = open();
+    CreatePool pool;
+    pool.name = "pool2";
+    pool.size = {SizeRequest::Base::percent_of_free, SizeRequest::Relation::absolute, 5000};
+    pool.zero_new_blocks = false;
+    test::value_of(group->create_pool(pool, {.dry_run = true}));
+    CreateVolume thin;
+    thin.name = "db";
+    thin.size.value = 10 * MiB + 1;
+    thin.tags = {"x"};
+    EXPECT_EQ(test::value_of(group->create_volume(thin, {.dry_run = true})).size, 12 * MiB);
+    CreateVolume thick;
+    thick.name = "log";
+    thick.linear = true;
+    thick.stripes = 2;
+    thick.size.value = 8 * MiB;
+    test::value_of(group->create_volume(thick, {.dry_run = true}));
+    EXPECT_THAT(
+        changes(),
+        ElementsAre(
+            "lvcreate --test --type thin-pool --yes --name pool2 --chunksize 128s --extents 50%FREE --zero n "
+            "--discards passdown -- my-vg",
+            "lvcreate --test --yes --name db --type thin --virtualsize 24576s --thinpool pool --permission rw --addtag x -- my-vg",
+            "lvcreate --test --yes --name log --type striped --size 16384s --stripes 2 --stripesize 128s --permission rw -- my-vg"));
+}
+
+// A size would make it a classic snapshot of a thin volume; without one LVM refuses a classic snapshot.
+TEST_F(Kernel, GivesThinSnapshotsNoSizeAndClassicOnesAlways) {
+    auto group = open();
+    test::value_of(group->create_snapshots({{.origin = "web", .name = "", .tags = {"p=daily"}}}, {.dry_run = true}));
+    test::value_of(group->create_snapshots({{.origin = "tail", .name = "t"}}, {.dry_run = true}));
+    test::value_of(
+        group->create_snapshots({{.origin = "web", .name = "c", .classic = true, .size = {.value = 8 * MiB}}}, {.dry_run = true}));
+    EXPECT_THAT(changes(),
+                ElementsAre("lvcreate --test --snapshot --yes --name web-s3 --permission rw --addtag p=daily -- my-vg/web",
+                            "lvcreate --test --snapshot --yes --name t --permission rw --chunksize 8s --extents 20%ORIGIN -- my-vg/tail",
+                            "lvcreate --test --snapshot --yes --name c --permission rw --chunksize 8s --size 16384s -- my-vg/web"));
+}
+
+TEST_F(Kernel, RefusesNamesThatAreLvmsOwn) {
+    auto group = open();
+    for (const char* name : {"snapshot1", "pvmove", "x_tmeta", "-x", "a b"})
+        EXPECT_EQ(group->create_snapshots({{.origin = "web", .name = name}}, {}).error().kind(), ErrorKind::usage) << name;
+    EXPECT_EQ(group->rename("web", "boot", {}).error().kind(), ErrorKind::exists);
+    EXPECT_THAT(changes(), IsEmpty());
+}
+
+TEST_F(Kernel, TakesSeveralSnapshotsOnlyWhereNobodyWritesBetweenThem) {
+    device("my--vg-web").open_count = 1;
+    auto group = open();
+    expect_error(group->create_snapshots({{.origin = "web"}, {.origin = "ro"}}, {}), ErrorKind::unsupported,
+                 "one snapshot after the other");
+    EXPECT_THAT(changes(), IsEmpty());
+}
+
+TEST_F(Kernel, RemovesASetThatIsNotWhole) {
+    auto group = open();
+    // The first is made: a thin snapshot goes by its name from then on. There is no room for the second.
+    on_change = [&](const host::Command& command) -> Result<host::CommandResult> {
+        const auto has = [&](const char* word) { return std::ranges::find(command.words, word) != command.words.end(); };
+        if (has("ro-s1"))
+            return host::CommandResult{5, 0, "",
+                                       "  Cannot create new thin volume, free space in thin pool my-vg/pool reached threshold.\n"};
+        if (has("lvremove"))
+            edit("\"lv_name\": \"web-s4\"", "\"lv_name\": \"web-s2\"");
+        else
+            edit("\"lv_name\": \"web-s2\"", "\"lv_name\": \"web-s4\"");
+        return host::CommandResult{};
+    };
+    expect_error(group->create_snapshots({{.origin = "web", .name = "web-s4"}, {.origin = "ro", .name = ""}}, {}), ErrorKind::no_space,
+                 "threshold");
+    EXPECT_EQ(changes().size(), 3u);
+    EXPECT_THAT(changes().back(), HasSubstr(ids.at("web-s2").dashed()));
+}
+
+TEST_F(Kernel, DoesNotCallAnInvalidSnapshotRescued) {
+    auto group = open();
+    ResizeVolume request;
+    request.name = "str-s";
+    request.size = {SizeRequest::Base::bytes, SizeRequest::Relation::grow, 4 * MiB};
+    expect_error(group->resize(request, {}), ErrorKind::refused, "Invalid");
+    expect_error(group->rollback("str", "str-s", {}), ErrorKind::refused, "Invalid");
+    EXPECT_THAT(changes(), IsEmpty());
+}
+
+TEST_F(Kernel, ExtendsNoSnapshotBeyondWhatItsOriginCanNeed) {
+    auto group = open();
+    ResizeVolume request;
+    request.name = "boot-s";
+    request.size = {SizeRequest::Base::bytes, SizeRequest::Relation::grow, 1000 * MiB};
+    EXPECT_EQ(test::value_of(group->resize(request, {.dry_run = true})).store_size, 52 * MiB);
+}
+
+TEST_F(Kernel, Resizes) {
+    auto group = open();
+    const auto resize = [&](const char* name, SizeRequest size, bool metadata = false, bool shrink = false) {
+        return group->resize({name, size, metadata, shrink}, {.dry_run = true});
+    };
+    test::value_of(resize("pool", {SizeRequest::Base::bytes, SizeRequest::Relation::grow, 16 * MiB}));
+    test::value_of(resize("pool", {SizeRequest::Base::bytes, SizeRequest::Relation::grow, 4 * MiB}, true));
+    test::value_of(resize("tail", {SizeRequest::Base::percent_of_free, SizeRequest::Relation::grow, 10000}));
+    test::value_of(resize("web", {SizeRequest::Base::bytes, SizeRequest::Relation::absolute, 20 * MiB}, false, true));
+    EXPECT_THAT(
+        changes(),
+        ElementsAre("lvextend --test --size 163840s -- my-vg/pool", "lvextend --test --poolmetadatasize +8192s -- my-vg/pool",
+                    "lvextend --test --extents +100%FREE -- my-vg/tail", "lvreduce --test --force --yes --size 40960s -- my-vg/web"));
+    expect_error(resize("web", {SizeRequest::Base::bytes, SizeRequest::Relation::absolute, 20 * MiB}), ErrorKind::refused, "would be lost");
+    expect_error(resize("pool", {SizeRequest::Base::bytes, SizeRequest::Relation::absolute, 20 * MiB}, false, true), ErrorKind::unsupported,
+                 "smaller");
+    expect_error(resize("web", {SizeRequest::Base::bytes, SizeRequest::Relation::grow, UINT64_MAX - 5 * MiB}), ErrorKind::usage,
+                 "more than");
+}
+
+TEST_F(Kernel, RemovesByIdAndLooksAfterwards) {
+    auto group = open();
+    expect_error(group->remove({"tail", "boot-s"}, false, {}), ErrorKind::failed, "still there");
+    EXPECT_THAT(changes(), ElementsAre("lvremove --yes --select lv_uuid=" + ids.at("boot-s").dashed() + " -- my-vg",
+                                       "lvremove --yes --select lv_uuid=" + ids.at("tail").dashed() + " -- my-vg"));
+}
+
+TEST_F(Kernel, RemovesNothingByAccident) {
+    auto group = open();
+    expect_error(group->remove({"boot"}, false, {}), ErrorKind::refused, "boot-s");
+    expect_error(group->remove({"pool"}, false, {}), ErrorKind::refused, "holds volumes");
+    expect_error(group->remove({"pool_tmeta"}, false, {}), ErrorKind::refused, "hidden");
+    expect_error(group->remove({"web-s1"}, false, {}), ErrorKind::refused, "being merged");
+    expect_error(group->remove({"tail", "none"}, false, {}), ErrorKind::not_found, "none");
+    device("my--vg-web").open_count = 2;
+    group = open();
+    expect_error(group->remove({"web"}, false, {}), ErrorKind::refused, "in use");
+    expect_error(group->remove({"pool"}, true, {}), ErrorKind::refused, "in use");
+    EXPECT_THAT(changes(), IsEmpty());
+}
+
+TEST_F(Kernel, FindsVolumesThatSomebodyElseMadeInAPool) {
+    host::KernelDevice foreign{.name = "docker-1", .uuid = "", .number = {254, 99}};
+    foreign.status.push_back({0, 1000, "thin", "0 -"});
+    devices.push_back(foreign);
+    auto group = open();
+    mapper->below["docker-1"] = {device("my--vg-pool-tpool").number};
+    mapper->below["my--vg-web"] = mapper->below["docker-1"];
+    expect_error(group->remove({"pool"}, true, {.dry_run = true}), ErrorKind::refused, "docker-1");
+    mapper->below["docker-1"] = {{254, 98}};
+    test::value_of(group->remove({"pool"}, true, {.dry_run = true}));
+}
+
+TEST_F(Kernel, MergesOnlyWhatIsNotInUse) {
+    edit_volume("web-s1", "\"lv_merging\": \"1\"", "\"lv_merging\": \"0\"");
+    auto group = open();
+    test::value_of(group->rollback("web", "web-s2", {.dry_run = true}));
+    test::value_of(group->rollback("boot", "boot-s", {.dry_run = true}));
+    EXPECT_THAT(changes(), ElementsAre("lvconvert --test --yes --merge -- my-vg/web-s2",
+                                       "lvconvert --test --yes --background --interval 1 --merge -- my-vg/boot-s"));
+    expect_error(group->rollback("web", "boot-s", {}), ErrorKind::usage, "not a snapshot of");
+    device("my--vg-web").open_count = 1;
+    group = open();
+    expect_error(group->rollback("web", "web-s2", {}), ErrorKind::refused, "in use");
+    EXPECT_THAT(changes(), IsEmpty());
+}
+
+TEST_F(Kernel, TellsHowFarAMergeIs) {
+    edit_volume("boot-s", "\"lv_merging\": \"0\"", "\"lv_merging\": \"1\"");
+    device("my--vg-boot").status[0] = {0, 1000, "snapshot-merge", "4000/57344 16"};
+    const VolumeInfo snapshot = test::value_of(open()->volume("boot-s"));
+    EXPECT_EQ(snapshot.snapshot_state, "merging");
+    EXPECT_EQ(snapshot.store_used, 4000 * 512u);
+    EXPECT_EQ(snapshot.store_metadata, 16 * 512u);
+}
+
+TEST_F(Kernel, PutsNothingIntoAPoolThatCannotTakeIt) {
+    CreateVolume request;
+    request.name = "x";
+    request.size.value = 4 * MiB;
+    device("my--vg-pool-tpool").status[0].parameters =
+        "4 113/1024 1024/1024 - out_of_data_space no_discard_passdown queue_if_no_space - 256";
+    expect_error(open()->create_volume(request, {}), ErrorKind::no_space, "full");
+    device("my--vg-pool-tpool").status[0].parameters = "4 1024/1024 5/1024 - ro no_discard_passdown queue_if_no_space - 256";
+    expect_error(open()->create_snapshots({{.origin = "web"}}, {}), ErrorKind::refused, "read-only");
+    EXPECT_THAT(changes(), IsEmpty());
+}
+
+TEST_F(Kernel, SaysWhatItCannotDo) {
+    auto group = open();
+    expect_error(group->trim("pool", {}), ErrorKind::unsupported, "fstrim");
+    expect_error(group->make_spare({}), ErrorKind::unsupported, "spare");
+}
+
+TEST_F(Kernel, PassesOnWhatLvmRefuses) {
+    on_change = [](const host::Command&) {
+        return host::CommandResult{5, 0, "", "  Insufficient free space: 9 extents needed, but only 2 available\n"};
+    };
+    auto group = open();
+    expect_error(group->resize({"pool", {SizeRequest::Base::bytes, SizeRequest::Relation::grow, 4 * MiB}, false, false}, {}),
+                 ErrorKind::no_space, "9 extents needed");
+}
+
+// --- Metadata snapshots -----------------------------------------------------------------------------------------------------
+
+TEST_F(Kernel, KeepsMessagesBehindLvmsBackAway) {
+    auto group = open();
+    expect_error(group->send_message("pool", "delete 1"), ErrorKind::refused, "LVM's back");
+    test::value_of(group->send_message("pool", "reserve_metadata_snap"));
+    EXPECT_THAT(mapper->messages, ElementsAre("my--vg-pool-tpool: reserve_metadata_snap"));
+    expect_error(group->send_message("web", "x"), ErrorKind::usage, "not a thin pool");
+}
+
+TEST_F(Kernel, ReservesAndReleasesMetadataSnapshots) {
+    auto group = open();
+    expect_error(group->release_metadata_snapshot("pool", {}), ErrorKind::not_found, "no metadata snapshot");
+    // The kernel's answer is looked at, not believed.
+    expect_error(group->reserve_metadata_snapshot("pool", {}), ErrorKind::failed, "holds no metadata snapshot");
+    device("my--vg-pool-tpool").status[0].parameters = "4 113/1024 5/1024 77 rw no_discard_passdown queue_if_no_space - 256";
+    group = open();
+    EXPECT_EQ(test::value_of(group->volume("pool")).metadata_snapshot, 77u);
+    expect_error(group->reserve_metadata_snapshot("pool", {}), ErrorKind::exists, "already");
+    test::value_of(group->release_metadata_snapshot("pool", {}));
+    EXPECT_THAT(mapper->messages, ElementsAre("my--vg-pool-tpool: release_metadata_snap"));
+}
+
+TEST_F(Kernel, ReleasesWhatAKilledProcessLeft) {
+    device("my--vg-pool-tpool").status[0].parameters = "4 113/1024 5/1024 77 rw no_discard_passdown queue_if_no_space - 256";
+    for (const char* left : {"77", "?"}) {
+        std::ofstream(mark()) << left;
+        auto group = open();
+        EXPECT_THAT(mapper->messages, ElementsAre("my--vg-pool-tpool: release_metadata_snap"));
+        EXPECT_THAT(test::value_of(group->info()).recovered, ElementsAre(HasSubstr("left behind")));
+        open();
+        EXPECT_THAT(mapper->messages, IsEmpty()) << "once";
+    }
+    // Somebody else's, taken since.
+    std::ofstream(mark()) << "76";
+    open();
+    EXPECT_THAT(mapper->messages, IsEmpty());
+}
+
+TEST_F(Kernel, LeavesAloneWhatALivingProcessHolds) {
+    device("my--vg-pool-tpool").status[0].parameters = "4 113/1024 5/1024 77 rw no_discard_passdown queue_if_no_space - 256";
+    std::ofstream(mark()) << "77";
+    const int other = ::open(mark().c_str(), O_RDWR);
+    ASSERT_EQ(::flock(other, LOCK_EX), 0);
+    auto group = open();
+    EXPECT_THAT(mapper->messages, IsEmpty());
+    expect_error(group->read_metadata("pool"), ErrorKind::refused, "another process");
+    ::close(other);
+}
+
+// Where the metadata can't be opened after all, nothing stays held.
+TEST_F(Kernel, ReleasesOnEveryWayOut) {
+    auto group = open();
+    EXPECT_FALSE(group->read_metadata("pool"));
+    EXPECT_THAT(mapper->messages, ElementsAre(HasSubstr("reserve_metadata_snap"), HasSubstr("release_metadata_snap")));
+    EXPECT_EQ(std::filesystem::file_size(mark()), 0u);
+}
+
+// --- The group's text -------------------------------------------------------------------------------------------------------
+
+TEST_F(Kernel, BacksUpThroughAFileOfItsOwn) {
+    on_change = [](const host::Command& command) {
+        std::ofstream(command.words.at(3)) << "the text";
+        return host::CommandResult{};
+    };
+    auto group = open();
+    EXPECT_EQ(test::value_of(group->backup_text()), "the text");
+    EXPECT_THAT(changes(), ElementsAre(StartsWith("vgcfgbackup --file " + folder)));
+    EXPECT_FALSE(std::filesystem::exists(runner->commands.back().words.at(3)));
+    on_change = nullptr;
+    expect_error(group->backup_text(), ErrorKind::failed, "no backup");
+    expect_error(group->restore_text("nonsense", true, {}), ErrorKind::damaged, "the backup");
+}
+
+}  // namespace
+}  // namespace lamella

@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "volumes/pool_check.h"
+
+#include "tools/check.h"
+
+namespace lamella {
+
+Result<PoolCheck> check_metadata(BlockDevice& metadata) {
+    const tools::CheckReport report = TRY(tools::check(metadata, {}));
+    PoolCheck found;
+    found.grade = report.grade == tools::Severity::note ? "clean" : to_string(report.grade);
+    found.finding_count = report.finding_count;
+    found.leaked_data_blocks = report.leaked_data_blocks;
+    found.leaked_metadata_blocks = report.leaked_metadata_blocks;
+    constexpr std::size_t most = 8;
+    for (const tools::Finding& finding : report.findings)
+        if (found.findings.size() < most)
+            found.findings.push_back(finding.to_text());
+    return found;
+}
+
+}  // namespace lamella
