@@ -14,7 +14,8 @@ void define_list(CommandLine& line) {
     };
     auto arguments = std::make_shared<Arguments>();
     line.describe("List the volumes of a group", "What isn't known is shown as \"-\".");
-    line.argument("GROUP", arguments->group, "paths of its physical volumes, separated by commas; or the name of a group that this host's LVM runs");
+    line.argument("GROUP", arguments->group,
+                  "paths of its physical volumes, separated by commas; or the name of a group that this host's LVM runs");
     line.flag("-a,--all", arguments->all, "hidden volumes too, in brackets");
     line.runs([arguments](Context& context) -> Result<void> {
         VolumeGroup& group = *TRY(context.open(arguments->group, Access::read));
