@@ -12,7 +12,8 @@ namespace lamella::mapper {
 struct MappedDevice::Io {
     IoRequest request;
     IoRequest* parent = nullptr;
-    GracePeriod* grace = nullptr;
+    MappedDevice* device = nullptr;
+    IoQueue* queue = nullptr;
     GracePeriod::Token token{};
     Io* next = nullptr;
 
@@ -55,9 +56,17 @@ thread_local MappedDevice::Io::Spare MappedDevice::Io::spare;
 void MappedDevice::Io::completed(IoRequest& request, int error) {
     Io* io = static_cast<Io*>(request.context);
     IoRequest& parent = *io->parent;
-    // Left before the client hears of it: when a client has let go of the device, nobody is inside any more.
-    io->grace->leave(io->token);
+    MappedDevice& device = *io->device;
+    IoQueue& queue = *io->queue;
+    const GracePeriod::Token token = io->token;
     spare.give(io);
+    if (error == ERESTART) {
+        // A target gave it back (Target::give_back()): as if it came now.
+        device.grace_.leave(token);
+        return device.hold(queue, parent);
+    }
+    // Left before the client hears of it: when a client has let go of the device, nobody is inside any more.
+    device.grace_.leave(token);
     parent.completed(parent, error);
 }
 
@@ -117,7 +126,8 @@ void MappedDevice::submit(IoQueue& queue, IoRequest& request) {
     io->request.context = io;
     io->request.completed = Io::completed;
     io->parent = &request;
-    io->grace = &grace_;
+    io->device = this;
+    io->queue = &queue;
     io->token = token;
     table->submit(queue, io->request);
 }
@@ -125,7 +135,7 @@ void MappedDevice::submit(IoQueue& queue, IoRequest& request) {
 void MappedDevice::hold(IoQueue& queue, IoRequest& request) {
     {
         std::lock_guard lock(mutex_);
-        if (blocked_) {
+        if (blocked_ || blocked_from_below_) {
             auto* held = new Held;
             held->device = this;
             held->queue = &queue;
@@ -191,6 +201,19 @@ void MappedDevice::block() {
         blocked_ = true;
         live_.store(nullptr);
     }
+    wait_for_those_inside();
+}
+
+void MappedDevice::block_from_below() {
+    {
+        std::lock_guard lock(mutex_);
+        blocked_from_below_ = true;
+        live_.store(nullptr);
+    }
+    wait_for_those_inside();
+}
+
+void MappedDevice::wait_for_those_inside() {
     Waiter& waiter = waiters_.emplace_back();
     waiter.done = [](GracePeriod::Waiter& self) { static_cast<Waiter&>(self).over = true; };
     grace_.wait(waiter);
@@ -223,7 +246,23 @@ void MappedDevice::unblock(BlockDevice* table, bool read_only) {
         traits_.read_only = traits_.read_only || read_only;
         read_only_.store(traits_.read_only);
         size_.store(table != nullptr ? table->size() : 0);
+        table_ = table;
+        if (blocked_from_below_)
+            return;
         live_.store(table);
+        held.swap(held_);
+    }
+    for (Held* one : held)
+        one->queue->post(*one);
+}
+
+void MappedDevice::unblock_from_below() {
+    std::vector<Held*> held;
+    {
+        std::lock_guard lock(mutex_);
+        if (!std::exchange(blocked_from_below_, false) || blocked_)
+            return;
+        live_.store(table_);
         held.swap(held_);
     }
     for (Held* one : held)

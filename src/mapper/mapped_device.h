@@ -53,6 +53,9 @@ class MappedDevice final : public BlockDevice {
     // From now on requests go to `table` (null: they fail with EIO), those that were held first. The table lives until a drained() after
     // the next block() has said yes.
     void unblock(BlockDevice* table, bool read_only);
+    // The same beside them, without another table, for a device that this one stands on: requests are held as long as either says so.
+    void block_from_below();
+    void unblock_from_below();
 
   private:
     struct Io;
@@ -61,6 +64,7 @@ class MappedDevice final : public BlockDevice {
 
     MappedDevice(std::uint32_t minor, std::string name, std::unique_ptr<IoQueue> queue);
     void hold(IoQueue& queue, IoRequest& request);
+    void wait_for_those_inside();
 
     const std::uint32_t minor_;
     const std::unique_ptr<IoQueue> queue_;  // for the grace period; stepped in drained()
@@ -73,7 +77,9 @@ class MappedDevice final : public BlockDevice {
     mutable std::mutex mutex_;
     std::string name_;
     DeviceTraits traits_;
+    BlockDevice* table_ = nullptr;
     bool blocked_ = false;
+    bool blocked_from_below_ = false;
     std::vector<Held*> held_;
 
     std::list<Waiter> waiters_;  // the mapper's

@@ -20,6 +20,7 @@ struct Mapper::Device {
     std::unique_ptr<Table> inactive;
     State state = State::active;
     bool suspended_for_swap = false;  // by a resume() that is to bring a new table, not by suspend()
+    bool no_flush = false;            // of the suspend() that isn't over
     bool deferred = false;
     std::uint32_t opens = 0;  // by clients
 
@@ -302,6 +303,7 @@ Result<bool> Mapper::begin_suspending(Device& device, const SuspendOptions& opti
         TRY(refuse_stuck(device.live.get()));
         if (device.live != nullptr)
             device.live->presuspend(options);
+        device.no_flush = options.no_flush;
         device.mapped->block();
         device.state = State::suspending;
     }
@@ -311,7 +313,11 @@ Result<bool> Mapper::begin_suspending(Device& device, const SuspendOptions& opti
 Result<bool> Mapper::finish_suspending(Device& device, Duration patience) {
     if (device.state == State::suspended)
         return true;
+    if (device.live != nullptr && device.no_flush && refuse_stuck(device.live.get()))
+        device.live->give_back();
     if (!device.mapped->drained(patience) || !refuse_stuck(device.live.get()))
+        return false;
+    if (device.live != nullptr && !device.live->drained(patience))
         return false;
     if (device.live != nullptr)
         device.live->postsuspend();

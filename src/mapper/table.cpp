@@ -46,6 +46,15 @@ void Table::presuspend_undo() {
         entry.target->presuspend_undo();
 }
 
+void Table::give_back() {
+    for (Entry& entry : entries_)
+        entry.target->give_back();
+}
+
+bool Table::drained(Duration patience) {
+    return std::ranges::all_of(entries_, [&](const Entry& entry) { return entry.target->drained(patience); });
+}
+
 void Table::postsuspend() {
     for (Entry& entry : entries_)
         entry.target->postsuspend();

@@ -42,6 +42,8 @@ class Table final : public CompositeDevice {
 
     void presuspend(const SuspendOptions& options);
     void presuspend_undo();
+    void give_back();
+    bool drained(Duration patience);
     void postsuspend();
     // When one target fails, none has been resumed.
     Result<void> resume();

@@ -40,8 +40,8 @@ struct LowerDevice {
 };
 
 struct SuspendOptions {
-    // What waits inside the target may be kept back until the resume instead of being carried out. I/O that has reached the devices
-    // below is waited for in any case.
+    // What waits inside the target is kept back until the resume instead of being carried out: see Target::give_back(). I/O that has
+    // reached the devices below is waited for in any case.
     bool no_flush = false;
 };
 
@@ -72,6 +72,14 @@ class Target {
     // changes nothing when it fails; then resume(); then I/O flows.
     virtual void presuspend(const SuspendOptions& options) { (void)options; }
     virtual void presuspend_undo() {}
+    // Between presuspend() and postsuspend(), with no_flush, perhaps several times: requests that wait for something other than I/O below
+    // complete with ERESTART, and come again after the resume.
+    virtual void give_back() {}
+    // Likewise, with or without no_flush: whether what else the suspending holds back has ended.
+    virtual bool drained(Duration patience) {
+        (void)patience;
+        return true;
+    }
     virtual void postsuspend() {}
     virtual Result<void> preresume() { return {}; }
     virtual void resume() {}

@@ -153,9 +153,29 @@ TEST_F(MapperTest, FlakeyFailsDropsAndCorruptsWhileItIsDown) {
     EXPECT_TRUE(write_now(device, 0, fresh));
     EXPECT_EQ(stored(), fresh);
 
-    flakey("5 corrupt_bio_byte 1 w 9 131072");  // only with FUA
-    EXPECT_TRUE(write_now(device, 0, fresh));
-    EXPECT_EQ(stored(), fresh);
+    // Flags: all of them have to be there. 1 is in the number of the operation of a write, 131072 is FUA, 2048 (SYNC) no client sends.
+    const auto corrupted = [&](const char* flags, bool durable) {
+        flakey(fmt::format("5 corrupt_bio_byte 1 w 9 {}", flags));
+        auto sent = fresh;
+        test::Request write(IoOperation::write, 0, sent.size(), sent.data());
+        write.durable = durable;
+        EXPECT_EQ(write.run(device, *queue), 0);
+        expected = fresh;
+        expected[0] = std::byte{9};
+        EXPECT_TRUE(stored() == fresh || stored() == expected);
+        return stored() == expected;
+    };
+    for (const bool durable : {false, true}) {
+        EXPECT_TRUE(corrupted("0", durable));
+        EXPECT_TRUE(corrupted("1", durable));
+        EXPECT_EQ(corrupted("131072", durable), durable);
+        EXPECT_EQ(corrupted("131073", durable), durable);
+        EXPECT_FALSE(corrupted("2048", durable));
+        EXPECT_FALSE(corrupted("133120", durable));
+    }
+    flakey("5 corrupt_bio_byte 1 r 9 1");  // a read has no such bit
+    EXPECT_TRUE(read_now(device, 0, found));
+    EXPECT_EQ(found, old);
 }
 
 }  // namespace

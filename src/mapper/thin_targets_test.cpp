@@ -223,5 +223,92 @@ TEST_F(ThinTargetsTest, NothingWaitsForASuspendedDevice) {
     suspend("meta");
 }
 
+TEST_F(ThinTargetsTest, APoolIsSuspendedWithItsVolumes) {
+    make_pool();
+    ASSERT_TRUE(tell("create_thin 0"));
+    ASSERT_TRUE(tell("create_thin 1"));
+    make("web", "0 20480 thin pool 0");
+    make("db", "0 20480 thin pool 1");
+    BlockDevice& web = open("web");
+    auto bytes = test::pattern(chunk, 1);
+    ASSERT_TRUE(write_now(web, 0, bytes));
+    suspend("db");
+    suspend("pool");
+    EXPECT_FALSE(mapper.info("web")->suspended);
+    std::vector<std::byte> found(chunk);
+    test::Request read(IoOperation::read, 0, chunk, found.data());
+    web.submit(*queue, read);
+    test::Request write(IoOperation::write, chunk, chunk, bytes.data());
+    web.submit(*queue, write);
+    test::Request other(IoOperation::write, 0, chunk, bytes.data());
+    open("db").submit(*queue, other);
+    step();
+    EXPECT_FALSE(read.done);
+    EXPECT_FALSE(write.done);
+    // A new table of the pool under them.
+    ASSERT_TRUE(load("pool", "0 16384 thin-pool meta data 128 2"));
+    resume("pool");
+    queue->run_until([&] { return read.done && write.done; });
+    EXPECT_EQ(read.error, 0);
+    EXPECT_EQ(write.error, 0);
+    EXPECT_EQ(found, bytes);
+    step();
+    EXPECT_FALSE(other.done);  // suspended by itself
+    resume("db");
+    queue->run_until([&] { return other.done; });
+    EXPECT_EQ(other.error, 0);
+    // What has another table isn't held up by the pool any more.
+    ASSERT_TRUE(load("db", "0 8 error"));
+    resume("db");
+    suspend("pool");
+    EXPECT_FALSE(read_now(open("db"), 0, std::span(found).first(512)));
+    resume("pool");
+}
+
+TEST_F(ThinTargetsTest, NoFlushDoesntWaitForRoom) {
+    make_pool();
+    ASSERT_TRUE(tell("create_thin 0"));
+    make("web", "0 32768 thin pool 0");
+    BlockDevice& web = open("web");
+    ASSERT_TRUE(write_now(web, 0, test::pattern(128 * chunk, 3)));
+    auto more = test::pattern(2 * chunk, 4);
+    test::Request write(IoOperation::write, 128 * chunk, 2 * chunk, more.data());
+    web.submit(*queue, write);
+    while (!status("pool").contains("out_of_data_space"))
+        step();
+    for (int round = 0; round < 3; ++round) {
+        EXPECT_FALSE(*mapper.suspend("web", {}, std::chrono::milliseconds(1)));
+        step();
+    }
+    resume("web");  // calls that off
+    while (!*mapper.suspend("web", {.no_flush = true}, std::chrono::milliseconds(1)))
+        step();
+    EXPECT_TRUE(mapper.info("web")->suspended);
+    EXPECT_FALSE(write.done);
+    resume("web");
+    ASSERT_TRUE(load("data", "0 24576 linear b.img 0"));
+    resume("data");
+    ASSERT_TRUE(load("pool", "0 24576 thin-pool meta data 128 0"));
+    resume("pool");
+    queue->run_until([&] { return write.done; });
+    EXPECT_EQ(write.error, 0);
+    std::vector<std::byte> found(2 * chunk);
+    ASSERT_TRUE(read_now(web, 128 * chunk, found));
+    EXPECT_EQ(found, more);
+}
+
+TEST_F(ThinTargetsTest, PassingDiscardsDownByReload) {
+    make_pool();
+    EXPECT_TRUE(status("pool").contains(" discard_passdown "));
+    EXPECT_NE(error_of("pool", "0 16384 thin-pool meta data 128 4 1 ignore_discard"), "none");
+    ASSERT_TRUE(load("pool", "0 16384 thin-pool meta data 128 4 1 no_discard_passdown"));
+    resume("pool");
+    EXPECT_TRUE(status("pool").contains(" no_discard_passdown ")) << status("pool");
+    EXPECT_EQ(table("pool"), "0 16384 thin-pool 253:0 253:1 128 4 1 no_discard_passdown\n");
+    ASSERT_TRUE(load("pool", "0 16384 thin-pool meta data 128 4"));
+    resume("pool");
+    EXPECT_TRUE(status("pool").contains(" discard_passdown "));
+}
+
 }  // namespace
 }  // namespace lamella::mapper

@@ -322,6 +322,13 @@ void ThinPool::change_options(const ThinPoolOptions& options) {
     });
 }
 
+void ThinPool::give_back_waiting() {
+    (void)thread_->ask<void>([&](Answer<void>& answer) {
+        thread_->give_back_waiting();
+        answer.give({});
+    });
+}
+
 void ThinPool::set_event_handler(std::function<void()> handler) {
     (void)thread_->ask<void>([&](Answer<void>& answer) {
         thread_->event_handler = std::move(handler);

@@ -140,9 +140,11 @@ class ThinPool {
     // Those of its opening, as changed since.
     const ThinPoolOptions& options() const;
     std::uint32_t data_block_sectors() const { return options().data_block_sectors; }
-    // Takes the low water mark, the zeroing of new blocks and what happens without space from `options`; writes that wait for space fail
-    // if that is to be an error now. The rest stays as it is.
+    // Takes the low water mark, the zeroing of new blocks, what happens without space and whether discards are passed down from `options`;
+    // writes that wait for space fail if that is to be an error now. The rest stays as it is; whether there are discards at all, too.
     void change_options(const ThinPoolOptions& options);
+    // Writes that wait for space complete with ERESTART: somebody above keeps them.
+    void give_back_waiting();
 
     // Called on the pool's thread when something happens that dm-thin raises an event for; must not block.
     void set_event_handler(std::function<void()> handler);

@@ -2,6 +2,7 @@
 //
 // The pool's thread answering other threads: volumes, devices, snapshots, growth.
 #include <algorithm>
+#include <cerrno>
 
 #include "thin/pool_thread.h"
 
@@ -271,9 +272,13 @@ Result<void> PoolThread::grow_metadata() {
     return {};
 }
 
+void PoolThread::give_back_waiting() { fail_space_waiters(ERESTART); }
+
 void PoolThread::change_options(const ThinPoolOptions& options) {
     options_.low_water_blocks = options.low_water_blocks;
     options_.zero_new_blocks = options.zero_new_blocks;
+    if (takes_discards_ && options.discards != DiscardPolicy::ignore)
+        options_.discards = options.discards;
     options_.error_if_no_space = error_if_no_space_ = options.error_if_no_space;
     low_water_triggered_ = false;
     queue_.disarm(space_timer_);

@@ -19,6 +19,7 @@ constexpr std::uint64_t most_trimmed_bytes = std::uint64_t{256} << 20;
 PoolThread::PoolThread(BlockDevice& data, const ThinPoolOptions& options, std::unique_ptr<ThinMetadata> metadata,
                        std::unique_ptr<IoQueue> own_queue, std::unique_ptr<IoQueue> commit_queue, IoQueue& queue)
     : options_(options),
+      takes_discards_(options.discards != DiscardPolicy::ignore),
       block_bytes_(std::uint64_t{options.data_block_sectors} * sector_bytes),
       data_(data),
       own_queue_(std::move(own_queue)),
@@ -583,8 +584,9 @@ void PoolThread::answer_status_here(StatusTask& task) {
     };
     BlockDevice* origin = volume.external_origin_;
     const auto add_unmapped = [&](std::uint64_t until) {
+        // A hole is skipped by who copies a volume: what the origin has is none.
         if (origin != nullptr && at < origin->size())
-            if (!add(std::min(until, origin->size()), false, false, 2))
+            if (!add(std::min(until, origin->size()), true, false, 2))
                 return false;
         return add(until, false, true, 0);
     };

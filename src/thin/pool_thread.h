@@ -47,7 +47,7 @@ class PoolThread {
     GracePeriod& grace() { return grace_; }
     BlockDevice& data() { return data_; }
     std::uint64_t block_bytes() const { return block_bytes_; }
-    DiscardPolicy discard_policy() const { return options_.discards; }
+    bool takes_discards() const { return takes_discards_; }
     bool failed() const { return mode_.load(std::memory_order_relaxed) == PoolMode::fail; }
     // Something isn't committed.
     bool dirty() const { return dirty_.load(); }
@@ -79,6 +79,7 @@ class PoolThread {
     Result<void> grow_data();
     Result<void> grow_metadata();
     void change_options(const ThinPoolOptions& options);
+    void give_back_waiting();
     // A change of the metadata has been made outside the data path.
     void changed();
     void metadata_error(const Error& error);
@@ -196,6 +197,7 @@ class PoolThread {
     void answer_status_here(StatusTask& task);
 
     ThinPoolOptions options_;
+    const bool takes_discards_;
     const std::uint64_t block_bytes_;
     BlockDevice& data_;
     std::vector<BlockDevice*> data_leaves_;

@@ -23,7 +23,7 @@ DeviceTraits ThinVolume::traits() const {
     DeviceTraits traits;
     traits.alignment = lower.alignment;
     traits.preferred_io = pool_.block_bytes() & (~pool_.block_bytes() + 1);
-    traits.discards = pool_.discard_policy() != DiscardPolicy::ignore;
+    traits.discards = pool_.takes_discards();
     traits.discard_zeroes = traits.discards && external_origin_ == nullptr;
     traits.discard_granularity = pool_.block_bytes();
     traits.rotational = lower.rotational;

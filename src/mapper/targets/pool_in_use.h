@@ -3,6 +3,7 @@
 
 #include <map>
 #include <memory>
+#include <set>
 
 #include "device/concatenation_device.h"
 #include "mapper/target.h"
@@ -30,6 +31,9 @@ struct PoolInUse {
     PoolData as_data;
     PoolOfDevice as_device;
     std::unique_ptr<thin::ThinPool> pool;
+
+    // Devices whose live table has a volume: they take no I/O while the pool's device is suspended.
+    std::multiset<MappedDevice*> devices;
 
     // External origins of open volumes.
     struct Volume {

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // thin POOL ID [ORIGIN]: a volume of a pool; what it hasn't is read from the external origin, if there is one.
+#include <utility>
+
 #include "mapper/mapped_device.h"
 #include "mapper/targets/pool_in_use.h"
 
@@ -25,7 +27,12 @@ class ThinTarget final : public Target {
         target->shared_ = std::shared_ptr<PoolInUse>(known, known->pool);
         TRY(context.refuse_suspended());
         TRY(target->open(context.owner().name(), context.length()));
+        target->owner_ = &context.owner();
         return target;
+    }
+    ~ThinTarget() override {
+        if (live_)
+            shared_->devices.extract(owner_);
     }
 
     BlockDevice& device() override { return *volume_; }
@@ -47,6 +54,12 @@ class ThinTarget final : public Target {
         return fmt::format("{} {}{}", lower_.word, id_, origin_.device != nullptr ? " " + origin_.word : "");
     }
 
+    void resume() override {
+        if (!std::exchange(live_, true))
+            shared_->devices.insert(owner_);
+    }
+    void give_back() override { shared_->pool->give_back_waiting(); }
+
   private:
     Result<void> open(const std::string& name, std::uint64_t length) {
         std::erase_if(shared_->volumes, [](const auto& entry) { return entry.second.volume.expired(); });
@@ -66,6 +79,8 @@ class ThinTarget final : public Target {
     LowerDevice lower_;
     LowerDevice origin_;
     ThinId id_{};
+    MappedDevice* owner_ = nullptr;
+    bool live_ = false;
     std::shared_ptr<PoolInUse> shared_;
     std::shared_ptr<thin::ThinVolume> volume_;  // closed before the pool
 };

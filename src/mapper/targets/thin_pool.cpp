@@ -80,7 +80,27 @@ class ThinPoolTarget final : public Target {
         TRY(shared_->pool->message(fmt::format("{}", fmt::join(words, " "))));
         return std::string();
     }
+    // As the kernel does: the volumes' devices are suspended with the pool's.
+    void presuspend(const SuspendOptions&) override {
+        for (MappedDevice* device : shared_->devices)
+            device->block_from_below();
+    }
+    void presuspend_undo() override { resume(); }
+    void give_back() override { shared_->pool->give_back_waiting(); }
+    bool drained(Duration patience) override {
+        for (MappedDevice* device : shared_->devices)
+            if (!device->drained(patience)) {
+                // What waits for room does so inside the pool: the suspend may well be on the way to bring some.
+                const Result<thin::PoolStatus> status = shared_->pool->status();
+                return status && status->mode == thin::PoolMode::out_of_data_space;
+            }
+        return true;
+    }
     void postsuspend() override { (void)shared_->pool->commit(); }
+    void resume() override {
+        for (MappedDevice* device : shared_->devices)
+            device->unblock_from_below();
+    }
     Result<void> preresume() override {
         const thin::PoolStatus status = TRY(shared_->pool->status());
         const std::uint64_t blocks = length_ / (options_.data_block_sectors * sector_bytes);
@@ -90,7 +110,10 @@ class ThinPoolTarget final : public Target {
             const CompositeDevice::Piece more{shared_->data.device.get(), had, length_ - had};
             TRY(shared_->window->append({&more, 1}));
         }
-        shared_->pool->change_options(options_);
+        thin::ThinPoolOptions options = options_;
+        if (options.discards == thin::DiscardPolicy::passdown && !shared_->data.device->traits().discards)
+            options.discards = thin::DiscardPolicy::no_passdown;
+        shared_->pool->change_options(options);
         const bool grows = status.mode != thin::PoolMode::read_only && status.mode != thin::PoolMode::fail && !status.needs_check;
         if (grows) {
             TRY(shared_->pool->grow_metadata());
@@ -133,12 +156,11 @@ class ThinPoolTarget final : public Target {
             return fail(ErrorKind::refused, "the pool is in use with another data device, {}", shared_->data.word);
         if (had.data_block_sectors != options_.data_block_sectors)
             return fail(ErrorKind::usage, "the pool has chunks of {} sectors", had.data_block_sectors);
-        // The kernel lets passing down and read_only be changed.
-        thin::DiscardPolicy discards = options_.discards;
-        if (discards == thin::DiscardPolicy::passdown && !data.device->traits().discards)
-            discards = thin::DiscardPolicy::no_passdown;
-        if (had.discards != discards || had.read_only != options_.read_only)
-            return fail(ErrorKind::unsupported, "what the pool does with discards, and read_only, can't be changed while it is in use");
+        if ((had.discards == thin::DiscardPolicy::ignore) != (options_.discards == thin::DiscardPolicy::ignore))
+            return fail(ErrorKind::usage, "whether the pool takes discards can't be changed while it is in use");
+        // The kernel lets this be changed.
+        if (had.read_only != options_.read_only)
+            return fail(ErrorKind::unsupported, "read_only can't be changed while the pool is in use");
         return {};
     }
 
