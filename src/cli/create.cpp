@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <filesystem>
+
 #include <nlohmann/json.hpp>
 
 #include "cli/command_line.h"
@@ -26,11 +28,12 @@ void define_create(CommandLine& line) {
                   "rounded up to whole extents.");
     line.example("create ./vms.img:web --size 10G", "a thin volume in the group's only pool");
     line.example("create ./vms.img:log --size 50%FREE --linear", "a thick volume of half of the group's free space");
+    line.example("create ./vms.img:web --origin ./debian.raw", "a thin volume that begins as a copy of an image, which stays as it is");
     line.argument("VOLUME", arguments->volume, "the volume to make: GROUP:NAME");
     line.option_size("-L,--size", arguments->size, "its size: bytes with a unit, or N%VG, N%FREE, N%PVS");
-    line.require("--size");
     line.option("--pool", "POOL", request.pool, "the pool of a thin volume (default: the group's only one)");
     line.option("--external-origin", "LV", request.external_origin, "a read-only volume whose content shows where nothing was written");
+    line.option("--origin", "FILE", request.origin_file, "a raw image outside of the group, whose content shows where nothing was written");
     line.flag("--linear", request.linear, "a thick volume: all of its room is allocated now");
     line.flag("--thin-pool", arguments->thin_pool, "a thin pool");
     line.option("-i,--stripes", "N", request.stripes, "stripes of a thick volume or of a pool's data");
@@ -47,6 +50,8 @@ void define_create(CommandLine& line) {
     line.exclude("--pool", "--thin-pool");
     line.exclude("--external-origin", "--linear");
     line.exclude("--external-origin", "--thin-pool");
+    for (const char* option : {"--linear", "--thin-pool", "--external-origin"})
+        line.exclude("--origin", option);
     line.exclude("--read-only", "--thin-pool");
     for (const char* option : {"--chunk-size", "--metadata-size", "--zero", "--discards", "--when-full"})
         line.need(option, "--thin-pool");
@@ -54,7 +59,19 @@ void define_create(CommandLine& line) {
     line.runs([arguments](Context& context) -> Result<void> {
         CreateVolume& volume = arguments->request;
         volume.name = arguments->volume.volume;
-        volume.size = TRY(size_request(arguments->size, std::nullopt));
+        if (!volume.origin_file.empty()) {
+            // Whoever serves the group may run in another folder.
+            std::error_code error;
+            volume.origin_file = std::filesystem::absolute(volume.origin_file, error);
+            if (error)
+                return fail_errno(volume.origin_file, error.value());
+        }
+        const SizeArgument& size = arguments->size;
+        const bool sized = size.bytes != 0 || size.percentage;
+        if (!sized && volume.origin_file.empty())
+            return fail(ErrorKind::usage, "--size is required");
+        if (sized)
+            volume.size = TRY(size_request(size, std::nullopt));
         if (volume.size.relation != SizeRequest::Relation::absolute)
             return fail(ErrorKind::usage, "--size: a new volume has no size yet that could grow or shrink");
         if (volume.stripes > 1 && !volume.linear && !arguments->thin_pool)

@@ -95,6 +95,7 @@ std::string kind_word(const VolumeInfo& volume) {
     case VolumeKind::pool_metadata: return "pool metadata";
     case VolumeKind::spare: return "pool spare";
     case VolumeKind::snapshot: return "snapshot";
+    case VolumeKind::file: return "file";
     case VolumeKind::other: break;
     }
     return or_dash(volume.segment_type);
@@ -138,7 +139,9 @@ std::string volume_table(const std::vector<VolumeInfo>& volumes) {
                                                 : shown_percent(is_pool ? volume.data_used : volume.mapped, volume.size),
             shown_percent(volume.metadata_used, volume.metadata_size),
             or_dash(volume.pool),
-            or_dash(volume.origin.empty() ? volume.external_origin : volume.origin),
+            or_dash(!volume.origin.empty()        ? volume.origin
+                    : !volume.origin_file.empty() ? volume.origin_file
+                                                  : volume.external_origin),
             !volume.refused.empty() ? "refused"
             : volume.read_only      ? "read-only"
                                     : "read-write",
@@ -165,10 +168,14 @@ std::string describe_volume(const VolumeInfo& volume) {
     if (volume.kind == VolumeKind::thin) {
         text.line("Pool", volume.pool);
         text.line("Origin", volume.origin);
-        text.line("External origin", volume.external_origin);
+        text.line("External origin", volume.origin_file.empty()
+                                         ? volume.external_origin
+                                         : fmt::format("{} (volume {})", volume.origin_file, volume.external_origin));
         text.number("Device id", volume.device_id);
         text.share("Mapped", volume.mapped, volume.size);
     }
+    if (volume.kind == VolumeKind::file)
+        text.line("File", volume.origin_file);
     if (volume.kind == VolumeKind::snapshot) {
         text.line("Origin", volume.origin);
         text.line("State", or_dash(volume.snapshot_state));

@@ -37,4 +37,6 @@ std::string free_numbered_name(const VolumeGroup& group, std::string_view beginn
 
 void erase_volume(VolumeGroup& group, std::string_view name);
 
+bool is_error_segment(const Segment& segment);
+
 }  // namespace lamella::lvm2

@@ -91,7 +91,7 @@ bool mentions(const TextSection& section, std::string_view name) {
 // Errors: unsupported, when text that isn't understood speaks of the volume: nobody could say what becomes of it.
 Result<void> check_not_opaque(const VolumeGroup& group, const LogicalVolume& volume) {
     for (const Segment& segment : volume.segments)
-        if (segment.as<Opaque>())
+        if (segment.as<Opaque>() && !is_error_segment(segment))
             return fail(ErrorKind::unsupported, "{}/{} is of type '{}', which can't be changed here", group.name, volume.name,
                         segment.type);
     for (const LogicalVolume& other : group.logical_volumes)
@@ -515,9 +515,11 @@ Result<ThinId> create_thin(VolumeGroup& group, const NewVolume& volume, std::str
 
 Result<ThinId> create_thin_snapshot(VolumeGroup& group, const NewVolume& volume, std::string_view origin_name, bool skip_activation) {
     const LogicalVolume* origin = TRY(find_thin(group, origin_name));
-    const Thin& thin = *origin->sole<Thin>();
-    return add_thin(group, volume, std::string(thin.pool), static_cast<std::uint32_t>(origin->extent_count()), origin->name,
-                    skip_activation);
+    const Thin thin = *origin->sole<Thin>();
+    const ThinId id = TRY(
+        add_thin(group, volume, thin.pool, static_cast<std::uint32_t>(origin->extent_count()), std::string(origin_name), skip_activation));
+    group.logical_volume(volume.name)->sole<Thin>()->external_origin = thin.external_origin;
+    return id;
 }
 
 Result<void> forget_messages(VolumeGroup& group, std::string_view pool) {

@@ -311,7 +311,7 @@ std::uint64_t default_metadata_bytes(std::uint64_t data_bytes, std::uint32_t chu
 // steps. Several may be queued before one commit; the id is raised once. When the pool has carried them out and its transaction
 // id is the group's: forget_messages() and a second commit.
 Result<ThinId> create_thin(VolumeGroup& group, const NewVolume& volume, std::string_view pool, std::uint32_t extents);
-// Marked to be skipped by activation as LVM does, unless told otherwise.
+// With its origin's external origin; marked to be skipped by activation as LVM does, unless told otherwise.
 Result<ThinId> create_thin_snapshot(VolumeGroup& group, const NewVolume& volume, std::string_view origin, bool skip_activation = true);
 Result<void> forget_messages(VolumeGroup& group, std::string_view pool);
 // Takes back everything that is queued for a pool which is known not to have carried out any of it: volumes to be created vanish
@@ -323,6 +323,10 @@ Result<void> withdraw_messages(VolumeGroup& group, std::string_view pool);
 Result<void> remove_volume(VolumeGroup& group, std::string_view volume);
 // With the hidden volumes of a pool, and wherever the name is referred to.
 Result<void> rename_volume(VolumeGroup& group, std::string_view volume, std::string_view new_name);
+
+// A volume of type "error", which takes no room; reads and writes of it fail in the kernel.
+Result<void> create_error_volume(VolumeGroup& group, const NewVolume& volume, std::uint32_t extents);
+bool is_error_volume(const LogicalVolume& volume);
 
 // A thin volume's virtual size, up or down.
 Result<void> resize_thin(VolumeGroup& group, std::string_view volume, std::uint32_t extents);

@@ -366,7 +366,12 @@ Result<VolumeInfo> EngineGroup::create_volume(const CreateVolume& request, Chang
     lvm2::VolumeGroup next = state_->group();
     const lvm2::NewVolume volume{request.name, request.tags, request.read_only, state_->stamp()};
     const std::string description = fmt::format("create {}", request.name);
-    const std::uint32_t extents = TRY(checked_extents(TRY(resolve_size(next, request.size, 0, !request.linear))));
+    std::optional<OriginFile> file;
+    if (!request.origin_file.empty())
+        file = TRY(OriginFile::examine(request.origin_file, state_->image_folder()));
+    const bool as_large_as_file = file && request.size.base == SizeRequest::Base::bytes && request.size.value == 0;
+    const std::uint32_t extents =
+        TRY(checked_extents(as_large_as_file ? next.extents_for(file->size) : TRY(resolve_size(next, request.size, 0, !request.linear))));
     if (request.linear) {
         next = TRY(as_much_as_fits(request.size, 0, extents, std::max<std::uint32_t>(1, request.stripes),
                                    [&](std::uint32_t fewer) -> Result<lvm2::VolumeGroup> {
@@ -396,7 +401,12 @@ Result<VolumeInfo> EngineGroup::create_volume(const CreateVolume& request, Chang
             return fail(ErrorKind::not_found, "group {} has no thin pool", next.name);
     }
     TRY(lvm2::create_thin(next, volume, pool, extents));
-    if (!request.external_origin.empty()) {
+    if (file) {
+        const std::string stands_for = TRY(volume_of_origin_file(next, *file, state_->stamp()));
+        next.logical_volume(request.name)->sole<lvm2::Thin>()->external_origin = stands_for;
+        // For LVM and the kernel, which can't read it.
+        TRY(lvm2::set_skip_activation(next, request.name, true));
+    } else if (!request.external_origin.empty()) {
         const lvm2::LogicalVolume* origin = TRY(state_->find(request.external_origin));
         if (origin->writable())
             return fail(ErrorKind::refused, "external origin {} is writable: it must not change under {}", request.external_origin,
@@ -609,6 +619,7 @@ Result<void> EngineGroup::remove(const std::vector<std::string>& names, bool wit
         lvm2::VolumeGroup next = state_->group();
         for (const std::string& name : volumes)
             TRY(lvm2::remove_volume(next, name));
+        TRY(forget_unused_origin_files(next));
         TRY(state_->change_pools(std::move(next), {pool}, fmt::format("remove {}", fmt::join(volumes, " ")), options.progress));
     }
     for (const std::string& pool : pools) {
@@ -620,13 +631,15 @@ Result<void> EngineGroup::remove(const std::vector<std::string>& names, bool wit
         });
         next.logical_volume(pool)->sole<lvm2::ThinPool>()->messages.clear();
         TRY(lvm2::remove_volume(next, pool));
+        TRY(forget_unused_origin_files(next));
         TRY(state_->close_pool(*state_->group().logical_volume(pool)));
         TRY(state_->store.commit(std::move(next), fmt::format("remove pool {}", pool)));
     }
     if (!thick.empty()) {
         lvm2::VolumeGroup next = state_->group();
         for (const std::string& name : thick)
-            TRY(lvm2::remove_volume(next, name));
+            if (next.logical_volume(name) != nullptr)  // what stood for a file may have gone with the last that used it
+                TRY(lvm2::remove_volume(next, name));
         TRY(state_->store.commit(std::move(next), fmt::format("remove {}", fmt::join(thick, " "))));
     }
     return {};
@@ -703,6 +716,8 @@ Result<std::string> EngineGroup::status_line(const std::string& name) {
     }
     if (state_->classic().of_origin(name) != nullptr)
         return fmt::format("0 {} snapshot-origin ", sectors);
+    if (lvm2::is_error_volume(*volume))
+        return fmt::format("0 {} error ", sectors);
     const auto* striped = volume->segments.empty() ? nullptr : volume->segments[0].as<lvm2::Striped>();
     if (striped == nullptr)
         return fail(ErrorKind::unsupported, "{}: {}", name, state_->why_refused(*volume));
@@ -731,6 +746,8 @@ Result<std::string> EngineGroup::table_line(const std::string& name) {
                            lvm2::dm_name(group.name, name, "cow"), snapshot->chunk_sectors);
     if (state_->classic().of_origin(name) != nullptr)
         return fmt::format("0 {} snapshot-origin {}", sectors, lvm2::dm_name(group.name, name, "real"));
+    if (lvm2::is_error_volume(*volume))
+        return fmt::format("0 {} error ", sectors);
     std::string lines;
     for (const lvm2::Segment& segment : volume->segments) {
         const auto* striped = segment.as<lvm2::Striped>();
@@ -845,7 +862,7 @@ class GroupExports final : public ExportSource {
 
   private:
     bool offered(const lvm2::LogicalVolume& volume) const {
-        if (!state_.shown(volume) || !state_.why_refused(volume).empty())
+        if (!state_.shown(volume) || OriginFile::of(volume) || !state_.why_refused(volume).empty())
             return false;
         return only_.empty() || std::find(only_.begin(), only_.end(), volume.name) != only_.end();
     }

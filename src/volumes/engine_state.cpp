@@ -312,6 +312,14 @@ std::string EngineGroup::State::finding_about(std::string_view name) const {
 }
 
 std::string EngineGroup::State::why_refused(const lvm2::LogicalVolume& volume) const {
+    if (const auto file = OriginFile::of(volume)) {
+        const auto there = file->check(image_folder());
+        return there ? "" : there.error().message();
+    }
+    if (const auto* thin = volume.sole<lvm2::Thin>(); thin != nullptr && !thin->external_origin.empty())
+        if (const lvm2::LogicalVolume* origin = group().logical_volume(thin->external_origin); origin != nullptr && OriginFile::of(*origin))
+            if (std::string reason = why_refused(*origin); !reason.empty())
+                return fmt::format("its external origin {}: {}", origin->name, reason);
     for (const lvm2::Segment& segment : volume.segments)
         if (segment.as<lvm2::Opaque>() != nullptr || segment.as<lvm2::ClassicSnapshot>() != nullptr)
             return fmt::format("segment type {} is not served", segment.type);
@@ -381,14 +389,28 @@ Result<std::shared_ptr<EngineGroup::State::OpenVolume>> EngineGroup::State::open
         thin::ThinPool* from = TRY(pool(thin->pool));
         if (!thin->external_origin.empty()) {
             const lvm2::LogicalVolume* origin = TRY(find(thin->external_origin));
-            opened->external_origin = TRY_WITHIN(volume.name, open_volume(*origin));
+            if (const auto file = OriginFile::of(*origin))
+                opened->origin_file = TRY_WITHIN(volume.name, file->open(image_folder()));
+            else
+                opened->external_origin = TRY_WITHIN(volume.name, open_volume(*origin));
         }
-        opened->device = TRY(from->open_volume(thin->device_id, group().size_bytes(volume), group().name + "/" + volume.name,
-                                               opened->external_origin ? opened->external_origin->device.get() : nullptr));
+        BlockDevice* falls_to = opened->origin_file != nullptr       ? opened->origin_file.get()
+                                : opened->external_origin != nullptr ? opened->external_origin->device.get()
+                                                                     : nullptr;
+        opened->device = TRY(from->open_volume(thin->device_id, group().size_bytes(volume), group().name + "/" + volume.name, falls_to));
     } else {
         opened->device = TRY(map(volume.name));
     }
     return opened;
+}
+
+std::filesystem::path EngineGroup::State::image_folder() const {
+    const BlockDevice* device = group().physical_volumes.empty() ? nullptr : store.device(group().physical_volumes[0].name);
+    std::error_code error;
+    if (device == nullptr || !std::filesystem::is_regular_file(device->name(), error))
+        return {};
+    const auto whole = std::filesystem::canonical(device->name(), error);
+    return error ? std::filesystem::path() : whole.parent_path();
 }
 
 void EngineGroup::State::drop_volume(const LvmId& id) {
@@ -476,11 +498,18 @@ VolumeInfo EngineGroup::State::describe(const lvm2::VolumeGroup& from, const lvm
                 info.kind = VolumeKind::spare;
         }
     }
+    if (const auto file = OriginFile::of(volume)) {
+        info.kind = VolumeKind::file;
+        info.origin_file = file->path;
+    }
     if (const auto* thin = volume.sole<lvm2::Thin>()) {
         info.kind = VolumeKind::thin;
         info.pool = thin->pool;
         info.origin = thin->origin;
         info.external_origin = thin->external_origin;
+        if (const lvm2::LogicalVolume* origin = from.logical_volume(thin->external_origin))
+            if (const auto file = OriginFile::of(*origin))
+                info.origin_file = file->path;
         info.device_id = thin->device_id.value();
         if (view != nullptr)
             if (auto device = view->devices.find(thin->device_id); device != view->devices.end())

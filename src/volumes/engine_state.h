@@ -21,6 +21,7 @@
 #include "thin/pool.h"
 #include "thin/volume.h"
 #include "volumes/engine_group.h"
+#include "volumes/origin_file.h"
 
 namespace lamella {
 
@@ -82,6 +83,7 @@ class EngineGroup::State {
     struct OpenOrigin;
     struct OpenVolume {
         std::shared_ptr<OpenVolume> external_origin;
+        std::unique_ptr<BlockDevice> origin_file;
         std::shared_ptr<OpenOrigin> origin;  // of a volume with classic snapshots, and of each of those
         std::shared_ptr<BlockDevice> device;
         std::uint32_t users = 0;
@@ -127,6 +129,8 @@ class EngineGroup::State {
     // --- Descriptions ---
     VolumeInfo describe(const lvm2::VolumeGroup& from, const lvm2::LogicalVolume& volume, const PoolView* view) const;
     Result<VolumeInfo> describe(std::string_view name);
+    // Where the paths of images outside of the group begin.
+    std::filesystem::path image_folder() const;
     // Why I/O on it is refused; empty: it isn't.
     std::string why_refused(const lvm2::LogicalVolume& volume) const;
 

@@ -47,6 +47,7 @@ struct Fields<CreateVolume> {
         Field{"stripes", &CreateVolume::stripes},
         Field{"stripe_size", &CreateVolume::stripe_size},
         Field{"external_origin", &CreateVolume::external_origin},
+        Field{"origin_file", &CreateVolume::origin_file},
         Field{"tags", &CreateVolume::tags},
         Field{"read_only", &CreateVolume::read_only},
     };
@@ -124,6 +125,7 @@ struct Fields<VolumeInfo> {
         Field{"pool", &VolumeInfo::pool},
         Field{"origin", &VolumeInfo::origin},
         Field{"external_origin", &VolumeInfo::external_origin},
+        Field{"origin_file", &VolumeInfo::origin_file},
         Field{"device_id", &VolumeInfo::device_id},
         Field{"mapped", &VolumeInfo::mapped},
         Field{"transaction_id", &VolumeInfo::transaction_id},
@@ -246,7 +248,7 @@ struct Words<VolumeKind> {
         std::pair{VolumeKind::thin_pool, "thin_pool"}, std::pair{VolumeKind::thin, "thin"},
         std::pair{VolumeKind::pool_data, "pool_data"}, std::pair{VolumeKind::pool_metadata, "pool_metadata"},
         std::pair{VolumeKind::spare, "spare"},         std::pair{VolumeKind::other, "other"},
-        std::pair{VolumeKind::snapshot, "snapshot"},
+        std::pair{VolumeKind::snapshot, "snapshot"},   std::pair{VolumeKind::file, "file"},
     };
 };
 

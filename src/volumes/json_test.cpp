@@ -23,9 +23,9 @@ void expect_round_trip(const T& value, std::string_view text) {
 
 TEST(Json, Requests) {
     expect_round_trip(some_size(), R"({"base":"percent_of_free","relation":"grow","value":12345})");
-    expect_round_trip(CreateVolume{"n", some_size(), "p", true, 2, 3, "e", {"a", "b"}, true},
+    expect_round_trip(CreateVolume{"n", some_size(), "p", true, 2, 3, "e", "f", {"a", "b"}, true},
                       R"({"name":"n","size":{"base":"percent_of_free","relation":"grow","value":12345},"pool":"p","linear":true,)"
-                      R"("stripes":2,"stripe_size":3,"external_origin":"e","tags":["a","b"],"read_only":true})");
+                      R"("stripes":2,"stripe_size":3,"external_origin":"e","origin_file":"f","tags":["a","b"],"read_only":true})");
     expect_round_trip(CreatePool{"n", some_size(), 1, 2, 3, 4, false, true, "ignore", {"t"}},
                       R"({"name":"n","size":{"base":"percent_of_free","relation":"grow","value":12345},"chunk_size":1,"metadata_size":2,)"
                       R"("stripes":3,"stripe_size":4,"zero_new_blocks":false,"error_when_full":true,"discards":"ignore","tags":["t"]})");
@@ -44,24 +44,24 @@ TEST(Json, VolumeInfo) {
                       true,  true,    {"t"},
                       -2,    "h",     3,
                       4,     {"pv0"}, "p",
-                      "o",   "e",     5,
-                      6,     7,       8,
-                      9,     10,      11,
-                      12,    "d",     false,
-                      true,  "ed",    "m",
-                      true,  14,      15,
-                      16,    "x",     true,
-                      false, "pf",    13,
-                      "r"};
-    expect_round_trip(volume,
-                      R"({"name":"n","id":"i","kind":"thin_pool","segment_type":"s","size":1,"visible":false,"read_only":true,)"
-                      R"("skip_activation":true,"tags":["t"],"creation_time":-2,"creation_host":"h","stripes":3,"stripe_size":4,)"
-                      R"("physical_volumes":["pv0"],"pool":"p","origin":"o","external_origin":"e","device_id":5,"mapped":6,)"
-                      R"("transaction_id":7,"chunk_size":8,"data_used":9,"metadata_size":10,"metadata_used":11,"metadata_snapshot":12,)"
-                      R"("discards":"d","zero_new_blocks":false,"error_when_full":true,"effective_discards":"ed","pool_mode":"m",)"
-                      R"("needs_check":true,"store_size":14,"store_used":15,"store_metadata":16,"snapshot_state":"x",)"
-                      R"("active":true,"monitored":false,"profile":"pf",)"
-                      R"("open_count":13,"refused":"r"})");
+                      "o",   "e",     "f",
+                      5,     6,       7,
+                      8,     9,       10,
+                      11,    12,      "d",
+                      false, true,    "ed",
+                      "m",   true,    14,
+                      15,    16,      "x",
+                      true,  false,   "pf",
+                      13,    "r"};
+    expect_round_trip(
+        volume, R"({"name":"n","id":"i","kind":"thin_pool","segment_type":"s","size":1,"visible":false,"read_only":true,)"
+                R"("skip_activation":true,"tags":["t"],"creation_time":-2,"creation_host":"h","stripes":3,"stripe_size":4,)"
+                R"("physical_volumes":["pv0"],"pool":"p","origin":"o","external_origin":"e","origin_file":"f","device_id":5,"mapped":6,)"
+                R"("transaction_id":7,"chunk_size":8,"data_used":9,"metadata_size":10,"metadata_used":11,"metadata_snapshot":12,)"
+                R"("discards":"d","zero_new_blocks":false,"error_when_full":true,"effective_discards":"ed","pool_mode":"m",)"
+                R"("needs_check":true,"store_size":14,"store_used":15,"store_metadata":16,"snapshot_state":"x",)"
+                R"("active":true,"monitored":false,"profile":"pf",)"
+                R"("open_count":13,"refused":"r"})");
 }
 
 TEST(Json, UnknownIsNull) {

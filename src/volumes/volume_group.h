@@ -21,6 +21,7 @@ enum class VolumeKind {
     thin_pool,
     thin,           // a thin volume or thin snapshot
     snapshot,       // a classic snapshot, by the name of its store
+    file,           // stands for an image outside of the group, the external origin of thin volumes
     pool_data,      // hidden: POOL_tdata
     pool_metadata,  // hidden: POOL_tmeta
     spare,          // hidden: lvolN_pmspare
@@ -48,6 +49,7 @@ struct VolumeInfo {
     std::string pool;
     std::string origin;  // the thin volume that this is a snapshot of, while that exists
     std::string external_origin;
+    std::string origin_file;  // where the external origin is an image outside; also of a volume of kind `file`
     std::optional<std::uint32_t> device_id;
     std::optional<std::uint64_t> mapped;  // bytes that have blocks of their own or shared ones
 
@@ -131,6 +133,8 @@ struct CreateVolume {
     std::uint32_t stripes = 1;
     std::uint64_t stripe_size = 64 * 1024;
     std::string external_origin;  // thin: a read-only volume of the group to fall through to
+    // Thin: the whole path of a raw image outside of the group to fall through to. A `size` of 0 bytes is the image's.
+    std::string origin_file;
     std::vector<std::string> tags;
     bool read_only = false;
 };
