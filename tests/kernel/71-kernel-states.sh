@@ -7,6 +7,7 @@
 source "$(dirname "$0")/../support/host-side.sh"
 
 truncate -s 256M kernel.img
+export KERNEL_SECONDS=500
 in_kernel kernel.img <<'END'
 mount --bind "$LVM_SYSTEM_DIR" /etc/lvm
 cd "$SCRATCH"
@@ -36,7 +37,8 @@ check "diff" bash -c '"$LAMELLA" diff vg0/pool --left 2 --right 1 >difference &&
 check_equal "nothing is held afterwards" - "$(held)"
 dmsetup message vg0-pool-tpool 0 reserve_metadata_snap
 thin_dump -m /dev/mapper/vg0-pool_tmeta | grep -c '<device' >theirs
-check "dump, through the snapshot of somebody else" bash -c '"$LAMELLA" dump vg0/pool >again.xml'
+check "dump, through the snapshot of somebody else" bash -c '"$LAMELLA" dump vg0/pool >again.xml 2>said'
+check "it says so" grep -q "held already" said
 check "theirs is left alone" test "$(held)" != -
 dmsetup message vg0-pool-tpool 0 release_metadata_snap
 check_equal "as many devices as the peer sees" "$(<theirs)" "$(grep -c '<device' ours.xml)"
