@@ -123,7 +123,7 @@ void define_check(CommandLine& line) {
                   "Nothing is written unless an option says so. What is written is written aside and takes effect all at once.");
     line.example("check ./vms.img:pool", "the pool of a group that nobody uses");
     line.example("check /dev/vg0/pool_tmeta --metadata-snapshot", "a pool that is active");
-    line.argument("METADATA", arguments->input, "a device or file, or the pool of a group: GROUP:POOL");
+    line.argument("METADATA", arguments->input, "a device or file, or the pool of a group: GROUP:POOL or vg0/POOL");
     line.flag("--auto-repair", arguments->auto_repair, "give back leaked blocks and set sums right, if nothing worse was found");
     line.flag("--rebuild-space-maps", arguments->rebuild,
               "count all blocks anew, whatever the space maps say; all volumes must be readable");
@@ -140,19 +140,22 @@ void define_check(CommandLine& line) {
         std::optional<PoolText> text = TRY(read_pool_text(arguments->input));
         if (!writes && !arguments->snapshot)
             TRY(refuse_if_claimed(arguments->input));
-        auto metadata = TRY(MetadataInput::open(arguments->input, writes ? Access::write : Access::read));
+        auto metadata = TRY(MetadataInput::open(arguments->input, writes ? Access::write : Access::read, MetadataInput::Active::snapshot));
         if (auto mistake = mistaken_for_metadata(metadata->device()))
             return fail(ErrorKind::damaged, "{}: {}", arguments->input, *mistake);
+        const bool snapshot = arguments->snapshot || metadata->in_snapshot();
+        if (metadata->in_snapshot() && !arguments->snapshot)
+            context.note(fmt::format("{} is active: its metadata snapshot is checked", arguments->input));
         using Scope = tools::CheckOptions::Scope;
         CheckReport report = TRY(tools::check(metadata->device(), {.scope = arguments->superblock_only ? Scope::superblock
                                                                             : arguments->skip_mappings ? Scope::volumes
                                                                                                        : Scope::everything,
-                                                                   .metadata_snapshot = arguments->snapshot,
+                                                                   .metadata_snapshot = snapshot,
                                                                    .return_leaks = arguments->auto_repair,
                                                                    .rebuild_space_maps = arguments->rebuild,
                                                                    .clear_needs_check = arguments->clear,
                                                                    .control = context.control()}));
-        if (text && !arguments->superblock_only && !arguments->snapshot)
+        if (text && !arguments->superblock_only && !snapshot)
             compare_with_text(report, *text);
         TRY(context.answer(report_text(arguments->input, report, text), report_json(report, text)));
         context.exit_with(code_of(report.grade_after));

@@ -34,7 +34,7 @@ void define_ls(CommandLine& line) {
         std::optional<PoolText> text = TRY(read_pool_text(arguments->input));
         if (!arguments->metadata_snapshot)
             TRY(refuse_if_claimed(arguments->input));
-        auto metadata = TRY(MetadataInput::open(arguments->input, Access::read));
+        auto metadata = TRY(MetadataInput::open(arguments->input, Access::read, MetadataInput::Active::snapshot));
         options.metadata_snapshot |= metadata->in_snapshot();
         if (metadata->kernel_group() != nullptr) {
             const std::string pool = TRY(kernel_pool_address(arguments->input))->volume;

@@ -9,6 +9,7 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 #include <array>
+#include <cstdio>
 #include <cstdlib>
 
 #include "base/endian.h"
@@ -80,7 +81,7 @@ Result<std::unique_ptr<BlockDevice>> GroupDisks::volume(const std::string& name)
     return TRY(mapper::VolumeDevice::open(store.group(), *volume, [this](std::string_view disk) { return store.device(disk); }));
 }
 
-Result<std::unique_ptr<MetadataInput>> MetadataInput::open(const std::string& address, Access access) {
+Result<std::unique_ptr<MetadataInput>> MetadataInput::open(const std::string& address, Access access, Active active) {
     std::unique_ptr<MetadataInput> input(new MetadataInput);
     if (const auto pool = TRY(pool_address(address))) {
         TRY_WITHIN(address, input->open_pool(pool->group.paths, pool->volume, access));
@@ -91,6 +92,11 @@ Result<std::unique_ptr<MetadataInput>> MetadataInput::open(const std::string& ad
             return fail(ErrorKind::unsupported, "{}: the metadata of a pool that the host's LVM runs is written by LVM alone", address);
         input->kernel_ = TRY(open_kernel_group(pool->group.name));
         input->held_ = TRY_WITHIN(address, input->kernel_->read_metadata(pool->volume));
+        if (input->held_->in_snapshot() && active == Active::refused)
+            return fail(ErrorKind::refused, "{} is active: only its metadata snapshot can be read, as ls, dump, diff, check and pack do",
+                        address);
+        if (input->held_->of_others())
+            fmt::print(stderr, "lamella: {}: as it was when the metadata snapshot was taken that is held already\n", address);
         return input;
     }
     input->device_ = TRY(FileDevice::open(address, {.read_only = access == Access::read}));

@@ -30,9 +30,12 @@ struct GroupDisks {
 // that this host's LVM runs ("vg0/pool"): while that is active, its metadata snapshot.
 class MetadataInput {
   public:
+    // Of "vg0/pool" while it is active: refused, or opened for a caller that looks at nothing but the metadata snapshot in it.
+    enum class Active { refused, snapshot };
+
     // For reading others may read too, and a block device may even be in use; for writing it is ours alone. A file must be there.
     // Errors: not_found, refused (somebody has it), damaged, failed.
-    static Result<std::unique_ptr<MetadataInput>> open(const std::string& address, Access access);
+    static Result<std::unique_ptr<MetadataInput>> open(const std::string& address, Access access, Active active = Active::refused);
 
     BlockDevice& device() const { return held_ != nullptr ? held_->device() : *device_; }
     // Of a pool in use: only the metadata snapshot is whole.

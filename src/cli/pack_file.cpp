@@ -10,7 +10,7 @@ namespace lamella::cli {
 Result<tools::PackReport> pack_into(const std::string& metadata, const std::string& file, const tools::Control& control) {
     if (same_file(metadata, file))
         return fail(ErrorKind::usage, "{} and {} are the same file", metadata, file);
-    auto input = TRY(MetadataInput::open(metadata, Access::read));
+    auto input = TRY(MetadataInput::open(metadata, Access::read, MetadataInput::Active::snapshot));
     return tools::pack_into_file(input->device(), file, control);
 }
 
