@@ -68,7 +68,13 @@ Result<Fixed> fix(Context& context, VolumeGroup& group, manage::Examination& see
     for (auto found = next(); found != findings.end(); found = next()) {
         const Remedy remedy = *found->remedy;
         tried.emplace(remedy.kind, remedy.volume);
-        TRY_WITHIN(found->kind, manage::apply(group, remedy, context.change()));
+        const Result<void> applied = manage::apply(group, remedy, context.change());
+        // What this engine can't do stays for the user, with the commands that the finding tells.
+        if (!applied && applied.error().kind() == ErrorKind::unsupported) {
+            context.note(applied.error().message());
+            continue;
+        }
+        TRY_WITHIN(found->kind, applied);
         fixed.text += remedy_text(context, remedy);
         fixed.remedies.push_back({{"kind", found->kind}, {"volume", remedy.volume}, {"bytes", remedy.bytes}});
         if (context.dry_run)

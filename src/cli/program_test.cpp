@@ -53,6 +53,10 @@ class Commands : public testing::Test {
             return group_.release_metadata_snapshot(p, o);
         }
         Result<std::uint64_t> trim(const std::string& p, ChangeOptions o) override { return group_.trim(p, o); }
+        Result<std::vector<PoolDependent>> pool_dependents(const std::string& p) override { return group_.pool_dependents(p); }
+        Result<void> remove_foreign(const std::string& p, const std::vector<PoolDependent>& d, ChangeOptions o) override {
+            return group_.remove_foreign(p, d, o);
+        }
         Result<PoolContents> pool_contents(const std::string& p, bool c) override { return group_.pool_contents(p, c); }
         Result<PackedMetadata> pack_metadata(const std::string& p, const std::string& f) override { return group_.pack_metadata(p, f); }
         Result<VolumeInfo> make_spare(ChangeOptions o) override { return group_.make_spare(o); }
@@ -377,6 +381,43 @@ TEST_F(Commands, Doctor) {
     EXPECT_THAT(out, HasSubstr("critical: transaction-mismatch (pool)"));
     EXPECT_THAT(out, HasSubstr("--fix leaves it"));
     ASSERT_EQ(::unsetenv("LAMELLA_STATE_DIR"), 0);
+}
+
+TEST_F(Commands, PoolCreate) {
+    group.group.free = 10ull << 30;
+    EXPECT_EQ(run({"pool", "create", "./vms.img:docker", "--for", "docker", "--json"}), 0);
+    EXPECT_THAT(json()["configuration"].get<std::string>(), HasSubstr("/dev/mapper/vms-docker\""));
+    const std::uint64_t size = json()["volume"]["size"].get<std::uint64_t>();
+    EXPECT_LT(size, 8ull << 30);
+    EXPECT_GE(json()["reserve"].get<std::uint64_t>(), size * 2 / 5);
+    EXPECT_EQ(run({"pool", "create", "./vms.img:p2", "--size", "50%FREE", "--extensions", "0"}), 0);
+    EXPECT_THAT(out, HasSubstr("thin-pool volume p2, 5.00 GiB: created\n  data      5.00 GiB, 81920 chunks of 64.00 KiB\n"));
+    // The guides' arithmetic, which leaves no room to extend.
+    EXPECT_EQ(run({"pool", "create", "./vms.img:p3", "--size", "95%FREE"}), 6);
+    EXPECT_THAT(err, HasSubstr("for 2 extensions by 20 percent are"));
+    EXPECT_EQ(run({"pool", "create", "./vms.img:p3", "--size", "+1G"}), 2);
+    EXPECT_EQ(run({"pool", "create", "./vms.img:p3", "--autoextend-threshold", "20"}), 2);
+}
+
+TEST_F(Commands, PoolRemove) {
+    group.dependents = {{.name = "web", .device_id = 1}, {.name = "docker-base", .id = "x", .device_id = 7, .foreign = true}};
+    EXPECT_EQ(run({"pool", "remove", "./vms.img:pool", "--yes"}), 4);
+    EXPECT_THAT(err, HasSubstr("--force-children"));
+    group.changes.clear();
+    EXPECT_EQ(run({"pool", "remove", "./vms.img:pool", "--force-children"}), 4) << "nobody to ask";
+    EXPECT_THAT(group.changes, testing::IsEmpty());
+    EXPECT_EQ(run({"pool", "remove", "./vms.img:pool", "--force-children", "--dry-run"}), 0);
+    EXPECT_THAT(out, HasSubstr("docker-base (thin id 7), not of the group: would be removed"));
+    EXPECT_THAT(group.changes, ElementsAre("dry run: remove foreign devices of pool"));
+    group.dependents[1].used_by = "mounted on /srv";
+    EXPECT_EQ(run({"pool", "remove", "./vms.img:pool", "--force-children", "--yes"}), 4);
+    EXPECT_THAT(err, HasSubstr("mounted on /srv"));
+    group.dependents[1].used_by.clear();
+    group.changes.clear();
+    EXPECT_EQ(run({"pool", "remove", "./vms.img:pool", "--force-children", "--yes"}), 0);
+    EXPECT_THAT(group.changes, ElementsAre("remove foreign devices of pool", "remove"));
+    EXPECT_THAT(out, HasSubstr("the pool itself: removed"));
+    EXPECT_EQ(run({"pool", "remove", "./vms.img:web", "--yes"}), 2);
 }
 
 TEST_F(Commands, MetadataBackup) {

@@ -54,6 +54,11 @@ class FakeMapper final : public KernelMapper {
         messages.push_back(name + ": " + text);
         return std::string();
     }
+    Result<void> remove(const std::string& name) override {
+        messages.push_back(name + ": removed");
+        std::erase_if(all, [&](const KernelDevice& device) { return device.name == name; });
+        return {};
+    }
 
   private:
     template <typename Map>

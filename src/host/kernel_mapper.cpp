@@ -134,6 +134,12 @@ class SystemMapper final : public KernelMapper {
         return std::string(answer != nullptr ? answer : "");
     }
 
+    Result<void> remove(const std::string& name) override {
+        Task task(DM_DEVICE_REMOVE, name);
+        TRY(task.name(name));
+        return task.run();
+    }
+
   private:
     static Result<KernelDevice> status(const std::string& name) {
         Task task(DM_DEVICE_STATUS, name);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The kernel's device mapper, as far as it is asked for anything: what is there, tables, messages. It makes and removes no devices: LVM
-// does.
+// The kernel's device mapper, as far as it is asked for anything: what is there, tables, messages. Devices of LVM's are LVM's to make and to
+// remove.
 #pragma once
 
 #include <cstdint>
@@ -54,6 +54,9 @@ class KernelMapper {
     virtual Result<std::vector<DeviceNumber>> dependencies(const std::string& name) = 0;
     // To the target at sector 0. Returns its answer, empty for most.
     virtual Result<std::string> message(const std::string& name, const std::string& text) = 0;
+
+    // refused: somebody has it open.
+    virtual Result<void> remove(const std::string& name) = 0;
 
     // This host's, through libdevmapper.
     static std::unique_ptr<KernelMapper> of_host();

@@ -143,6 +143,15 @@ LvmWords& LvmWords::volume(std::string_view group, std::string_view name) {
     return *this;
 }
 
+LvmWords& LvmWords::device(std::string_view path) {
+    begin_names();
+    // LVM takes ":0-9" behind a path as a range of extents, and "@" before a word as a tag.
+    if (!path.starts_with('/') || path.size() > 4096 || path.find_first_of(":\n") != path.npos)
+        check(fail(ErrorKind::usage, "'{:.80}' is not the path of a device", path));
+    words_.emplace_back(path);
+    return *this;
+}
+
 LvmWords& LvmWords::new_volume(std::string_view group, std::string_view name) {
     check(lvm2::check_volume_name(group, name));
     return volume(group, name);

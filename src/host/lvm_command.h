@@ -35,6 +35,8 @@ class LvmWords {
     LvmWords& group(std::string_view name);
     LvmWords& volume(std::string_view group, std::string_view name);
     LvmWords& new_volume(std::string_view group, std::string_view name);
+    // The path of a physical volume.
+    LvmWords& device(std::string_view path);
 
     Result<std::vector<std::string>> done() const;
 

@@ -469,9 +469,18 @@ Result<void> create_thin_pool(VolumeGroup& group, const NewThinPool& request) {
     LogicalVolume pool = make_volume(request.volume);
     LogicalVolume metadata = make_volume(metadata_name, created, false);
     LogicalVolume data = make_volume(data_name, created, false);
-    PoolSegments segments = TRY(allocate_pool(changed, request.data, data_extents, metadata_extents));
-    metadata.segments = {std::move(segments.metadata)};
-    data.segments = std::move(segments.data);
+    if (request.metadata_physical_volumes.empty()) {
+        PoolSegments segments = TRY(allocate_pool(changed, request.data, data_extents, metadata_extents));
+        metadata.segments = {std::move(segments.metadata)};
+        data.segments = std::move(segments.data);
+    } else {
+        Placement linear;
+        linear.physical_volumes = request.metadata_physical_volumes;
+        metadata.segments = TRY_WITHIN("metadata", allocate(changed, linear, 0, metadata_extents));
+        VolumeGroup with_metadata = changed;
+        with_metadata.logical_volumes.push_back(metadata);
+        data.segments = TRY_WITHIN("data", allocate(with_metadata, request.data, 0, data_extents));
+    }
     ThinPool body;
     body.metadata_volume = metadata.name;
     body.data_volume = data.name;

@@ -297,7 +297,8 @@ struct NewThinPool {
     bool zero_new_blocks = true;
     bool error_when_full = false;
     bool spare = true;  // make or grow the group's spare metadata volume
-    Placement data;     // the physical volumes are the metadata's and the spare's too
+    Placement data;     // the physical volumes are the spare's too, and the metadata's unless it has its own
+    std::vector<std::string> metadata_physical_volumes;  // "pv0"; empty: those of the data, placed as LVM does
 };
 // Makes NAME_tdata, NAME_tmeta and NAME, and lvolN_pmspare, or makes it as large as this pool's metadata.
 Result<void> create_thin_pool(VolumeGroup& group, const NewThinPool& pool);

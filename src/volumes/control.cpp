@@ -196,6 +196,15 @@ ControlHandlers group_handlers(VolumeGroup& group) {
         TRY(group.remove(names, TRY(member<bool>(params, "with_contents", "params")), TRY(options(params, progress))));
         return done();
     };
+    handlers["pool_dependents"] = [&group, name](const Json& params, const ReportProgress&) -> Result<Json> {
+        return to_json(TRY(group.pool_dependents(TRY(name(params, "pool")))));
+    };
+    handlers["remove_foreign"] = [&group, name, options, done](const Json& params, const ReportProgress&) -> Result<Json> {
+        auto dependents = TRY(member<std::vector<PoolDependent>>(params, "dependents", "params"));
+        const std::string pool = TRY(name(params, "pool"));
+        TRY(group.remove_foreign(pool, dependents, TRY(options(params))));
+        return done();
+    };
     handlers["rollback"] = [&group, name, options](const Json& params, const ReportProgress& progress) -> Result<Json> {
         const std::string volume = TRY(name(params));
         const std::string snapshot = TRY(name(params, "snapshot"));

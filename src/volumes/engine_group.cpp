@@ -61,8 +61,26 @@ lvm2::Placement placement_of(std::uint32_t stripes, std::uint64_t stripe_size) {
     return placement;
 }
 
+// By their names in the group's text, or their paths.
+Result<std::vector<std::string>> physical_volumes(const lvm2::VolumeGroup& group, const std::vector<std::string>& words,
+                                                  const mapper::FindDevice& find) {
+    std::vector<std::string> names;
+    for (const std::string& word : words) {
+        const auto named = std::ranges::find_if(group.physical_volumes, [&](const lvm2::PhysicalVolume& physical) {
+            const BlockDevice* device = find(physical.name);
+            return physical.name == word || (device != nullptr && device->name() == word);
+        });
+        if (named == group.physical_volumes.end())
+            return fail(ErrorKind::not_found, "group {} has no physical volume {}", group.name, word);
+        names.push_back(named->name);
+    }
+    return names;
+}
+
 // Puts a new pool into the group's model.
-Result<void> add_pool(lvm2::VolumeGroup& group, const CreatePool& request, const lvm2::Stamp& stamp) {
+Result<void> add_pool(lvm2::VolumeGroup& group, const CreatePool& request, const lvm2::Stamp& stamp, const mapper::FindDevice& find) {
+    if (request.autoextend_threshold != 0)
+        return fail(ErrorKind::unsupported, "pool {}: LVM's automatic extension is for groups that the host runs", request.name);
     if (request.chunk_size < lvm2::min_chunk_bytes || request.chunk_size > lvm2::max_chunk_bytes ||
         request.chunk_size % lvm2::min_chunk_bytes != 0)
         return fail(ErrorKind::usage, "chunk size {} is not a multiple of 64 KiB between 64 KiB and 1 GiB", request.chunk_size);
@@ -73,6 +91,8 @@ Result<void> add_pool(lvm2::VolumeGroup& group, const CreatePool& request, const
     pool.zero_new_blocks = request.zero_new_blocks;
     pool.error_when_full = request.error_when_full;
     pool.data = placement_of(request.stripes, request.stripe_size);
+    pool.data.physical_volumes = TRY(physical_volumes(group, request.data_on, find));
+    pool.metadata_physical_volumes = TRY(physical_volumes(group, request.metadata_on, find));
 
     std::uint64_t spare = 0;
     for (const lvm2::LogicalVolume& volume : group.logical_volumes)
@@ -352,7 +372,7 @@ Result<VolumeInfo> EngineGroup::create_pool(const CreatePool& request, ChangeOpt
     std::lock_guard lock(state_->mutex);
     TRY(state_->writable());
     lvm2::VolumeGroup next = state_->group();
-    TRY(add_pool(next, request, state_->stamp()));
+    TRY(add_pool(next, request, state_->stamp(), state_->find_device()));
     if (options.dry_run)
         return state_->describe(next, *next.logical_volume(request.name), nullptr);
     TRY_WITHIN(request.name, format_pool(next, request.name, state_->find_device()));
@@ -576,6 +596,12 @@ Result<void> EngineGroup::remove(const std::vector<std::string>& names, bool wit
                 if (std::find(names.begin(), names.end(), snapshot.store) == names.end())
                     return fail(ErrorKind::refused, "{} has the classic snapshot {}, which would be lost with it: remove both", name,
                                 snapshot.store);
+        // A container engine's devices are nowhere else. What can't be read can't hold the pool back: it is removed all the same.
+        if (volume->sole<lvm2::ThinPool>() != nullptr && !with_contents)
+            if (const auto dependents = state_->pool_dependents(*volume))
+                if (const auto foreign = std::ranges::count(*dependents, true, &PoolDependent::foreign); foreign != 0)
+                    return fail(ErrorKind::refused, "pool {} holds {} devices that the group doesn't know, such as a container engine's",
+                                name, foreign);
         for (const lvm2::LogicalVolume& other : state_->group().logical_volumes) {
             const auto* thin = other.sole<lvm2::Thin>();
             if (thin == nullptr || std::find(names.begin(), names.end(), other.name) != names.end())

@@ -85,6 +85,8 @@ class EngineGroup final : public VolumeGroup {
     Result<VolumeInfo> change_tags(const std::string& name, const std::vector<std::string>& add, const std::vector<std::string>& remove,
                                    ChangeOptions options) override;
     Result<void> remove(const std::vector<std::string>& names, bool with_contents, ChangeOptions options) override;
+    Result<std::vector<PoolDependent>> pool_dependents(const std::string& pool) override;
+    Result<void> remove_foreign(const std::string& pool, const std::vector<PoolDependent>& dependents, ChangeOptions options) override;
     Result<VolumeInfo> rollback(const std::string& name, const std::string& snapshot, ChangeOptions options) override;
     Result<std::uint64_t> reserve_metadata_snapshot(const std::string& pool, ChangeOptions options) override;
     Result<void> release_metadata_snapshot(const std::string& pool, ChangeOptions options) override;

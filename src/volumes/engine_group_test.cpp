@@ -151,6 +151,55 @@ TEST_F(EngineGroupTest, APoolTellsWhatItHoldsAndPacksIt) {
     EXPECT_EQ(group->pool_contents("pool", true)->check->grade, "clean");
 }
 
+TEST_F(EngineGroupTest, APoolsPartsLieWhereTheyAreSaidTo) {
+    CreateGroup request;
+    request.paths = {path("slow.img"), path("fast.img")};
+    request.size = 128 * mib;
+    request.name = "vms";
+    ASSERT_TRUE(EngineGroup::create(request, {}));
+    auto group = *EngineGroup::open(request.paths, options());
+    CreatePool pool{.name = "pool", .size = {.value = 64 * mib}};
+    pool.data_on = {path("slow.img")};
+    pool.metadata_on = {"pv1"};
+    auto made = group->create_pool(pool, {});
+    ASSERT_TRUE(made) << made.error().message();
+    EXPECT_EQ(group->volume("pool_tdata")->physical_volumes, std::vector<std::string>{"pv0"});
+    EXPECT_EQ(group->volume("pool_tmeta")->physical_volumes, std::vector<std::string>{"pv1"});
+    pool.name = "other";
+    pool.metadata_on = {path("absent.img")};
+    EXPECT_EQ(group->create_pool(pool, {}).error().kind(), ErrorKind::not_found);
+    pool.metadata_on.clear();
+    pool.autoextend_threshold = 80;
+    EXPECT_EQ(group->create_pool(pool, {}).error().kind(), ErrorKind::unsupported);
+}
+
+TEST_F(EngineGroupTest, APoolIsNotRemovedFromBelowAContainerEngine) {
+    ASSERT_TRUE(EngineGroup::create(with_pool(path("vms.img")), {}));
+    auto group = *EngineGroup::open({path("vms.img")}, options());
+    ASSERT_TRUE(group->send_message("pool", "create_thin 7"));
+    ASSERT_TRUE(group->send_message("pool", "create_thin 9"));
+    auto refused = group->remove({"pool"}, false, {});
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().kind(), ErrorKind::refused);
+    ASSERT_TRUE(group->create_volume({.name = "web", .size = {.value = 8 * mib}}, {}));
+    auto dependents = group->pool_dependents("pool");
+    ASSERT_TRUE(dependents) << dependents.error().message();
+    ASSERT_EQ(dependents->size(), 3u);
+    EXPECT_EQ((*dependents)[0].name, "web");
+    EXPECT_FALSE((*dependents)[0].foreign);
+    EXPECT_EQ((*dependents)[1].device_id, 7u);
+    EXPECT_TRUE((*dependents)[1].foreign);
+    // What the group knows isn't foreign, whatever the caller says.
+    PoolDependent web = (*dependents)[0];
+    web.foreign = true;
+    EXPECT_FALSE(group->remove_foreign("pool", {web}, {}));
+    ASSERT_TRUE(group->remove_foreign("pool", {(*dependents)[1]}, {}));
+    EXPECT_FALSE(group->remove_foreign("pool", {(*dependents)[1]}, {})) << "it is gone";
+    ASSERT_TRUE(group->remove_foreign("pool", {(*dependents)[2]}, trial));
+    EXPECT_EQ(group->pool_dependents("pool")->size(), 2u);
+    ASSERT_TRUE(group->remove({"pool"}, true, {}));
+}
+
 TEST_F(EngineGroupTest, TheSpareIsMadeAsLargeAsTheLargestMetadata) {
     CreateGroup request = with_pool(path("vms.img"));
     request.pool->size = {.base = SizeRequest::Base::bytes, .value = 32 * mib};

@@ -73,6 +73,7 @@ class EngineGroup::State {
         thin::PoolStatus status;
         std::unordered_map<ThinId, thin::DeviceDetails> devices;
     };
+    Result<std::vector<PoolDependent>> pool_dependents(const lvm2::LogicalVolume& pool);
     Result<PoolView> view_pool(const lvm2::LogicalVolume& pool, bool with_devices);
 
     // The device that a hidden volume of a pool is, or the store of a snapshot.

@@ -2,6 +2,7 @@
 //
 // What the tools do to pools of a group.
 #include <algorithm>
+#include <set>
 
 #include "tools/check.h"
 #include "tools/pack.h"
@@ -94,6 +95,43 @@ Result<PoolContents> EngineGroup::pool_contents(const std::string& pool, bool ch
         contents.check = TRY_WITHIN(pool, check_metadata(*metadata));
     }
     return contents;
+}
+
+Result<std::vector<PoolDependent>> EngineGroup::pool_dependents(const std::string& pool) {
+    std::lock_guard lock(state_->mutex);
+    return state_->pool_dependents(*TRY(state_->find(pool)));
+}
+
+Result<std::vector<PoolDependent>> EngineGroup::State::pool_dependents(const lvm2::LogicalVolume& pool) {
+    const PoolView view = TRY_WITHIN(pool.name, view_pool(pool, true));
+    std::vector<PoolDependent> dependents;
+    std::set<ThinId> unknown;
+    for (const auto& [id, details] : view.devices)
+        unknown.insert(id);
+    for (const lvm2::LogicalVolume& volume : group().logical_volumes)
+        if (const auto* thin = volume.sole<lvm2::Thin>(); thin != nullptr && thin->pool == pool.name) {
+            unknown.erase(thin->device_id);
+            dependents.push_back({.name = volume.name, .device_id = thin->device_id.value(), .used_by = in_use(volume) ? "open" : ""});
+        }
+    for (ThinId id : unknown)
+        dependents.push_back({.device_id = id.value(), .foreign = true});
+    return dependents;
+}
+
+Result<void> EngineGroup::remove_foreign(const std::string& name, const std::vector<PoolDependent>& dependents, ChangeOptions options) {
+    std::lock_guard lock(state_->mutex);
+    TRY(state_->writable());
+    const std::vector<PoolDependent> now = TRY(state_->pool_dependents(*TRY(state_->find(name))));
+    for (const PoolDependent& dependent : dependents) {
+        const auto same = std::ranges::find(now, dependent.device_id, &PoolDependent::device_id);
+        if (same == now.end() || !same->foreign || !dependent.device_id)
+            return fail(ErrorKind::refused, "pool {}: device {} is no longer what it was", name, dependent.device_id.value_or(0));
+    }
+    if (options.dry_run)
+        return {};
+    for (const PoolDependent& dependent : dependents)
+        TRY_WITHIN(name, TRY(state_->pool(name))->message(fmt::format("delete {}", *dependent.device_id)));
+    return {};
 }
 
 Result<PackedMetadata> EngineGroup::pack_metadata(const std::string& pool, const std::string& file) {

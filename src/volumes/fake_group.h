@@ -40,6 +40,7 @@ class FakeGroup : public VolumeGroup {
     std::optional<Error> refuse;
     std::vector<std::string> changes;
     std::string text = "# a group\n";
+    std::vector<PoolDependent> dependents;
     // Of pools whose own metadata doesn't agree with `list`.
     std::map<std::string, PoolContents> contents;
     // What remove and rollback do meanwhile, and report.
@@ -108,6 +109,16 @@ class FakeGroup : public VolumeGroup {
             if (!options.dry_run)
                 std::erase_if(list, [&](const VolumeInfo& volume) { return volume.name == name; });
         return {};
+    }
+    Result<std::vector<PoolDependent>> pool_dependents(const std::string& pool) override {
+        TRY(find(pool));
+        return dependents;
+    }
+    Result<void> remove_foreign(const std::string& pool, const std::vector<PoolDependent>& gone, ChangeOptions options) override {
+        for (const PoolDependent& dependent : gone)
+            if (!dependent.used_by.empty())
+                return fail(ErrorKind::refused, "{}: {}", dependent.name, dependent.used_by);
+        return may_change("remove foreign devices of " + pool, options);
     }
     Result<VolumeInfo> rollback(const std::string& name, const std::string& snapshot, ChangeOptions options) override {
         VolumeInfo volume = *TRY(find(name));

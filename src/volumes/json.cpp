@@ -7,6 +7,7 @@
 #include <array>
 #include <tuple>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include <nlohmann/json.hpp>
@@ -66,6 +67,10 @@ struct Fields<CreatePool> {
         Field{"error_when_full", &CreatePool::error_when_full},
         Field{"discards", &CreatePool::discards},
         Field{"tags", &CreatePool::tags},
+        Field{"data_on", &CreatePool::data_on},
+        Field{"metadata_on", &CreatePool::metadata_on},
+        Field{"autoextend_threshold", &CreatePool::autoextend_threshold},
+        Field{"autoextend_percent", &CreatePool::autoextend_percent},
     };
 };
 
@@ -189,6 +194,14 @@ struct Fields<GroupInfo> {
 };
 
 template <>
+struct Fields<PoolDependent> {
+    static constexpr std::tuple list{
+        Field{"name", &PoolDependent::name},       Field{"id", &PoolDependent::id},           Field{"device_id", &PoolDependent::device_id},
+        Field{"foreign", &PoolDependent::foreign}, Field{"used_by", &PoolDependent::used_by},
+    };
+};
+
+template <>
 struct Fields<PoolCheck> {
     static constexpr std::tuple list{
         Field{"grade", &PoolCheck::grade},
@@ -225,18 +238,18 @@ struct Anything {
     operator T() const;
 };
 
-template <typename T, typename... Initialisers>
-consteval std::size_t field_count() {
-    if constexpr (requires { T{Initialisers{}..., Anything{}}; })
-        return field_count<T, Initialisers..., Anything>();
-    else
-        return sizeof...(Initialisers);
+template <typename T, std::size_t... Each>
+consteval bool takes(std::index_sequence<Each...>) {
+    return requires { T{(void(Each), Anything{})...}; };
 }
 
+template <typename T>
+constexpr std::size_t listed = std::tuple_size_v<decltype(Fields<T>::list)>;
 template <typename... T>
-constexpr bool all_fields_listed = ((std::tuple_size_v<decltype(Fields<T>::list)> == field_count<T>()) && ...);
+constexpr bool all_fields_listed =
+    ((takes<T>(std::make_index_sequence<listed<T>>()) && !takes<T>(std::make_index_sequence<listed<T> + 1>())) && ...);
 static_assert(all_fields_listed<SizeRequest, CreateVolume, CreatePool, CreateSnapshot, ResizeVolume, Progress, VolumeInfo,
-                                PhysicalVolumeInfo, GroupInfo, PoolCheck, PoolContents, PackedMetadata>);
+                                PhysicalVolumeInfo, GroupInfo, PoolDependent, PoolCheck, PoolContents, PackedMetadata>);
 
 template <typename T>
 struct Words;
@@ -459,6 +472,7 @@ LAMELLA_JSON_TYPE(Progress)
 LAMELLA_JSON_TYPE(VolumeInfo)
 LAMELLA_JSON_TYPE(std::vector<VolumeInfo>)
 LAMELLA_JSON_TYPE(GroupInfo)
+LAMELLA_JSON_TYPE(std::vector<PoolDependent>)
 LAMELLA_JSON_TYPE(PoolContents)
 LAMELLA_JSON_TYPE(PackedMetadata)
 

@@ -26,9 +26,10 @@ TEST(Json, Requests) {
     expect_round_trip(CreateVolume{"n", some_size(), "p", true, 2, 3, "e", "f", {"a", "b"}, true},
                       R"({"name":"n","size":{"base":"percent_of_free","relation":"grow","value":12345},"pool":"p","linear":true,)"
                       R"("stripes":2,"stripe_size":3,"external_origin":"e","origin_file":"f","tags":["a","b"],"read_only":true})");
-    expect_round_trip(CreatePool{"n", some_size(), 1, 2, 3, 4, false, true, "ignore", {"t"}},
-                      R"({"name":"n","size":{"base":"percent_of_free","relation":"grow","value":12345},"chunk_size":1,"metadata_size":2,)"
-                      R"("stripes":3,"stripe_size":4,"zero_new_blocks":false,"error_when_full":true,"discards":"ignore","tags":["t"]})");
+    expect_round_trip(
+        CreatePool{"n", some_size(), 1, 2, 3, 4, false, true, "ignore", {"t"}, {"d"}, {"m"}, 5, 6},
+        R"({"name":"n","size":{"base":"percent_of_free","relation":"grow","value":12345},"chunk_size":1,"metadata_size":2,)"
+        R"("stripes":3,"stripe_size":4,"zero_new_blocks":false,"error_when_full":true,"discards":"ignore","tags":["t"],"data_on":["d"],"metadata_on":["m"],"autoextend_threshold":5,"autoextend_percent":6})");
     expect_round_trip(
         CreateSnapshot{"o", "n", true, {}, true, some_size(), 17},
         R"({"origin":"o","name":"n","read_only":true,"tags":[],"classic":true,"size":{"base":"percent_of_free","relation":"grow","value":12345},"chunk_size":17})");
@@ -83,6 +84,8 @@ TEST(Json, GroupInfo) {
 }
 
 TEST(Json, Pools) {
+    expect_round_trip(std::vector{PoolDependent{"n", "i", 1, true, "u"}},
+                      R"([{"name":"n","id":"i","device_id":1,"foreign":true,"used_by":"u"}])");
     expect_round_trip(
         PoolContents{7, true, {1, 3}, PoolCheck{"leak", {"f"}, 4, 5, 6}},
         R"({"transaction_id":7,"changing":true,"device_ids":[1,3],"check":{"grade":"leak","findings":["f"],"finding_count":4,"leaked_data_blocks":5,"leaked_metadata_blocks":6}})");

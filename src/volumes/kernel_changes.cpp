@@ -141,6 +141,10 @@ Result<VolumeInfo> KernelGroup::create_pool(const CreatePool& request, ChangeOpt
         return fail(ErrorKind::usage, "chunk size {} is not a multiple of 64 KiB between 64 KiB and 1 GiB", request.chunk_size);
     if (request.discards != "passdown" && request.discards != "nopassdown" && request.discards != "ignore")
         return fail(ErrorKind::usage, "discards are passdown, nopassdown or ignore, not '{:.40}'", request.discards);
+    if (!request.metadata_on.empty() && request.metadata_on != request.data_on)
+        return fail(ErrorKind::unsupported,
+                    "pool {}: LVM places a new pool's metadata with its data; pvmove -n {}_tmeta moves it afterwards", request.name,
+                    request.name);
     VolumeInfo info = expected(request.name, VolumeKind::thin_pool, "thin-pool", TRY(resolve(view.lvm(), request.size, 0)));
     LvmWords words("lvcreate");
     words.option("--type", "thin-pool").option("--yes").new_name("--name", name_, request.name).size("--chunksize", request.chunk_size);
@@ -158,9 +162,17 @@ Result<VolumeInfo> KernelGroup::create_pool(const CreatePool& request, ChangeOpt
     info.discards = request.discards;
     info.zero_new_blocks = request.zero_new_blocks;
     info.error_when_full = request.error_when_full;
-    VolumeInfo made = TRY(changed(words.group(name_), request.name, std::move(info), options));
-    if (!request.error_when_full || options.dry_run)
+    words.group(name_);
+    for (const std::string& device : request.data_on)
+        words.device(device);
+    VolumeInfo made = TRY(changed(words, request.name, std::move(info), options));
+    if (options.dry_run)
         return made;
+    if (request.autoextend_threshold != 0)
+        TRY_WITHIN("the pool is made, but isn't extended automatically",
+                   autoextend(request.name, request.autoextend_threshold, request.autoextend_percent));
+    if (!request.error_when_full)
+        return request.autoextend_threshold != 0 ? volume(request.name) : Result<VolumeInfo>(made);
     // lvcreate of 2.03.16 refuses it for any pool.
     const auto set = change(LvmWords("lvchange").option("--errorwhenfull", "y").volume(name_, request.name), false);
     if (!set) {

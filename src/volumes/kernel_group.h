@@ -24,6 +24,7 @@ struct KernelHost {
     std::string lvm;                        // absolute path of the program
     std::filesystem::path state_directory;  // of this boot; exists
     Clock* clock = &Clock::system();
+    std::filesystem::path profile_directory = "/etc/lvm/profile";  // where LVM looks for a pool's profile
 };
 
 // A pool's metadata, for reading, until the object is gone. While the pool is active it is what the pool's metadata snapshot holds, which
@@ -80,6 +81,8 @@ class KernelGroup final : public VolumeGroup {
     Result<VolumeInfo> change_tags(const std::string& name, const std::vector<std::string>& add, const std::vector<std::string>& remove,
                                    ChangeOptions options) override;
     Result<void> remove(const std::vector<std::string>& names, bool with_contents, ChangeOptions options) override;
+    Result<std::vector<PoolDependent>> pool_dependents(const std::string& pool) override;
+    Result<void> remove_foreign(const std::string& pool, const std::vector<PoolDependent>& dependents, ChangeOptions options) override;
     Result<VolumeInfo> rollback(const std::string& name, const std::string& snapshot, ChangeOptions options) override;
     Result<std::uint64_t> reserve_metadata_snapshot(const std::string& pool, ChangeOptions options) override;
     Result<void> release_metadata_snapshot(const std::string& pool, ChangeOptions options) override;
@@ -109,6 +112,8 @@ class KernelGroup final : public VolumeGroup {
     Result<VolumeInfo> changed(const host::LvmWords& words, const std::string& name, VolumeInfo expected, const ChangeOptions& options);
     Result<void> change(const host::LvmWords& words, bool trial);
     Result<host::LvmWords> snapshot_words(const KernelView& view, const CreateSnapshot& request) const;
+    // Has LVM extend the pool by itself: a profile of the pool's own, in force and verified.
+    Result<void> autoextend(const std::string& pool, unsigned threshold, unsigned percent);
     // Thin volumes in a pool that somebody else made there, as container engines do.
     Result<void> refuse_foreign_children(const KernelView& view, const host::LvmVolume& pool);
 

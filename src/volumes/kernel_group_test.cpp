@@ -501,5 +501,71 @@ TEST_F(Kernel, BacksUpThroughAFileOfItsOwn) {
     expect_error(group->restore_text("nonsense", true, {}), ErrorKind::damaged, "the backup");
 }
 
+// --- What a container engine made in a pool -----------------------------------------------------------------------------------
+
+class ForeignDevices : public Kernel {
+  protected:
+    void SetUp() override {
+        Kernel::SetUp();
+        // Named as if it were a volume of the group.
+        add_foreign("my--vg-base", "", "thin", 100, 0);
+        add_foreign("crypt", "CRYPT-LUKS2-x", "crypt", 101, 0);
+        add_foreign("other", "", "linear", 102, 0);
+    }
+    void add_foreign(const char* name, const char* uuid, const char* type, std::uint32_t minor, std::uint32_t open_count) {
+        host::KernelDevice device;
+        device.name = name;
+        device.uuid = uuid;
+        device.number = {254, minor};
+        device.open_count = open_count;
+        device.status.push_back({0, 1000, type, ""});
+        devices.push_back(device);
+    }
+    std::unique_ptr<KernelGroup> open_with_foreign() {
+        auto group = open();
+        for (const host::KernelDevice& device : devices)
+            mapper->below[device.name] = {};
+        mapper->below["my--vg-base"] = {device("my--vg-pool-tpool").number};
+        mapper->below["crypt"] = {{254, 100}};
+        mapper->tables["my--vg-base"] = {{0, 1000, "thin", "254:0 7"}};
+        return group;
+    }
+};
+
+TEST_F(ForeignDevices, AreFoundByWhatTheyStandOn) {
+    device("my--vg-base").open_count = 1;  // by the device on top
+    auto group = open_with_foreign();
+    const std::vector<PoolDependent> dependents = test::value_of(group->pool_dependents("pool"));
+    ASSERT_GE(dependents.size(), 3u);
+    // Who stands on another comes before it; LVM's own come last.
+    EXPECT_EQ(dependents[0].name, "crypt");
+    EXPECT_EQ(dependents[0].device_id, std::nullopt);
+    EXPECT_EQ(dependents[1].name, "my--vg-base");
+    EXPECT_EQ(dependents[1].device_id, 7u);
+    EXPECT_TRUE(dependents[1].foreign);
+    EXPECT_EQ(dependents[1].used_by, "");
+    for (std::size_t i = 2; i < dependents.size(); ++i)
+        EXPECT_FALSE(dependents[i].foreign) << dependents[i].name;
+    EXPECT_TRUE(std::ranges::none_of(dependents, [](const PoolDependent& one) { return one.name == "other"; }));
+
+    ASSERT_TRUE(group->remove_foreign("pool", {dependents[1], dependents[0]}, {.dry_run = true}));
+    EXPECT_THAT(mapper->messages, IsEmpty());
+    ASSERT_TRUE(group->remove_foreign("pool", {dependents[1], dependents[0]}, {}));
+    EXPECT_THAT(mapper->messages, ElementsAre("crypt: removed", "my--vg-base: removed"));
+    expect_error(group->remove_foreign("pool", {dependents[0]}, {}), ErrorKind::refused, "no longer");
+}
+
+TEST_F(ForeignDevices, InUseOrOfTheGroupStay) {
+    device("crypt").open_count = 2;
+    auto group = open_with_foreign();
+    std::vector<PoolDependent> dependents = test::value_of(group->pool_dependents("pool"));
+    EXPECT_EQ(dependents[0].used_by, "open");
+    expect_error(group->remove_foreign("pool", {dependents[1], dependents[0]}, {}), ErrorKind::refused, "in use");
+    PoolDependent of_lvm = dependents.back();
+    of_lvm.foreign = true;
+    expect_error(group->remove_foreign("pool", {of_lvm}, {}), ErrorKind::refused, "no longer");
+    EXPECT_THAT(mapper->messages, IsEmpty());
+}
+
 }  // namespace
 }  // namespace lamella

@@ -64,6 +64,15 @@ Result<void> RemoteGroup::remove(const std::vector<std::string>& list, bool with
                      options.progress);
 }
 
+Result<std::vector<PoolDependent>> RemoteGroup::pool_dependents(const std::string& pool) {
+    return call<std::vector<PoolDependent>>(*client_, "pool_dependents", {{"pool", exactly(pool)}});
+}
+
+Result<void> RemoteGroup::remove_foreign(const std::string& pool, const std::vector<PoolDependent>& dependents, ChangeOptions options) {
+    return call_void(*client_, "remove_foreign",
+                     {{"pool", exactly(pool)}, {"dependents", to_json(dependents)}, {"options", to_json(options)}});
+}
+
 Result<VolumeInfo> RemoteGroup::rollback(const std::string& name, const std::string& snapshot, ChangeOptions options) {
     return call<VolumeInfo>(*client_, "rollback", {{"name", exactly(name)}, {"snapshot", exactly(snapshot)}, {"options", to_json(options)}},
                             options.progress);

@@ -150,6 +150,22 @@ struct CreatePool {
     bool error_when_full = false;
     std::string discards = "passdown";
     std::vector<std::string> tags;
+    // Physical volumes, by device or by the name in the group's text. Empty: any; metadata then lies where the data does.
+    std::vector<std::string> data_on;
+    std::vector<std::string> metadata_on;
+    // LVM's automatic extension, by a profile of the pool's own: by so many percent from so many percent in use on. 0: none. A group that
+    // the host doesn't run has none (unsupported).
+    unsigned autoextend_threshold = 0;
+    unsigned autoextend_percent = 0;
+};
+
+// What stands on a pool and has to go before it.
+struct PoolDependent {
+    std::string name;                        // of a volume of the group; else of a device, or empty
+    std::string id;                          // that of the device mapper, which tells devices of one name apart; empty without one
+    std::optional<std::uint32_t> device_id;  // in the pool
+    bool foreign = false;                    // the group's text doesn't know it
+    std::string used_by;                     // "mounted on /srv", "open"; empty: nobody
 };
 
 struct CreateSnapshot {
@@ -229,8 +245,14 @@ class VolumeGroup {
     virtual Result<VolumeInfo> rename(const std::string& name, const std::string& new_name, ChangeOptions options) = 0;
     virtual Result<VolumeInfo> change_tags(const std::string& name, const std::vector<std::string>& add,
                                            const std::vector<std::string>& remove, ChangeOptions options) = 0;
-    // A pool goes only when it has no volumes left, or `with_contents`.
+    // A pool goes only when it has no volumes left, or `with_contents`; those that the group's text doesn't know count, where that can be
+    // told.
     virtual Result<void> remove(const std::vector<std::string>& names, bool with_contents, ChangeOptions options) = 0;
+    // In the order in which they have to go.
+    virtual Result<std::vector<PoolDependent>> pool_dependents(const std::string& pool) = 0;
+    // Takes away what dependents() told of that is foreign, and nothing else; afterwards the pool can be removed. refused: one is in use,
+    // or is no longer what it was.
+    virtual Result<void> remove_foreign(const std::string& pool, const std::vector<PoolDependent>& dependents, ChangeOptions options) = 0;
     // The content of `snapshot` becomes that of `name`; the snapshot is gone afterwards, as after LVM's merge. A classic snapshot is
     // merged in the background, while `name` can be used already: volume(snapshot) tells how far that is, until it isn't found any more.
     // A merge that was broken off goes on.

@@ -66,7 +66,8 @@ device=$(losetup --show --find --offset "$place" --sizelimit 4M "$group")
 /usr/bin/python3 "$support/set-count.py" "$device" flag
 losetup --detach "$device"
 check_equal "needs_check" "over-allocated pool-needs-check " "$(kinds)"
-eval "$("$LAMELLA" doctor "$group" | sed -n 's/^  \$ lamella check/check "its remedy" "$LAMELLA" check/p')"
+read -r -a remedy < <("$LAMELLA" doctor "$group" | sed -n 's/^  [$] lamella check/check/p')
+check "its remedy" "$LAMELLA" "${remedy[@]}"
 check_equal "is gone by the command that was told" "over-allocated " "$(kinds)"
 
 # --- The spare ---

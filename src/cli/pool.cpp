@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+
+#include <nlohmann/json.hpp>
+
+#include "cli/command_line.h"
+#include "cli/context.h"
+#include "cli/output.h"
+#include "lvm2/group.h"
+#include "manage/pool_plan.h"
+
+namespace lamella::cli {
+
+namespace {
+
+// What a container engine wants of its pool: no zeroing, as it formats what it makes; chunks as its own guide has them.
+struct Purpose {
+    std::string_view name;
+    std::uint64_t chunk_size;
+    std::uint64_t volumes;           // layers and containers
+    std::string_view configuration;  // {}: the pool's name for the device mapper
+};
+constexpr Purpose purposes[] = {
+    {"docker", 512 * 1024, 2000,
+     "/etc/docker/daemon.json (docker before 25.0, which was the last to have this driver):\n"
+     "  {{\"storage-driver\": \"devicemapper\",\n"
+     "   \"storage-opts\": [\"dm.thinpooldev=/dev/mapper/{}\", \"dm.use_deferred_removal=true\", \"dm.use_deferred_deletion=true\"]}}\n"},
+    {"containerd", 64 * 1024, 2000,
+     "/etc/containerd/config.toml:\n"
+     "  [plugins.\"io.containerd.snapshotter.v1.devmapper\"]\n"
+     "    pool_name = \"{}\"\n"
+     "    root_path = \"/var/lib/containerd/devmapper\"\n"
+     "    base_image_size = \"10GB\"\n"
+     "    discard_blocks = true\n"},
+};
+
+Result<std::optional<std::uint64_t>> data_bytes(const SizeArgument& size, const GroupInfo& group) {
+    if (size.sign != SizeArgument::Sign::none)
+        return fail(ErrorKind::usage, "--size: a new pool has no size yet that could grow or shrink");
+    if (!size.percentage)
+        return size.bytes == 0 ? std::nullopt : std::optional(size.bytes);
+    if (size.percentage->of != PercentOf::free && size.percentage->of != PercentOf::group)
+        return fail(ErrorKind::usage, "--size: a pool's percentage is of the group (%VG) or of what is free in it (%FREE)");
+    const std::uint64_t of = size.percentage->of == PercentOf::free ? group.free : group.size;
+    const std::uint64_t bytes = of / 100 * size.percentage->percent;
+    return bytes / group.extent_size * group.extent_size;
+}
+
+void define_create(CommandLine line) {
+    struct Arguments {
+        VolumeAddress pool;
+        SizeArgument size;
+        CreatePool request;
+        std::string purpose;
+        std::optional<std::uint64_t> chunk_size;
+        std::optional<std::uint64_t> volumes;
+        std::uint32_t extensions = 2;
+        std::optional<std::uint32_t> threshold;
+        std::optional<std::uint32_t> percent;
+        std::string zero;
+        std::string when_full = "queue";
+    };
+    auto arguments = std::make_shared<Arguments>();
+    CreatePool& request = arguments->request;
+    line.describe(
+        "Make a thin pool that can grow and be repaired",
+        "Metadata is sized by the pool's chunks and the volumes expected, the group's spare metadata volume with it, and room for two "
+        "extensions stays free in the group; a pool for which that doesn't add up isn't made. Without --size the pool is as large "
+        "as leaves room for all this.\n\n"
+        "--for a container engine sets the chunk size and the rest as it wants them, and prints what belongs into its "
+        "configuration.");
+    line.example("pool create vg0/thinpool --for containerd", "as large as leaves room for it to grow");
+    line.example("pool create vg0/pool --size 1T --metadata-on /dev/nvme0n1p1", "with its metadata on the faster device");
+    line.argument("POOL", arguments->pool, "the pool to make: GROUP:NAME");
+    line.option_size("-L,--size", arguments->size, "the size of its data: bytes with a unit, or N%VG, N%FREE");
+    line.option_choice("--for", arguments->purpose, {"docker", "containerd"}, "who will make devices in it");
+    line.option_size("-c,--chunk-size", arguments->chunk_size, "its unit of allocation, a multiple of 64K up to 1G (default 64K)");
+    line.option("--volumes", "N", arguments->volumes, "volumes and snapshots expected in it, for its metadata (default 100)");
+    line.option_size("--metadata-size", request.metadata_size, "its room for metadata (default: by its chunks and volumes)");
+    line.option("--extensions", "N", arguments->extensions, "for how many extensions room stays free in the group (default 2)");
+    line.option(
+        "--autoextend-threshold", "PERCENT", arguments->threshold,
+        "LVM extends the pool when so much of it is in use, by a profile of its own; groups of this host only (default 80 with --for)");
+    line.option("--autoextend-percent", "PERCENT", arguments->percent, "by how much (default 20)");
+    line.option("--data-on", "DEVICE", request.data_on, "physical volumes for its data; may be given several times");
+    line.option("--metadata-on", "DEVICE", request.metadata_on, "physical volumes for its metadata; may be given several times");
+    line.option("-i,--stripes", "N", request.stripes, "stripes of its data");
+    line.option_size("-I,--stripe-size", request.stripe_size, "bytes in a stripe before the next one begins (default 64K)");
+    line.option_choice("--zero", arguments->zero, {"y", "n"}, "whether it zeroes new chunks (default y; n with --for)");
+    line.option_choice("--discards", request.discards, {"passdown", "nopassdown", "ignore"}, "what it does with discards");
+    line.option_choice("--when-full", arguments->when_full, {"queue", "error"}, "what writes do when it is full (default queue)");
+    line.option("--tag", "TAG", request.tags, "a tag; may be given several times");
+    line.changes();
+    line.runs([arguments](Context& context) -> Result<void> {
+        const auto* purpose = std::ranges::find(purposes, arguments->purpose, &Purpose::name);
+        const bool general = purpose == std::end(purposes);
+        CreatePool& pool = arguments->request;
+        pool.name = arguments->pool.volume;
+        pool.chunk_size = arguments->chunk_size.value_or(general ? 64 * 1024 : purpose->chunk_size);
+        pool.zero_new_blocks = arguments->zero.empty() ? general : arguments->zero == "y";
+        pool.error_when_full = arguments->when_full == "error";
+        const bool by_host = arguments->pool.group.paths.empty();
+        if (arguments->threshold || arguments->percent || (!general && by_host)) {
+            pool.autoextend_threshold = arguments->threshold.value_or(80);
+            pool.autoextend_percent = arguments->percent.value_or(20);
+            if (pool.autoextend_threshold < 50 || pool.autoextend_threshold > 99 || pool.autoextend_percent == 0)
+                return fail(ErrorKind::usage, "--autoextend-threshold is from 50 to 99, --autoextend-percent at least 1");
+        }
+
+        VolumeGroup& group = *TRY(context.open(arguments->pool.group, Access::write));
+        const GroupInfo info = TRY(group.info());
+        std::uint64_t spare = 0;
+        for (const VolumeInfo& volume : TRY(group.volumes()))
+            if (volume.kind == VolumeKind::spare)
+                spare = volume.size;
+        manage::PoolNeeds needs{.data = TRY(data_bytes(arguments->size, info)),
+                                .metadata = pool.metadata_size,
+                                .chunk_size = pool.chunk_size,
+                                .volumes = arguments->volumes.value_or(general ? 100 : purpose->volumes),
+                                .extensions = arguments->extensions,
+                                .percent = pool.autoextend_percent != 0 ? pool.autoextend_percent : 20};
+        const manage::PoolPlan plan = TRY(manage::plan_pool(info.free, info.extent_size, spare, needs));
+        pool.size = {.value = plan.data};
+        pool.metadata_size = plan.metadata;
+        const VolumeInfo made = TRY(group.create_pool(pool, context.change()));
+
+        std::string text = fmt::format("thin-pool volume {}, {}: {}\n", made.name, print_size(made.size), context.done("created"));
+        text += fmt::format("  data      {}, {} chunks of {}\n", print_size(plan.data), plan.data / pool.chunk_size,
+                            print_size(pool.chunk_size));
+        text += fmt::format("  metadata  {}, for {} volumes\n", print_size(plan.metadata), needs.volumes);
+        text += fmt::format("  spare     {}\n", print_size(std::max(spare, plan.metadata)));
+        text += fmt::format("  free      {}, {} of it for {} extensions by {} percent\n", print_size(plan.reserve + plan.left),
+                            print_size(plan.reserve), needs.extensions, needs.percent);
+        const std::string configuration =
+            general ? "" : fmt::format(fmt::runtime(purpose->configuration), lvm2::dm_name(info.name, made.name));
+        text += configuration;
+        return context.answer(text, {{"dry_run", context.dry_run},
+                                     {"volume", to_json(made)},
+                                     {"reserve", plan.reserve},
+                                     {"free", plan.reserve + plan.left},
+                                     {"configuration", configuration}});
+    });
+}
+
+std::string dependent_text(const PoolDependent& dependent) {
+    std::string text = dependent.name.empty() ? "device" : dependent.name;
+    if (dependent.device_id)
+        text += fmt::format(" (thin id {})", *dependent.device_id);
+    if (dependent.foreign)
+        text += ", not of the group";
+    return dependent.used_by.empty() ? text : text + ", " + dependent.used_by;
+}
+
+void define_remove(CommandLine line) {
+    struct Arguments {
+        VolumeAddress pool;
+        bool force = false;
+    };
+    auto arguments = std::make_shared<Arguments>();
+    line.describe(
+        "Remove a pool, with what somebody else made in it",
+        "A container engine makes devices in a pool of which the group knows nothing, and which keep the pool from being removed. "
+        "They are found by what they stand on, not by their names; what is in use is never removed. The order is shown, and asked "
+        "for, before anything is done.\n\n"
+        "The engine's own records name devices that are gone then: stop it first, and remove its records of this pool as well.");
+    line.example("pool remove vg0/thinpool --force-children", "after the container engine was stopped");
+    line.argument("POOL", arguments->pool, "the pool: GROUP:NAME");
+    line.flag("--force-children", arguments->force, "with all that is in it");
+    line.changes();
+    line.destroys();
+    line.runs([arguments](Context& context) -> Result<void> {
+        const std::string& name = arguments->pool.volume;
+        VolumeGroup& group = *TRY(context.open(arguments->pool.group, Access::write));
+        if (TRY(group.volume(name)).kind != VolumeKind::thin_pool)
+            return fail(ErrorKind::usage, "{} is not a thin pool; lamella remove removes volumes", name);
+        const std::vector<PoolDependent> dependents = TRY(group.pool_dependents(name));
+        std::vector<std::string> order;
+        std::vector<PoolDependent> foreign;
+        for (const PoolDependent& dependent : dependents) {
+            order.push_back(dependent_text(dependent));
+            if (dependent.foreign)
+                foreign.push_back(dependent);
+        }
+        for (const PoolDependent& dependent : dependents)
+            if (!dependent.used_by.empty())
+                return fail(ErrorKind::refused, "pool {}: {}", name, dependent_text(dependent));
+        if (!dependents.empty() && !arguments->force) {
+            context.suggest("--force-children, with --dry-run to see what would go");
+            return fail(ErrorKind::refused, "pool {} has {} volumes and devices in it: {}{}", name, order.size(), order.front(),
+                        order.size() > 1 ? ", ..." : "");
+        }
+        order.push_back(fmt::format("{}, the pool itself", name));
+        std::string question = fmt::format("Remove these, in this order, and lose what is on them?\n  {}\n", fmt::join(order, "\n  "));
+        TRY(context.confirm(question));
+        if (!foreign.empty())
+            TRY(group.remove_foreign(name, foreign, context.change()));
+        if (!context.dry_run || foreign.empty())
+            TRY(group.remove({name}, true, context.change()));
+        std::string text;
+        for (const std::string& one : order)
+            text += fmt::format("{}: {}\n", one, context.done("removed"));
+        if (!foreign.empty())
+            text +=
+                "The container engine's own records name devices of this pool: remove /var/lib/docker (docker), or root_path and\n"
+                "/var/lib/containerd/io.containerd.metadata.v1.bolt/meta.db (containerd), while it is stopped.\n";
+        return context.answer(text, {{"dry_run", context.dry_run}, {"removed", order}, {"foreign", to_json(foreign)}});
+    });
+}
+
+}  // namespace
+
+void define_pool(CommandLine& line) {
+    line.describe("Make a thin pool of the right sizes, or remove one with all that stands on it");
+    define_create(line.subcommand("create"));
+    define_remove(line.subcommand("remove"));
+}
+
+}  // namespace lamella::cli

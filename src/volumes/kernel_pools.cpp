@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What stands on a pool of the host's LVM: its thin volumes, and devices that somebody else made in it, a container engine above all.
+#include <algorithm>
+#include <fstream>
+#include <map>
+#include <set>
+#include <sstream>
+
+#include "base/files.h"
+#include "base/uuid.h"
+#include "volumes/kernel_group.h"
+
+namespace lamella {
+
+namespace {
+
+constexpr std::size_t most_devices = 100'000;
+
+// Where a device is mounted first, as this process sees mounts.
+std::string mounted_on(const host::DeviceNumber& number) {
+    std::ifstream mounts("/proc/self/mountinfo");
+    const std::string wanted = fmt::format("{}:{}", number.major, number.minor);
+    for (std::string line; std::getline(mounts, line);) {
+        std::istringstream words(line);
+        std::string id, parent, device, root, place;
+        if (words >> id >> parent >> device >> root >> place && device == wanted)
+            return place;
+    }
+    return {};
+}
+
+// "254:7 12": the pool's device, and the device in it.
+std::optional<std::uint32_t> thin_id(const std::vector<host::KernelTarget>& table) {
+    if (table.size() != 1 || table[0].type != "thin")
+        return std::nullopt;
+    std::istringstream words(table[0].parameters);
+    std::string pool;
+    std::uint32_t id = 0;
+    return words >> pool >> id ? std::optional(id) : std::nullopt;
+}
+
+}  // namespace
+
+Result<std::vector<PoolDependent>> KernelGroup::pool_dependents(const std::string& name) {
+    const KernelView view = TRY(look());
+    const host::LvmVolume& pool = *TRY(view.find_pool(name));
+    std::vector<PoolDependent> dependents;
+    for (const host::LvmVolume& volume : view.lvm().volumes)
+        if (volume.pool == name && volume.segments.size() == 1)
+            dependents.push_back(
+                {.name = volume.name, .device_id = view.describe(volume).device_id, .used_by = view.open_count(volume) > 0 ? "open" : ""});
+    const host::KernelDevice* device = view.pool_device(pool);
+    if (device == nullptr) {
+        if (!view.kernel())
+            return std::unexpected(view.kernel().error());
+        return dependents;
+    }
+
+    // Who stands on whom, by numbers: a name such as "vg-base" may be anybody's.
+    const std::string ours = "LVM-" + std::string(TRY(LvmId::parse(view.lvm().id)).plain());
+    const std::vector<host::KernelDevice> all = TRY(host_.mapper->devices({}));
+    if (all.size() > most_devices)
+        return fail(ErrorKind::unsupported, "{} devices are more than can be looked through", all.size());
+    using Number = std::pair<std::uint32_t, std::uint32_t>;
+    const auto number_of = [](const host::DeviceNumber& number) { return Number{number.major, number.minor}; };
+    std::map<Number, std::vector<const host::KernelDevice*>> above;
+    for (const host::KernelDevice& other : all)
+        if (!other.uuid.starts_with(ours))
+            for (const host::DeviceNumber& below : TRY(host_.mapper->dependencies(other.name)))
+                above[number_of(below)].push_back(&other);
+    // A device after all that stand on it.
+    std::vector<const host::KernelDevice*> order;
+    std::set<Number> seen;
+    const auto visit = [&](const auto& self, const host::KernelDevice& one, unsigned depth) -> Result<void> {
+        if (depth > 64)
+            return fail(ErrorKind::unsupported, "devices stand on each other deeper than 64 on {}", one.name);
+        for (const host::KernelDevice* upper : above[number_of(one.number)]) {
+            if (!seen.insert(number_of(upper->number)).second)
+                continue;
+            TRY(self(self, *upper, depth + 1));
+            order.push_back(upper);
+        }
+        return {};
+    };
+    TRY(visit(visit, *device, 0));
+    if (const host::KernelDevice* plain = view.device(pool); plain != nullptr && plain != device)
+        TRY(visit(visit, *plain, 0));
+
+    std::vector<PoolDependent> foreign;
+    for (const host::KernelDevice* one : order) {
+        PoolDependent dependent{.name = one->name, .id = one->uuid, .device_id = thin_id(one->status), .foreign = true};
+        // The status of a thin target doesn't have its id; the table does.
+        if (one->status.size() == 1 && one->status[0].type == "thin")
+            dependent.device_id = thin_id(TRY(host_.mapper->table(one->name)));
+        if (const std::string place = mounted_on(one->number); !place.empty())
+            dependent.used_by = "mounted on " + place;
+        else if (one->open_count > above[number_of(one->number)].size())
+            dependent.used_by = "open";
+        foreign.push_back(std::move(dependent));
+    }
+    dependents.insert(dependents.begin(), foreign.begin(), foreign.end());
+    return dependents;
+}
+
+Result<void> KernelGroup::autoextend(const std::string& pool, unsigned threshold, unsigned percent) {
+    const std::string profile = fmt::format("lamella-{}-{}", threshold, percent);
+    const std::filesystem::path file = host_.profile_directory / (profile + ".profile");
+    const std::string text = fmt::format(
+        "# a thin pool with this profile grows by {1} percent when {0} percent of it are in use\n"
+        "activation {{\n\tthin_pool_autoextend_threshold={0}\n\tthin_pool_autoextend_percent={1}\n}}\n",
+        threshold, percent);
+    TRY(make_directories(host_.profile_directory.native()));
+    TRY(write_file_aside(file.native(), text, 0644));
+    TRY(change(host::LvmWords("lvchange").option("--metadataprofile", profile).volume(name_, pool), false));
+    // The kernel hears of the threshold only when the table is loaded anew.
+    TRY(change(host::LvmWords("lvchange").option("--refresh").volume(name_, pool), false));
+    TRY(change(host::LvmWords("lvchange").option("--monitor", "y").volume(name_, pool), false));
+    const VolumeInfo now = TRY(volume(pool));
+    if (now.profile != profile)
+        return fail(ErrorKind::failed, "LVM says that it is done, and the pool's profile is '{}'", now.profile);
+    if (now.monitored && !*now.monitored)
+        return fail(ErrorKind::failed, "dmeventd doesn't watch it: is dmeventd installed, and activation/monitoring on in lvm.conf?");
+    return {};
+}
+
+Result<void> KernelGroup::remove_foreign(const std::string& name, const std::vector<PoolDependent>& dependents, ChangeOptions options) {
+    TRY(look_to_change());
+    const std::vector<PoolDependent> now = TRY(pool_dependents(name));
+    const auto same = [](const PoolDependent& left, const PoolDependent& right) {
+        return left.name == right.name && left.id == right.id && left.device_id == right.device_id;
+    };
+    // All is looked at before anything is done; and nothing goes from below what wasn't shown.
+    for (const PoolDependent& dependent : dependents) {
+        const auto found = std::ranges::find_if(now, [&](const PoolDependent& one) { return one.foreign && same(one, dependent); });
+        if (found == now.end())
+            return fail(ErrorKind::refused, "device {} is no longer what it was", dependent.name);
+        if (!found->used_by.empty())
+            return fail(ErrorKind::refused, "device {} is in use: {}", dependent.name, found->used_by);
+    }
+    if (options.dry_run)
+        return {};
+    for (const PoolDependent& one : now)
+        if (std::ranges::any_of(dependents, [&](const PoolDependent& dependent) { return one.foreign && same(one, dependent); }))
+            TRY(host_.mapper->remove(one.name));
+    report_.reset();
+    return {};
+}
+
+}  // namespace lamella
