@@ -42,7 +42,7 @@ Result<std::optional<std::uint64_t>> data_bytes(const SizeArgument& size, const 
     if (size.percentage->of != PercentOf::free && size.percentage->of != PercentOf::group)
         return fail(ErrorKind::usage, "--size: a pool's percentage is of the group (%VG) or of what is free in it (%FREE)");
     const std::uint64_t of = size.percentage->of == PercentOf::free ? group.free : group.size;
-    const std::uint64_t bytes = of / 100 * size.percentage->percent;
+    const auto bytes = static_cast<std::uint64_t>(static_cast<unsigned __int128>(of) * size.percentage->percent / 100);
     return bytes / group.extent_size * group.extent_size;
 }
 
