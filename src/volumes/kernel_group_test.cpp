@@ -85,7 +85,8 @@ class Kernel : public testing::Test {
         };
         return KernelGroup::open("my-vg", {std::move(fake_runner), std::move(fake_mapper), "/usr/sbin/lvm", folder, &clock});
     }
-    std::unique_ptr<KernelGroup> open() { return test::value_of(try_open()); }
+    // The group lives as long as the test: what it was asked is looked at afterwards.
+    KernelGroup* open() { return opened.emplace_back(test::value_of(try_open())).get(); }
 
     std::vector<std::string> changes() const {
         std::vector<std::string> lines;
@@ -111,7 +112,8 @@ class Kernel : public testing::Test {
     std::optional<Error> refuse_mapper;
     std::function<Result<host::CommandResult>(const host::Command&)> on_change;
     ManualClock clock;
-    host::FakeRunner* runner = nullptr;
+    std::vector<std::unique_ptr<KernelGroup>> opened;
+    host::FakeRunner* runner = nullptr;  // of the group opened last
     host::FakeMapper* mapper = nullptr;
 };
 
@@ -521,8 +523,8 @@ class ForeignDevices : public Kernel {
         device.status.push_back({0, 1000, type, ""});
         devices.push_back(device);
     }
-    std::unique_ptr<KernelGroup> open_with_foreign() {
-        auto group = open();
+    KernelGroup* open_with_foreign() {
+        KernelGroup* group = open();
         for (const host::KernelDevice& device : devices)
             mapper->below[device.name] = {};
         mapper->below["my--vg-base"] = {device("my--vg-pool-tpool").number};
