@@ -27,6 +27,20 @@ std::string print_part(std::uint64_t used, std::uint64_t size) {
     return fmt::format("{} of {} ({}.{:02} %)", print_size(used), print_size(size), part / 100, part % 100);
 }
 
+// As one word of a shell: paths have blanks, and the text of a damaged or hostile group may hold any name.
+std::string quoted(const std::string& word) {
+    const auto plain = [](char c) {
+        return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
+               std::string_view("._-+/:,=@%").find(c) != std::string_view::npos;
+    };
+    if (!word.empty() && std::ranges::all_of(word, plain))
+        return word;
+    std::string result = "'";
+    for (char c : word)
+        result += c == '\'' ? "'\\''" : std::string(1, static_cast<unsigned char>(c) < 0x20 || c == 0x7f ? '?' : c);
+    return result + "'";
+}
+
 class Diagnosis {
   public:
     Diagnosis(const Examination& seen, const DiagnosisOptions& options) : seen_(seen), options_(options) {}
@@ -50,8 +64,8 @@ class Diagnosis {
         return findings_.emplace_back(
             Finding{urgency, std::move(kind), std::move(volume), std::move(evidence), std::move(risk), {}, {}, {}});
     }
-    std::string group() const { return seen_.address.text(); }
-    std::string address(const std::string& volume) const { return VolumeAddress{seen_.address, volume}.text(); }
+    std::string group() const { return quoted(seen_.address.text()); }
+    std::string address(const std::string& volume) const { return quoted(VolumeAddress{seen_.address, volume}.text()); }
     bool by_host() const { return seen_.address.paths.empty(); }
     std::uint64_t free() const { return seen_.group.free; }
 
@@ -88,7 +102,7 @@ class Diagnosis {
         for (const std::string& text : info.findings) {
             Finding& finding =
                 add(Urgency::critical, "group-metadata", "", text, "what rests on it is refused, and the group isn't changed");
-            finding.commands = {fmt::format("lamella group backup {} --file {}.txt", group(), info.name),
+            finding.commands = {fmt::format("lamella group backup {} --file {}", group(), quoted(info.name + ".txt")),
                                 fmt::format("lamella group check {}", group())};
             finding.why_not = "the group's text is put back from a backup, which only you can choose";
         }
@@ -220,7 +234,7 @@ class Diagnosis {
                     "the pool isn't started: group and pool are of different times, and a volume of the one may be another in the other");
             finding.commands = {fmt::format("lamella metadata-backup {}", group()), fmt::format("lamella check {}", address(pool.name)),
                                 by_host() ? fmt::format("ls -l /etc/lvm/archive/{}_*.vg", seen_.group.name)
-                                          : fmt::format("ls -l {}", (state_directory() / "archive").native())};
+                                          : fmt::format("ls -l {}", quoted((state_directory() / "archive").native()))};
             finding.why_not =
                 pool_ahead ? "the group's text is older than the pool: put back the text of that time (lamella group restore --force); "
                              "setting the number alone would hide volumes that are in the pool"
@@ -351,7 +365,7 @@ class Diagnosis {
             Finding& finding = add(Urgency::critical, "merge-failed", snapshot.name,
                                    fmt::format("merging {} into {} failed", snapshot.name, snapshot.origin),
                                    fmt::format("{} is half merged: nothing is lost as long as {} stays", snapshot.origin, snapshot.name));
-            finding.commands = {fmt::format("lamella rollback {} --to {}", address(snapshot.origin), snapshot.name)};
+            finding.commands = {fmt::format("lamella rollback {} --to {}", address(snapshot.origin), quoted(snapshot.name))};
             finding.why_not = "a disk made it fail: see to that first, then let the merge go on";
             return;
         }
@@ -360,7 +374,7 @@ class Diagnosis {
                 Finding& finding = add(Urgency::advice, "merge-waiting", snapshot.name,
                                        fmt::format("the merge of {} into {} was begun and isn't done", snapshot.name, snapshot.origin),
                                        "none; it goes on when the group is next served");
-                finding.commands = {fmt::format("lamella rollback {} --to {}", address(snapshot.origin), snapshot.name)};
+                finding.commands = {fmt::format("lamella rollback {} --to {}", address(snapshot.origin), quoted(snapshot.name))};
                 finding.why_not = "it may take long";
             }
             return;

@@ -277,6 +277,14 @@ TEST_F(Doctor, WhatOnlyAHostsGroupHas) {
     EXPECT_THAT(only().evidence, HasSubstr("/dev/sdq"));
 }
 
+// Its commands are there to be copied into a shell.
+TEST_F(Doctor, NamesInCommandsAreWordsOfAShell) {
+    seen.address.paths = {"/srv/my disks/a'b.img"};
+    volume("snap").store_used = 700 * mib;
+    volume("snap").name = "$(reboot)";
+    EXPECT_THAT(only().commands, ElementsAre("lamella extend '/srv/my disks/a'\\''b.img:$(reboot)' --size +160M"));
+}
+
 TEST_F(Doctor, TheWorstComesFirst) {
     volume("web").size = 20 * gib;              // advice
     volume("pool").data_used = 15 * gib;        // warning

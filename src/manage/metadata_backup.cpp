@@ -12,6 +12,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/files.h"
+#include "lvm2/group.h"
 #include "volumes/json.h"
 
 namespace lamella::manage {
@@ -60,6 +61,11 @@ Result<MetadataBackup> write_copy(VolumeGroup& group, const GroupInfo& info, std
     for (const VolumeInfo& volume : TRY(group.volumes())) {
         if (volume.kind != VolumeKind::thin_pool)
             continue;
+        // A damaged or hostile text may hold any name, also one that leads out of the folder.
+        if (const auto good = lvm2::check_group_name(volume.name); !good) {
+            backup.failed.push_back(good.error().message());
+            continue;
+        }
         const fs::path file = folder / (volume.name + ".pack");
         auto packed = group.pack_metadata(volume.name, file.native());
         // Not the pool's trouble, but the folder's.
@@ -89,6 +95,8 @@ Result<MetadataBackup> write_copy(VolumeGroup& group, const GroupInfo& info, std
 
 Result<MetadataBackup> back_up_metadata(VolumeGroup& group, const MetadataBackupOptions& options) {
     const GroupInfo info = TRY(group.info());
+    if (const auto good = lvm2::check_group_name(info.name); !good)
+        return fail(ErrorKind::damaged, "metadata is not kept under the group's name: {}", good.error().message());
     const fs::path root = options.folder.empty() ? state_directory() / "metadata-backup" : options.folder;
     if (!root.is_absolute() && options.folder.empty())
         return fail(ErrorKind::usage, "there is no folder to keep metadata in: set LAMELLA_STATE_DIR, or name one");

@@ -88,6 +88,18 @@ TEST_F(Backup, AGroupOfTheSameNameKeepsItsOwn) {
     EXPECT_THAT(copies(), SizeIs(1));
 }
 
+TEST_F(Backup, NoNameLeadsOutOfItsFolder) {
+    group.list[0].name = "../../../escaped";
+    auto backup = back_up();
+    ASSERT_TRUE(backup) << backup.error().message();
+    EXPECT_THAT(backup->failed, SizeIs(1));
+    EXPECT_THAT(backup->pools, testing::IsEmpty());
+    EXPECT_FALSE(fs::exists(folder.file("escaped.pack")));
+    group.group.name = "../vms";
+    EXPECT_EQ(back_up().error().kind(), ErrorKind::damaged);
+    EXPECT_FALSE(fs::exists(folder.file("vms-AAAAAA")));
+}
+
 // A pool that can't be read.
 struct Damaged final : FakeGroup {
     Result<PackedMetadata> pack_metadata(const std::string& pool, const std::string& file) override {
