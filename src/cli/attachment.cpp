@@ -20,6 +20,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/file_descriptor.h"
 #include "base/files.h"
 #include "serve/nbd/kernel_client.h"
 #include "volumes/control.h"
@@ -73,20 +74,7 @@ std::string first_line(const std::filesystem::path& path) {
 
 bool is_number(const std::string& text) { return !text.empty() && text.find_first_not_of("0123456789") == std::string::npos; }
 
-class OpenFile {
-  public:
-    OpenFile(const std::string& path, int flags) : fd_(::open(path.c_str(), flags | O_CLOEXEC)) {}
-    ~OpenFile() {
-        if (fd_ >= 0)
-            ::close(fd_);
-    }
-    OpenFile(const OpenFile&) = delete;
-    OpenFile& operator=(const OpenFile&) = delete;
-    int fd() const { return fd_; }
-
-  private:
-    int fd_;
-};
+FileDescriptor open_file(const std::string& path, int flags) { return FileDescriptor(::open(path.c_str(), flags | O_CLOEXEC)); }
 
 // "7:3" for a device and for each of its partitions, with their names.
 std::vector<std::pair<std::string, std::string>> numbers_of(const struct stat& device) {
@@ -213,19 +201,19 @@ std::vector<std::string> loop_devices_of(const std::string& file) {
 }
 
 Result<std::string> make_loop_device(const std::string& file, bool read_only) {
-    OpenFile control("/dev/loop-control", O_RDWR);
-    if (control.fd() < 0)
+    const FileDescriptor control = open_file("/dev/loop-control", O_RDWR);
+    if (!control.valid())
         return fail(ErrorKind::unsupported, "no loop devices here: /dev/loop-control: {}", std::strerror(errno));
-    OpenFile backing(file, read_only ? O_RDONLY : O_RDWR);
-    if (backing.fd() < 0)
+    const FileDescriptor backing = open_file(file, read_only ? O_RDONLY : O_RDWR);
+    if (!backing.valid())
         return fail_errno(file);
     loop_config config{};
-    config.fd = static_cast<__u32>(backing.fd());
+    config.fd = static_cast<__u32>(backing.get());
     config.block_size = 512;
     std::snprintf(reinterpret_cast<char*>(config.info.lo_file_name), sizeof config.info.lo_file_name, "%s", file.c_str());
     // Others take free devices at the same time: the number is only a proposal.
     for (int attempt = 0; attempt < loop_attempts; ++attempt) {
-        int number = ::ioctl(control.fd(), LOOP_CTL_GET_FREE);
+        int number = ::ioctl(control.get(), LOOP_CTL_GET_FREE);
         if (number < 0)
             return fail(ErrorKind::unsupported, "no loop device is free: {}", std::strerror(errno));
         std::string path = fmt::format("/dev/loop{}", number);
@@ -234,13 +222,13 @@ Result<std::string> make_loop_device(const std::string& file, bool read_only) {
         if (::stat(path.c_str(), &status) != 0 && ::mknod(path.c_str(), S_IFBLK | 0600, makedev(7, static_cast<unsigned>(number))) != 0 &&
             errno != EEXIST)
             return fail(ErrorKind::unsupported, "{}: {}", path, std::strerror(errno));
-        OpenFile device(path, O_RDWR);
-        if (device.fd() < 0)
+        const FileDescriptor device = open_file(path, O_RDWR);
+        if (!device.valid())
             return fail(ErrorKind::unsupported, "{}: {}", path, std::strerror(errno));
         // Direct I/O, so that the volume isn't cached a second time; where the file can't, without.
         for (unsigned direct : {static_cast<unsigned>(LO_FLAGS_DIRECT_IO), 0u}) {
             config.info.lo_flags = (read_only ? static_cast<unsigned>(LO_FLAGS_READ_ONLY) : 0u) | direct;
-            if (::ioctl(device.fd(), LOOP_CONFIGURE, &config) == 0)
+            if (::ioctl(device.get(), LOOP_CONFIGURE, &config) == 0)
                 return path;
             if (errno != EINVAL)
                 break;
@@ -252,11 +240,11 @@ Result<std::string> make_loop_device(const std::string& file, bool read_only) {
 }
 
 Result<void> remove_loop_device(const std::string& path) {
-    OpenFile device(path, O_RDWR);
-    int fd = device.fd();
-    OpenFile reader(path, O_RDONLY);
+    const FileDescriptor device = open_file(path, O_RDWR);
+    int fd = device.get();
+    const FileDescriptor reader = open_file(path, O_RDONLY);
     if (fd < 0)
-        fd = reader.fd();
+        fd = reader.get();
     if (fd < 0)
         return fail_errno(path);
     // A device whose file's process is gone can't be flushed any more; it has to go all the same.
@@ -276,9 +264,9 @@ void grow_attached(Context& context, const VolumeAddress& address, VolumeGroup& 
         const std::string file = mount_point_of(TRY(group.info()).name, volume.name) + "/" + volume.name;
         for (const std::string& path : loop_devices_of(file)) {
             struct statx status;  // asking the file's process makes the kernel see its new size
-            OpenFile device(path, O_RDWR);
-            if (::statx(AT_FDCWD, file.c_str(), AT_STATX_FORCE_SYNC, STATX_SIZE, &status) != 0 || device.fd() < 0 ||
-                ::ioctl(device.fd(), LOOP_SET_CAPACITY, 0) != 0)
+            const FileDescriptor device = open_file(path, O_RDWR);
+            if (::statx(AT_FDCWD, file.c_str(), AT_STATX_FORCE_SYNC, STATX_SIZE, &status) != 0 || !device.valid() ||
+                ::ioctl(device.get(), LOOP_SET_CAPACITY, 0) != 0)
                 return fail_errno(path);
         }
         return {};

@@ -18,8 +18,19 @@ Result<VolumeGroup*> Context::open(const GroupAddress& address, Access access) {
 ChangeOptions Context::change() const {
     ChangeOptions options{.dry_run = dry_run};
     if (!json && !dry_run && environment_.columns > 0)
-        options.progress = [line = std::make_shared<ProgressLine>(environment_.err, *environment_.clock, environment_.columns)](
-                               const Progress& progress) { line->show(progress); };
+        options.progress =
+            [line = std::make_shared<ProgressLine>(environment_.err, *environment_.clock, environment_.columns)](const Progress& progress) {
+                line->show(progress);
+                return true;
+            };
+    return options;
+}
+
+ChangeOptions Context::stoppable_change() const {
+    ChangeOptions options = change();
+    options.progress = [show = std::move(options.progress), &stop = interrupted()](const Progress& progress) {
+        return (!show || show(progress)) && !stop;
+    };
     return options;
 }
 

@@ -24,6 +24,8 @@ class Context {
 
     // For one change: at a terminal it shows how far the change has come, until the options are gone.
     ChangeOptions change() const;
+    // For one that can be stopped on its way: an interrupt does.
+    ChangeOptions stoppable_change() const;
 
     // For one run of a tool: at a terminal it shows how far it has come, until the control is gone; an interrupt stops it.
     tools::Control control() const;

@@ -41,7 +41,7 @@ Result<void> shrink_pool(Context& context, const VolumeAddress& address, const A
     if (trial.size > before.size)
         return fail(ErrorKind::usage, "pool {} would become larger: that is what extend is for", address.volume);
     TRY(context.confirm(fmt::format("Move the data of pool {}, and make it smaller?", address.text())));
-    const VolumeInfo after = TRY(group.resize(request, context.change()));
+    const VolumeInfo after = TRY(group.resize(request, context.stoppable_change()));
     return answer_volume(context, fmt::format("pool {}: {} to {}", after.name, context.done("shrunk"), print_size(after.size)), after);
 }
 
@@ -84,7 +84,7 @@ void define_shrink(CommandLine& line) {
         "is refused before anything is changed if what is in use doesn't fit.\n\n"
         "Of a group (GROUP:POOL --size) the pool's data volume becomes smaller, and its extents are free. The new metadata goes to "
         "the group's spare metadata volume, which changes places with the pool's in the same commit of the group: at every "
-        "moment, and after every crash, the group has the old pool or the new one, whole.\n\n"
+        "moment, and after every crash or interrupt (Ctrl-C), the group has the old pool or the new one, whole.\n\n"
         "Outside a group, METADATA is only read: what maps the data where it is now goes to --output. Take that into use instead "
         "of METADATA, and make the data device smaller, when the command has succeeded; until then METADATA is still true. A "
         "metadata snapshot is not carried over.");

@@ -16,7 +16,7 @@ namespace {
 // The pool of a group, which may be served and in use.
 Result<void> trim_pool(Context& context, const VolumeAddress& address) {
     VolumeGroup& group = *TRY(context.open(address.group, Access::write));
-    const std::uint64_t bytes = TRY(group.trim(address.volume, context.change()));
+    const std::uint64_t bytes = TRY(group.trim(address.volume, context.stoppable_change()));
     return context.answer(fmt::format("pool {}: {} {}\n", address.volume, print_size(bytes), context.done("discarded")),
                           {{"dry_run", context.dry_run}, {"discarded_bytes", bytes}});
 }
@@ -40,7 +40,7 @@ void define_trim(CommandLine& line) {
         "Discard all free data chunks of a pool",
         "Of a pool in a group (GROUP:POOL), also while its volumes are served and written to: chunks that are being discarded are "
         "not handed out, and a few at a time are. If no volume is in use the metadata is checked first, and nothing is "
-        "discarded unless it is sound.\n\n"
+        "discarded unless it is sound. An interrupt (Ctrl-C) stops it after the chunks that are being discarded.\n\n"
         "Outside a group, METADATA and DATA are named, and nobody may use them. What is discarded may be lost for good: DATA must "
         "be the data of that very pool.");
     line.example("trim ./vms.img:pool", "of a group, served or not");

@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "base/clock.h"
+#include "base/file_descriptor.h"
 #include "host/command_runner.h"
 
 namespace lamella::host {
@@ -23,35 +24,15 @@ using std::chrono::milliseconds;
 // How long a reader that was asked to end may take until it is ended for good.
 constexpr milliseconds last_grace(2'000);
 
-class Descriptor {
-  public:
-    explicit Descriptor(int fd = -1) : fd_(fd) {}
-    Descriptor(Descriptor&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
-    Descriptor& operator=(Descriptor&& other) noexcept {
-        std::swap(fd_, other.fd_);
-        return *this;
-    }
-    ~Descriptor() { close(); }
-    int get() const { return fd_; }
-    bool open() const { return fd_ >= 0; }
-    void close() {
-        if (fd_ >= 0)
-            ::close(std::exchange(fd_, -1));
-    }
-
-  private:
-    int fd_;
-};
-
 struct Pipe {
-    Descriptor read, write;
+    FileDescriptor read, write;
 };
 
 Result<Pipe> make_pipe() {
     int ends[2];
     if (::pipe2(ends, O_CLOEXEC) != 0)
         return fail_errno("pipe");
-    Pipe pipe{Descriptor(ends[0]), Descriptor(ends[1])};
+    Pipe pipe{FileDescriptor(ends[0]), FileDescriptor(ends[1])};
     ::fcntl(pipe.read.get(), F_SETFL, O_NONBLOCK);
     return pipe;
 }
@@ -107,14 +88,14 @@ Result<pid_t> spawn(const std::vector<std::string>& words, int output, int error
 
 // One stream of a command that runs.
 struct Stream {
-    Descriptor pipe;
+    FileDescriptor pipe;
     std::string text{};
     bool too_much = false;
 
     // What is there now. At the end the pipe is closed.
     void drain(std::size_t limit) {
         std::array<char, 64 * 1024> buffer;
-        while (pipe.open()) {
+        while (pipe.valid()) {
             const ssize_t got = ::read(pipe.get(), buffer.data(), buffer.size());
             if (got < 0 && errno == EINTR)
                 continue;
@@ -142,7 +123,7 @@ Result<CommandResult> ProcessRunner::run(const Command& command) {
     Stream output{std::move(output_pipe.read)};
     Stream errors{std::move(errors_pipe.read)};
     // A process that the command leaves behind may keep the pipes open: the end of the command itself is what counts.
-    Descriptor ended(static_cast<int>(::syscall(SYS_pidfd_open, process, 0)));
+    FileDescriptor ended(static_cast<int>(::syscall(SYS_pidfd_open, process, 0)));
 
     Clock& clock = Clock::system();
     std::optional<Error> cut_short;  // why a reader was asked to end
@@ -160,7 +141,7 @@ Result<CommandResult> ProcessRunner::run(const Command& command) {
         if (called_slow)
             wait_for = -1;
         std::array<pollfd, 3> waiting{pollfd{output.pipe.get(), POLLIN, 0}, {errors.pipe.get(), POLLIN, 0}, {ended.get(), POLLIN, 0}};
-        if (!ended.open())
+        if (!ended.valid())
             wait_for = 10;  // a kernel without pidfds: ask again
         ::poll(waiting.data(), waiting.size(), wait_for);
         output.drain(command.max_output);

@@ -20,6 +20,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "base/file_descriptor.h"
 #include "serve/nbd/listener.h"
 
 namespace lamella {
@@ -28,25 +29,6 @@ namespace {
 
 constexpr std::size_t max_clients = 16;
 constexpr auto progress_pause = std::chrono::milliseconds(100);
-
-class FileDescriptor {
-  public:
-    explicit FileDescriptor(int fd = -1) : fd_(fd) {}
-    FileDescriptor(FileDescriptor&& other) noexcept : fd_(other.release()) {}
-    FileDescriptor& operator=(FileDescriptor&& other) noexcept {
-        std::swap(fd_, other.fd_);
-        return *this;
-    }
-    ~FileDescriptor() {
-        if (fd_ >= 0)
-            ::close(fd_);
-    }
-    int get() const { return fd_; }
-    int release() { return std::exchange(fd_, -1); }
-
-  private:
-    int fd_;
-};
 
 // A folder that only `owner` can have put anything into.
 Result<void> check_private_directory(const std::string& path, uid_t owner) {
@@ -260,13 +242,15 @@ ControlHandlers group_handlers(VolumeGroup& group) {
 }
 
 std::string answer_control_request(const ControlHandlers& handlers, std::string_view line,
-                                   const std::function<void(std::string)>& send_progress) {
+                                   const std::function<bool(std::string)>& send_progress) {
     // A report is cheap, a line isn't; the last one is always told.
-    ReportProgress report = [&send_progress, next = std::chrono::steady_clock::time_point()](const Progress& progress) mutable {
+    ReportProgress report = [&send_progress, go_on = true,
+                             next = std::chrono::steady_clock::time_point()](const Progress& progress) mutable {
         if (auto now = std::chrono::steady_clock::now(); now >= next || progress.done == progress.total) {
             next = now + progress_pause;
-            send_progress(print_answer("progress", to_json(progress)));
+            go_on = send_progress(print_answer("progress", to_json(progress))) && go_on;
         }
+        return go_on;
     };
     Result<Json> answer = [&]() -> Result<Json> {
         Json request = TRY_WITHIN("request", parse_json(line));
@@ -447,12 +431,15 @@ bool ControlServer::Loop::answer_lines(Client& client) {
             // rest of a line that was begun.
             std::string rest;
             auto send_progress = [&](std::string line) {
-                if (!rest.empty())
-                    return;
-                line += '\n';
-                ssize_t count = ::send(client.socket.get(), line.data(), line.size(), MSG_NOSIGNAL);
-                if (count > 0)
-                    rest = line.substr(static_cast<std::size_t>(count));
+                if (rest.empty()) {
+                    line += '\n';
+                    ssize_t count = ::send(client.socket.get(), line.data(), line.size(), MSG_NOSIGNAL);
+                    if (count > 0)
+                        rest = line.substr(static_cast<std::size_t>(count));
+                }
+                char next;
+                const ssize_t waiting = ::recv(client.socket.get(), &next, 1, MSG_PEEK);
+                return waiting > 0 || (waiting < 0 && (errno == EAGAIN || errno == EINTR));
             };
             std::string answer = answer_control_request(handlers_, std::string_view(client.input).substr(0, end), send_progress);
             rest += answer;
@@ -572,7 +559,8 @@ Result<Json> ControlClient::call(std::string_view method, const Json& params, co
         Json json = TRY_WITHIN("answer of the serving process", parse_json(std::string_view(received).substr(0, end)));
         received.erase(0, end + 1);
         if (auto told = json.find("progress"); told != json.end() && progress) {
-            progress(TRY(from_json<Progress>(*told, "progress")));
+            if (!progress(TRY(from_json<Progress>(*told, "progress"))))
+                ::shutdown(socket_, SHUT_WR);
             continue;
         }
         if (auto error = json.find("error"); error != json.end())

@@ -13,6 +13,9 @@
 //
 //   <- {"version":1,"progress":{"done":1073741824,"total":4294967296}}
 //
+// Who has asked for progress and then closes the connection, or only its own direction (shutdown(2)), wants no more: what can be stopped
+// is stopped, and the answer is an error.
+//
 // A request is at most max_control_request long, an answer max_control_answer. Answers come in the order of the requests of a
 // connection. Only the same user and root are answered.
 #pragma once
@@ -53,9 +56,9 @@ using ControlHandlers = std::map<std::string, ControlHandler, std::less<>>;
 ControlHandlers group_handlers(VolumeGroup& group);
 
 // The answer to one request line, without its line end. Never fails: what is wrong is in the answer. `send_progress` gets lines for
-// the client before the answer, without their ends too, on whatever thread the handler reports.
+// the client before the answer, without their ends too, on whatever thread the handler reports; false: the client wants no more.
 std::string answer_control_request(const ControlHandlers& handlers, std::string_view line,
-                                   const std::function<void(std::string)>& send_progress = {});
+                                   const std::function<bool(std::string)>& send_progress = {});
 
 // The server side. Requests of all clients run one at a time, on one thread of its own.
 class ControlServer {
@@ -85,7 +88,8 @@ class ControlClient {
     ControlClient(const ControlClient&) = delete;
     ControlClient& operator=(const ControlClient&) = delete;
 
-    // Waits for the answer; `progress`, if given, is called meanwhile. Errors: the server's; failed when the connection breaks or the answer can't be understood.
+    // Waits for the answer; `progress`, if given, is called meanwhile; once it says so the server is asked to stop, whose answer
+    // tells what came of that. Errors: the server's; failed when the connection breaks or the answer can't be understood.
     Result<Json> call(std::string_view method, const Json& params, const ReportProgress& progress = {});
 
     int server_process() const { return server_process_; }

@@ -224,7 +224,10 @@ TEST_F(Control, ProgressIsToldToWhoAsks) {
             report({done, total});
     };
     std::vector<Progress> told;
-    ASSERT_TRUE(remote()->remove({"web"}, false, {.progress = [&](const Progress& progress) { told.push_back(progress); }}));
+    ASSERT_TRUE(remote()->remove({"web"}, false, {.progress = [&](const Progress& progress) {
+                                     told.push_back(progress);
+                                     return true;
+                                 }}));
     ASSERT_GE(told.size(), 2u);
     EXPECT_LT(told.size(), total / 2);
     EXPECT_EQ(told.front().done, 1u);
@@ -251,6 +254,33 @@ TEST_F(Control, ProgressIsToldToWhoAsks) {
     ASSERT_EQ(::send(socket, wrong.data(), wrong.size(), 0), static_cast<ssize_t>(wrong.size()));
     EXPECT_NE(read_line(socket).find("usage"), std::string::npos);
     ::close(socket);
+}
+
+// Who wants no more, or has gone, is told from who waits.
+TEST_F(Control, StopsForWhoWantsNoMore) {
+    auto server = serve();
+    std::atomic<unsigned> stopped = 0;
+    group.work = [&](const ReportProgress& report) {
+        // Until the server asks to stop; a client that asked for no progress is never asked.
+        while (report && report({1, 2})) {}
+        stopped += report != nullptr;
+    };
+    auto client = remote();
+    unsigned calls = 0;
+    ASSERT_TRUE(client->remove({"web"}, false, {.progress = [&](const Progress&) { return ++calls < 3; }}));
+    EXPECT_EQ(stopped, 1u);
+    EXPECT_GE(calls, 3u);
+
+    const std::string request =
+        R"({"version":1,"progress":true,"method":"remove","params":{"names":[],"with_contents":false,"options":{"dry_run":false}}})"
+        "\n";
+    int socket = raw_connection();
+    ASSERT_EQ(::send(socket, request.data(), request.size(), 0), static_cast<ssize_t>(request.size()));
+    EXPECT_NE(read_line(socket).find("progress"), std::string::npos);
+    ::close(socket);
+    // The server answers one at a time: it has come to this one.
+    ASSERT_TRUE(remote()->info());
+    EXPECT_EQ(stopped, 2u);
 }
 
 // A client that asks and doesn't read gets whole lines and its answer all the same.

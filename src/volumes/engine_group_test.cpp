@@ -2,6 +2,7 @@
 #include "volumes/engine_group.h"
 
 #include <gtest/gtest.h>
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 
@@ -218,6 +219,57 @@ TEST_F(EngineGroupTest, TheSpareIsMadeAsLargeAsTheLargestMetadata) {
     ASSERT_TRUE(spare) << spare.error().message();
     EXPECT_EQ(spare->kind, VolumeKind::spare);
     EXPECT_EQ(group->volume("lvol0_pmspare")->size, 8 * mib);
+}
+
+// The pool's last chunks hold what is compared: shrinking has to move them.
+TEST_F(EngineGroupTest, AShrinkStopsWhereItIsToldTo) {
+    CreateGroup request = with_pool(path("vms.img"));
+    request.pool->size = {.base = SizeRequest::Base::bytes, .value = 64 * mib};
+    ASSERT_TRUE(EngineGroup::create(request, {}));
+    auto group = *EngineGroup::open(request.paths, options());
+    const auto exports = group->exports();
+    for (const char* name : {"gone", "web"}) {
+        ASSERT_TRUE(group->create_volume({.name = name, .size = {.value = 24 * mib}}, {}));
+        auto volume = exports->open(name, false);
+        ASSERT_TRUE(volume) << volume.error().message();
+        ASSERT_TRUE(write_now((*volume)->device(), 0, std::vector<std::byte>(24 * mib, std::byte{'x'})));
+    }
+    ASSERT_TRUE(group->remove({"gone"}, false, {}));
+    const ResizeVolume smaller{.name = "pool", .size = {.value = 32 * mib}, .shrink_allowed = true};
+    unsigned stops = 0;
+    while (true) {
+        SCOPED_TRACE(stops);
+        unsigned reports = 0;
+        auto shrunk = group->resize(smaller, {.progress = [&](const Progress&) { return ++reports <= stops; }});
+        EXPECT_EQ(group->pool_contents("pool", true)->check->grade, "clean");
+        auto volume = exports->open("web", true);
+        ASSERT_TRUE(volume) << volume.error().message();
+        std::vector<std::byte> bytes(24 * mib);
+        ASSERT_TRUE(read_now((*volume)->device(), 0, bytes));
+        EXPECT_EQ(std::ranges::count(bytes, std::byte{'x'}), static_cast<std::ptrdiff_t>(bytes.size()));
+        if (shrunk)
+            break;
+        EXPECT_NE(shrunk.error().message().find("interrupted; the pool is as it was"), std::string::npos) << shrunk.error().message();
+        ASSERT_EQ(group->volume("pool")->size, 64 * mib);
+        ASSERT_LT(++stops, 1000u);
+    }
+    EXPECT_GT(stops, 1u);
+    EXPECT_EQ(group->volume("pool")->size, 32 * mib);
+}
+
+TEST_F(EngineGroupTest, ATrimStopsWhereItIsToldTo) {
+    CreateGroup request = with_pool(path("vms.img"));
+    request.size = std::uint64_t{4} << 40;  // sparse; more chunks than are gone through in one go
+    request.pool->size = {.base = SizeRequest::Base::bytes, .value = std::uint64_t{2} << 40};
+    request.pool->chunk_size = mib;
+    ASSERT_TRUE(EngineGroup::create(request, {}));
+    auto group = *EngineGroup::open(request.paths, options());
+    unsigned reports = 0;
+    auto stopped = group->trim("pool", {.progress = [&](const Progress&) { return ++reports < 2; }});
+    ASSERT_FALSE(stopped);
+    EXPECT_EQ(reports, 2u);
+    EXPECT_NE(stopped.error().message().find("interrupted"), std::string::npos) << stopped.error().message();
+    EXPECT_TRUE(group->trim("pool", {}));
 }
 
 TEST_F(EngineGroupTest, APoolsMetadataGrowsWithItsData) {

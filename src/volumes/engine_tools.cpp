@@ -29,14 +29,23 @@ Result<VolumeInfo> EngineGroup::State::shrink_pool(const std::string& name, std:
     auto data = TRY(map(segment.data_volume));
     auto spare = TRY(map(lvm2::spare_metadata(group())->name));
 
-    tools::Control control;
+    // Until the group's commit its pool is as it was: what is copied goes to free blocks, and the spare metadata is nobody's.
+    std::atomic<bool> stop = false;
+    tools::Control control{.stop = &stop};
     if (change.progress)
-        control.progress = [&](std::uint64_t done, std::uint64_t total) { change.progress({done, total}); };
-    auto shrink = TRY_WITHIN(name, tools::Shrink::plan(*metadata, data_blocks, control));
+        control.progress = [&](std::uint64_t done, std::uint64_t total) { stop = stop || !change.progress({done, total}); };
+    const auto stopped = [&](Error error) {
+        return stop ? Error(ErrorKind::failed, fmt::format("{}: interrupted; the pool is as it was", name)) : error.within(name);
+    };
+    auto planned = tools::Shrink::plan(*metadata, data_blocks, control);
+    if (!planned)
+        return std::unexpected(stopped(std::move(planned).error()));
+    const std::unique_ptr<tools::Shrink> shrink = *std::move(planned);
     TRY_WITHIN(name, shrink->check(*data, *spare));
     if (change.dry_run)
         return describe(next, *next.logical_volume(name), nullptr);
-    TRY_WITHIN(name, shrink->write(data.get(), *spare, control));
+    if (auto written = shrink->write(data.get(), *spare, control); !written)
+        return std::unexpected(stopped(std::move(written).error()));
     TRY(store.commit(std::move(next), fmt::format("shrink {}", name)));
     return describe(name);
 }
@@ -76,8 +85,9 @@ Result<std::uint64_t> EngineGroup::trim(const std::string& pool, ChangeOptions o
         std::lock_guard lock(state_->mutex);
         part = TRY_WITHIN(pool, TRY(state_->pool(pool))->trim(part.next));
         blocks += part.blocks;
-        if (options.progress)
-            options.progress({std::min(part.next.value(), total) * block_bytes, total * block_bytes});
+        const bool go_on = !options.progress || options.progress({std::min(part.next.value(), total) * block_bytes, total * block_bytes});
+        if (!go_on && !part.done)
+            return fail(ErrorKind::failed, "{}: interrupted after {} bytes were discarded", pool, blocks * block_bytes);
     }
     return blocks * block_bytes;
 }

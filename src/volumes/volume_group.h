@@ -218,7 +218,8 @@ struct Progress {
     std::uint64_t done = 0;
     std::uint64_t total = 0;
 };
-using ReportProgress = std::function<void(const Progress&)>;
+// False: whoever asked wants no more. A trim and the shrinking of a pool then end soon, with an error; everything else goes on.
+using ReportProgress = std::function<bool(const Progress&)>;
 
 // The metadata commands of a group are the same for a trial: nothing is written, the result is what would be.
 struct ChangeOptions {

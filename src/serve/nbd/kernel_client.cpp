@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "base/endian.h"
+#include "base/file_descriptor.h"
 #include "serve/nbd/wire.h"
 
 extern char** environ;
@@ -39,21 +40,6 @@ constexpr timeval no_timeout{0, 0};
 constexpr std::uint64_t sector_bytes = 512;
 constexpr int connect_attempts = 16;
 constexpr std::size_t netlink_buffer_bytes = 16 << 10;
-
-class FileDescriptor {
-  public:
-    explicit FileDescriptor(int fd) : fd_(fd) {}
-    FileDescriptor(FileDescriptor&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
-    FileDescriptor& operator=(FileDescriptor&&) = delete;
-    ~FileDescriptor() {
-        if (fd_ >= 0)
-            ::close(fd_);
-    }
-    int get() const { return fd_; }
-
-  private:
-    int fd_;
-};
 
 // ---- The handshake --------------------------------------------------------------------------------------------------------------
 

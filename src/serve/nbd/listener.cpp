@@ -20,28 +20,14 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "base/file_descriptor.h"
+
 namespace lamella::nbd {
 
 namespace {
 
 constexpr int backlog = 1024;
 constexpr int first_activated_fd = 3;  // SD_LISTEN_FDS_START of sd_listen_fds(3)
-
-class Descriptor {
-  public:
-    explicit Descriptor(int fd) : fd_(fd) {}
-    ~Descriptor() {
-        if (fd_ >= 0)
-            ::close(fd_);
-    }
-    Descriptor(const Descriptor&) = delete;
-    Descriptor& operator=(const Descriptor&) = delete;
-    operator int() const { return fd_; }
-    int take() { return std::exchange(fd_, -1); }
-
-  private:
-    int fd_;
-};
 
 // Removes a socket's file that nobody listens on.
 Result<void> make_way(const std::string& path, const sockaddr_un& address, socklen_t length) {
@@ -50,10 +36,10 @@ Result<void> make_way(const std::string& path, const sockaddr_un& address, sockl
         return errno == ENOENT ? Result<void>() : fail_errno(path);
     if (!S_ISSOCK(status.st_mode))
         return fail(ErrorKind::exists, "{}: exists and is no socket", path);
-    const Descriptor probe(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-    if (probe < 0)
+    const FileDescriptor probe(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    if (!probe.valid())
         return fail_errno("socket");
-    if (::connect(probe, reinterpret_cast<const sockaddr*>(&address), length) == 0 || errno == EAGAIN)
+    if (::connect(probe.get(), reinterpret_cast<const sockaddr*>(&address), length) == 0 || errno == EAGAIN)
         return fail(ErrorKind::refused, "{}: another process is listening there", path);
     if (errno != ECONNREFUSED)
         return fail_errno(path);
@@ -100,27 +86,27 @@ Result<Listener> Listener::on_unix(const std::string& path, unsigned mode) {
     // Two that start at once would each find the other's socket bound but not yet listening, and remove it.
     const auto slash = path.rfind('/');
     const std::string folder = slash == path.npos ? "." : slash == 0 ? "/" : path.substr(0, slash);
-    const Descriptor lock(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-    if (lock < 0)
+    const FileDescriptor lock(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    if (!lock.valid())
         return fail_errno(folder);
-    while (::flock(lock, LOCK_EX) != 0)
+    while (::flock(lock.get(), LOCK_EX) != 0)
         if (errno != EINTR)
             return fail_errno(folder);
     TRY(make_way(path, address, length));
 
-    Descriptor fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-    if (fd < 0)
+    FileDescriptor fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    if (!fd.valid())
         return fail_errno("socket");
     // bind() gives the file the mode of the socket: at no time anybody else can connect.
-    if (::fchmod(fd, mode) != 0 || ::bind(fd, reinterpret_cast<const sockaddr*>(&address), length) != 0)
+    if (::fchmod(fd.get(), mode) != 0 || ::bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), length) != 0)
         return fail_errno(path);
     struct stat status;
-    if (::chmod(path.c_str(), mode) != 0 || ::stat(path.c_str(), &status) != 0 || ::listen(fd, backlog) != 0) {
+    if (::chmod(path.c_str(), mode) != 0 || ::stat(path.c_str(), &status) != 0 || ::listen(fd.get(), backlog) != 0) {
         const int error = errno;
         ::unlink(path.c_str());
         return fail_errno(path, error);
     }
-    Listener listener(fd.take());
+    Listener listener(fd.release());
     listener.unix_ = true;
     listener.path_ = path;
     listener.device_ = status.st_dev;
@@ -150,16 +136,16 @@ Result<std::vector<Listener>> Listener::on_tcp(const std::string& address) {
     const std::unique_ptr<addrinfo, void (*)(addrinfo*)> all(found, ::freeaddrinfo);
     std::vector<Listener> listeners;
     for (const addrinfo* one = found; one != nullptr; one = one->ai_next) {
-        Descriptor fd(::socket(one->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-        if (fd < 0)
+        FileDescriptor fd(::socket(one->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+        if (!fd.valid())
             return fail_errno("socket");
         const int on = 1;
-        ::setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+        ::setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
         if (one->ai_family == AF_INET6)
-            ::setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on);
-        if (::bind(fd, one->ai_addr, one->ai_addrlen) != 0 || ::listen(fd, backlog) != 0)
+            ::setsockopt(fd.get(), IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on);
+        if (::bind(fd.get(), one->ai_addr, one->ai_addrlen) != 0 || ::listen(fd.get(), backlog) != 0)
             return fail_errno(address);
-        listeners.push_back(Listener(fd.take()));
+        listeners.push_back(Listener(fd.release()));
     }
     return listeners;
 }
