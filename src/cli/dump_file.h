@@ -1,15 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <array>
-#include <condition_variable>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <string_view>
-#include <thread>
 
+#include "base/file_descriptor.h"
 #include "device/block_device.h"
+#include "tools/piece_ring.h"
 
 namespace lamella::cli {
 
@@ -19,7 +17,7 @@ class DumpFile {
   public:
     // Takes an open file that is empty, and closes it. `name` is for messages.
     static Result<std::unique_ptr<DumpFile>> start(int fd, std::string name);
-    ~DumpFile();
+    ~DumpFile() = default;
     DumpFile(const DumpFile&) = delete;
     DumpFile& operator=(const DumpFile&) = delete;
 
@@ -31,26 +29,18 @@ class DumpFile {
     struct Piece {
         AlignedBuffer memory;
         std::size_t size = 0;
-        bool full = false;
+        void clear() { size = 0; }
     };
 
     DumpFile(int fd, std::string name) : fd_(fd), name_(std::move(name)) {}
-    Result<void> hand_over();
-    void write_pieces();
     Result<void> write(const Piece& piece);
 
-    int fd_;
+    FileDescriptor fd_;
     std::string name_;
     bool direct_ = false;
-    std::uint64_t size_ = 0;     // of the text so far
-    std::uint64_t written_ = 0;  // by the thread
-    std::array<Piece, 4> pieces_;
-    std::size_t filling_ = 0;
-    std::mutex mutex_;
-    std::condition_variable changed_;
-    Result<void> outcome_;
-    bool stop_ = false;
-    std::thread thread_;
+    std::uint64_t size_ = 0;        // of the text so far
+    std::uint64_t written_ = 0;     // by the thread
+    tools::PieceRing<Piece> ring_;  // last: its thread uses the rest
 };
 
 }  // namespace lamella::cli

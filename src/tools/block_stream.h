@@ -2,13 +2,11 @@
 #pragma once
 
 #include <array>
-#include <condition_variable>
 #include <memory>
-#include <mutex>
-#include <thread>
 
 #include "device/block_device.h"
 #include "pdata/block.h"
+#include "tools/piece_ring.h"
 
 namespace lamella::tools {
 
@@ -19,7 +17,7 @@ class BlockStream {
     // Blocks from `first` up to `end`, which the device has. The device outlives the stream.
     static Result<std::unique_ptr<BlockStream>> start(BlockDevice& device, MetadataBlock first, MetadataBlock end);
     // Without finish(), what isn't written yet may never be.
-    ~BlockStream();
+    ~BlockStream() = default;
     BlockStream(const BlockStream&) = delete;
     BlockStream& operator=(const BlockStream&) = delete;
 
@@ -46,25 +44,17 @@ class BlockStream {
         std::array<pdata::BlockKind, blocks_per_piece> kinds{};
         MetadataBlock first{};
         std::size_t blocks = 0;
-        bool full = false;
+        void clear() { blocks = 0; }
     };
 
     BlockStream(BlockDevice& device, MetadataBlock first, MetadataBlock end) : device_(device), position_(first), end_(end) {}
-    void write_pieces();
     Result<void> write(Piece& piece);
-    Result<void> hand_over();
     Result<void> wait_until_written(MetadataBlock location);
 
     BlockDevice& device_;
     MetadataBlock position_;
     MetadataBlock end_;
-    std::array<Piece, 4> pieces_;
-    std::size_t filling_ = 0;
-    std::mutex mutex_;
-    std::condition_variable changed_;
-    Result<void> outcome_;
-    bool stop_ = false;
-    std::thread thread_;
+    PieceRing<Piece> ring_;  // last: its thread uses the rest
 };
 
 }  // namespace lamella::tools
