@@ -6,6 +6,7 @@
 #include "cli/command_line.h"
 #include "cli/context.h"
 #include "cli/pages.h"
+#include "cli/peer/peer_command.h"
 
 namespace lamella::cli {
 
@@ -24,6 +25,13 @@ std::string shell_quoted(std::string_view text) {
     for (char c : text)
         result += c == '\'' ? std::string("'\\''") : std::string(1, c);
     return result + "'";
+}
+
+std::vector<std::string> peer_names() {
+    std::vector<std::string> names;
+    for (const CommandPage& page : peer_command_pages())
+        names.push_back(page.words.front());
+    return names;
 }
 
 std::string bash_completion(const std::vector<CommandPage>& pages) {
@@ -52,6 +60,9 @@ std::string bash_completion(const std::vector<CommandPage>& pages) {
     return fmt::format(R"(# bash completion for lamella
 _lamella() {{
     local current=${{COMP_WORDS[COMP_CWORD]}} previous=${{COMP_WORDS[COMP_CWORD-1]}} command= nested= words= files= value= i
+    case "${{COMP_WORDS[0]##*/}}" in
+    {5}) command=${{COMP_WORDS[0]##*/}} ;;
+    esac
     for ((i = 1; i < COMP_CWORD; i++)); do
         nested=${{command:+$command }}${{COMP_WORDS[i]}}
         case "$nested" in
@@ -78,7 +89,7 @@ _lamella() {{
         COMPREPLY+=($(compgen -f -- "$current"))
     fi
 }}
-complete -F _lamella lamella
+complete -F _lamella lamella {6}
 )",
                        [&] {
                            std::string names;
@@ -87,7 +98,7 @@ complete -F _lamella lamella
                                    names += (names.empty() ? "" : " | ") + shell_quoted(page.joined(' '));
                            return names;
                        }(),
-                       values, options, positional, commands);
+                       values, options, positional, commands, fmt::join(peer_names(), " | "), fmt::join(peer_names(), " "));
 }
 
 std::string zsh_completion(const std::vector<CommandPage>& pages) {
@@ -97,7 +108,7 @@ std::string zsh_completion(const std::vector<CommandPage>& pages) {
             result += c == '[' || c == ']' || c == ':' || c == '\\' ? std::string("\\") + c : std::string(1, c);
         return result;
     };
-    std::string text = "#compdef lamella\n# zsh completion for lamella\n\n";
+    std::string text = fmt::format("#compdef lamella {}\n# zsh completion for lamella\n\n", fmt::join(peer_names(), " "));
     for (const CommandPage& page : pages) {
         std::string function = "_lamella" + (page.words.empty() ? "" : "_" + page.joined('_'));
         std::string arguments;
@@ -127,7 +138,7 @@ std::string zsh_completion(const std::vector<CommandPage>& pages) {
                                          argument.choices.empty() ? "_files" : fmt::format("({})", fmt::join(argument.choices, " ")))));
         text += fmt::format("{}() {{\n    _arguments{}\n}}\n\n", function, arguments);
     }
-    return text + "_lamella \"$@\"\n";
+    return text + "if [[ $service == lamella ]]; then _lamella \"$@\"; else _lamella_$service \"$@\"; fi\n";
 }
 
 std::string fish_completion(const std::vector<CommandPage>& pages) {
@@ -139,8 +150,11 @@ std::string fish_completion(const std::vector<CommandPage>& pages) {
     };
     std::string text = "# fish completion for lamella\n";
     for (const CommandPage& page : pages) {
-        std::string condition = "__fish_use_subcommand";
-        if (!page.words.empty()) {
+        std::string called = "lamella", condition = "__fish_use_subcommand";
+        if (!page.words.empty() && is_peer_command(page.words.front())) {
+            called = page.words.front();
+            condition = "true";
+        } else if (!page.words.empty()) {
             condition.clear();
             for (const std::string& word : page.words)
                 condition += (condition.empty() ? "" : "; and ") + ("__fish_seen_subcommand_from " + word);
@@ -154,7 +168,7 @@ std::string fish_completion(const std::vector<CommandPage>& pages) {
                                 quoted_for_fish(nested->summary));
         }
         for (const OptionPage& option : page.options) {
-            text += fmt::format("complete -c lamella -n {}", quoted_for_fish(condition));
+            text += fmt::format("complete -c {} -n {}", called, quoted_for_fish(condition));
             for (const std::string& name : option.names)
                 text += name.starts_with("--") ? " -l " + name.substr(2) : " -s " + name.substr(1);
             if (!option.choices.empty())
@@ -176,6 +190,8 @@ void define_completion(CommandLine& line) {
     line.argument_choice("SHELL", *shell, {"bash", "zsh", "fish"}, "bash, zsh or fish");
     line.runs([shell](Context& context) -> Result<void> {
         std::vector<CommandPage> pages = command_pages();
+        for (CommandPage& page : peer_command_pages())
+            pages.push_back(std::move(page));
         std::string script = *shell == "bash" ? bash_completion(pages) : *shell == "zsh" ? zsh_completion(pages) : fish_completion(pages);
         return context.answer(script, {{"shell", *shell}, {"script", script}});
     });

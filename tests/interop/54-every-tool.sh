@@ -35,6 +35,16 @@ call() {
     thin_metadata_pack | thin_metadata_unpack | thin_repair | thin_restore) ours "$1" -i "$2" -o "$3" ;;
     esac
 }
+# --- Completion, under either name ---
+ours completion bash >completion.bash
+completed() {
+    bash -c 'source ./completion.bash; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _lamella; printf "%s\n" "${COMPREPLY[@]}"' _ "$@"
+}
+check_equal "options of thin_check are completed" --auto-repair "$(completed thin_check --au)"
+check_equal "and as a command of ours" --auto-repair "$(completed lamella thin_check --au)"
+check_equal "and by its path" --clear-needs-check-flag "$(completed /usr/sbin/thin_check -q --clear)"
+check_equal "and the words of an option" xml "$(completed thin_dump --format x)"
+
 readers=(thin_check thin_dump thin_ls thin_delta thin_rmap thin_trim thin_repair)  # of metadata; thin_metadata_pack takes damaged ones
 writers=(thin_repair thin_restore)
 
