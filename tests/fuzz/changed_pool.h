@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstring>
+#include <memory>
 #include <set>
 #include <span>
 #include <vector>
@@ -59,8 +60,9 @@ inline PoolImage make_pool_image(bool commit_each_snapshot) {
     return image;
 }
 
-// Changes up to 64 blocks: these.
-inline std::set<std::uint64_t> change(PoolImage& image, const std::uint8_t* data, std::size_t size) {
+// The pool with up to 64 blocks changed. Those whose number is a multiple of `sealed` get a right checksum, so that what lies behind is
+// reached.
+inline std::unique_ptr<MemoryDevice> changed_pool(PoolImage image, std::uint64_t sealed, const std::uint8_t* data, std::size_t size) {
     std::set<std::uint64_t> changed;
     for (std::size_t at = 0; at + 8 <= size && changed.size() < 64; at += 8) {
         const std::uint64_t number = data[at] % pool_blocks;
@@ -68,7 +70,12 @@ inline std::set<std::uint64_t> change(PoolImage& image, const std::uint8_t* data
         std::memcpy(image.block(number).data() + offset, data + at + 3, 5);
         changed.insert(number);
     }
-    return changed;
+    for (const std::uint64_t number : changed)
+        if (number % sealed == 0)
+            image.seal(number);
+    auto device = std::make_unique<MemoryDevice>(image.bytes.size());
+    (void)write_now(*device, 0, image.bytes);
+    return device;
 }
 
 }  // namespace lamella::fuzz

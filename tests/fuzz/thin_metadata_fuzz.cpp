@@ -10,11 +10,8 @@ using namespace lamella::thin;
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
     static const fuzz::PoolImage sound_image = fuzz::make_pool_image(false);
-    fuzz::PoolImage image = sound_image;
-    for (std::uint64_t number : fuzz::change(image, data, size))
-        image.seal(number);
-    MemoryDevice device(image.bytes.size());
-    (void)write_now(device, 0, image.bytes);
+    const auto pool = fuzz::changed_pool(sound_image, 1, data, size);
+    MemoryDevice& device = *pool;
 
     for (bool read_only : {true, false}) {
         auto opened = ThinMetadata::open(device, {.read_only = read_only, .cache_bytes = 0});

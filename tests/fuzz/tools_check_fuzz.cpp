@@ -43,12 +43,8 @@ bool read_all(BlockDevice& device) {
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
     static const fuzz::PoolImage sound_image = fuzz::make_pool_image(true);
-    fuzz::PoolImage image = sound_image;
-    for (std::uint64_t number : fuzz::change(image, data, size))
-        if (number % 2 == 0)
-            image.seal(number);
-    MemoryDevice device(image.bytes.size());
-    (void)write_now(device, 0, image.bytes);
+    const auto pool = fuzz::changed_pool(sound_image, 2, data, size);
+    MemoryDevice& device = *pool;
     const auto report = check(device, {.threads = 1});
     const bool sound = report && report->grade == Severity::note && report->volume_ids.size() == 5;
     if (!read_all(device) && sound)

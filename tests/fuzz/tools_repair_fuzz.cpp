@@ -36,12 +36,8 @@ void read_all(BlockDevice& device) {
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
     static const fuzz::PoolImage sound_image = fuzz::make_pool_image(true);
-    fuzz::PoolImage image = sound_image;
-    for (std::uint64_t number : fuzz::change(image, data, size))
-        if (number % 2 == 0)
-            image.seal(number);
-    MemoryDevice device(image.bytes.size());
-    (void)write_now(device, 0, image.bytes);
+    const auto pool = fuzz::changed_pool(sound_image, 2, data, size);
+    MemoryDevice& device = *pool;
     auto repair = tools::Repair::plan(device, {.data_block_sectors = 128});
     if (!repair || (*repair)->report().metadata_blocks > 100000)
         return 0;

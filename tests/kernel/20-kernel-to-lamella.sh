@@ -39,6 +39,11 @@ dmsetup message field-pool-tpool 0 reserve_metadata_snap
 scatter /dev/field/db $((SEED + 5))
 check "a metadata snapshot is held" bash -c "dmsetup status field-pool-tpool | awk '{ exit \$7 == \"-\" }'"
 sums field "$SCRATCH/written"
+# While the pool is in use: a volume that doesn't change. The pool's metadata don't have its size.
+truncate -s 160M "$SCRATCH/web-s2.copy"
+check "thin_migrate through the metadata snapshot" "$LAMELLA" thin_migrate -m --metadata-dev /dev/mapper/field-pool_tmeta \
+    --data-dev /dev/mapper/field-pool_tdata --thin-id "$(lvs --noheadings -o thin_id field/web-s2 | tr -d ' ')" --dest-file "$SCRATCH/web-s2.copy"
+check "copies it" cmp /dev/field/web-s2 "$SCRATCH/web-s2.copy"
 check_clean field "as LVM left it"
 for pool in pool other-pool; do
     quietly lvchange -qq -y -ay "field/${pool}_tmeta"
