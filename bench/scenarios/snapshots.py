@@ -26,7 +26,7 @@ def run(bench):
     image = raw_image(bench, origin + MOST * room)
 
     def measure(what, chunk, snapshots):
-        writes = min(origin // chunk, bench.size(8192, 256), 2 * origin // chunk // max(snapshots, 1))
+        writes = min(origin // chunk, bench.size(32768, 256), 2 * origin // chunk // max(snapshots, 1))
         samples = {}
         for _ in range(bench.rounds):
             printed = bench.processes.run([program, what, image, origin, chunk // 512, writes, DEPTH, snapshots])
