@@ -227,6 +227,11 @@ StoreUsage ExceptionLog::usage() const {
             .metadata = persistent_ ? (area_.load() + 2) * geometry_.chunk_sectors : 0};
 }
 
+bool ExceptionLog::has_room(std::uint64_t count) const {
+    const std::uint64_t areas = persistent_ ? count / geometry_.exceptions_per_area() + 2 : 0;
+    return next_free_.load() + count + areas <= chunks();
+}
+
 void ExceptionLog::skip_area() {
     if (next_free_.load() % (geometry_.exceptions_per_area() + 1) == 1)
         next_free_.fetch_add(1);

@@ -66,6 +66,10 @@ class ExceptionLog {
     bool persistent() const { return persistent_; }
     // Any thread.
     StoreUsage usage() const;
+    // Whether as many chunks find room for sure, together or one by one.
+    bool has_room(std::uint64_t count) const;
+    // Nothing is allocated any more, however much room there is.
+    bool failed() const { return failed_ != 0; }
 
     BlockDevice& device() { return device_; }
 

@@ -27,7 +27,7 @@ OriginThread::Merge::Merge(OriginThread& its_thread, SnapshotState& its_snapshot
     blocked.merge = this;
     blocked.ready = [](Blocked& ready) {
         Merge& merge = *static_cast<StepBlocked&>(ready).merge;
-        merge.thread.copy_step();
+        merge.thread.preserve_step();
     };
     read_waiter.merge = clear_waiter.merge = this;
     read_waiter.done = [](ExceptionLog::Waiter& waiter, int failure) { static_cast<LogWaiter&>(waiter).merge->thread.tail_read(failure); };
@@ -60,6 +60,8 @@ void OriginThread::merge_step() {
 void OriginThread::tail_read(int error) {
     Merge& merge = *merge_;
     SnapshotState& snapshot = merge.snapshot;
+    if (merge.stop && error == 0)
+        return end_step(0);
     const auto& tail = snapshot.log->tail();
     // Nobody else writes to the store: it says what it said when it was opened, or it can't be relied on.
     for (const ExceptionLog::Exception& exception : tail)
@@ -88,7 +90,16 @@ void OriginThread::tail_read(int error) {
         snapshot.step_chunks = chunks;
     }
     snapshot.step_under_way.store(true);
+    preserve_step();
+}
 
+// Again and again, until the other snapshots have what the step overwrites: what was waited for may not have come.
+void OriginThread::preserve_step() {
+    Merge& merge = *merge_;
+    SnapshotState& snapshot = merge.snapshot;
+    if (merge.stop)
+        return end_step(0);
+    const std::vector<std::uint64_t>& chunks = snapshot.step_chunks;  // changed by this thread alone
     merge.blocked.waits = 1;
     for (std::size_t next = 0; next < chunks.size();) {
         std::size_t after = next + 1;
@@ -99,7 +110,10 @@ void OriginThread::tail_read(int error) {
                  merge.blocked);
         next = after;
     }
-    merge.blocked.unblock();
+    if (merge.blocked.waits == 1)
+        copy_step();
+    else
+        merge.blocked.unblock();
 }
 
 void OriginThread::copy_step() {
@@ -214,6 +228,7 @@ Result<void> OriginThread::start_merge(SnapshotState& snapshot) {
         std::erase(view.snapshots, &snapshot);
         view.merging = &snapshot;
         set_view(std::move(view));
+        let_writes_without_room_go_on(snapshot, true);
         after_grace([this, go_on] { when_idle(merge_->snapshot, go_on); });
     });
 }
@@ -224,6 +239,8 @@ void OriginThread::stop_merge() {
             return answer.give({});
         merge_->stop = true;
         merge_->stopped = [&answer] { answer.give({}); };
+        // A step that waits for another snapshot's room isn't begun: nobody may be left who makes some.
+        stop_waiting_for_room(merge_->blocked);
     });
     assert(stopped);
 }

@@ -397,6 +397,11 @@ void OriginThread::preserve(std::uint64_t start, std::uint64_t end, const Snapsh
             }
             if (pending == nullptr) {
                 pending = make_pending(*snapshot, chunk, free_until - chunk, true);
+                if (pending == nullptr && ask_for_room(*snapshot)) {
+                    ++blocked.waits;
+                    snapshot->origin_writes_without_room.push_back(&blocked);
+                    break;
+                }
                 if (pending == nullptr) {
                     invalidate(*snapshot, &blocked);
                     break;
@@ -564,6 +569,7 @@ void OriginThread::marked_invalid(SnapshotState& snapshot, int error) {
     waiting.swap(snapshot.waiting_for_invalid);
     for (Blocked* blocked : waiting)
         blocked->unblock();
+    let_writes_without_room_go_on(snapshot, true);
     look_if_idle(snapshot);
 }
 
@@ -691,6 +697,7 @@ void OriginThread::remove_snapshot(SnapshotState& snapshot) {
         View view = *view_owner_;
         std::erase(view.snapshots, &snapshot);
         set_view(std::move(view));
+        let_writes_without_room_go_on(snapshot, true);
         after_grace([this, &snapshot, &answer] {
             when_idle(snapshot, [this, &snapshot, &answer] {
                 const auto gone = [this, &snapshot, &answer] {

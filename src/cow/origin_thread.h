@@ -67,6 +67,8 @@ struct SnapshotState {
     std::atomic<bool> merge_failed{false};
     std::mutex handler_mutex;
     std::function<void()> handler;
+    std::function<void()> room_handler;
+    std::atomic<bool> needs_room{false};
     // Chunks that a step of a merge is writing to the origin, sorted.
     std::atomic<bool> step_under_way{false};
     std::mutex step_mutex;
@@ -87,6 +89,9 @@ struct SnapshotState {
         SnapshotState* snapshot;
     } invalid_waiter;
     std::vector<Blocked*> waiting_for_invalid;
+    std::uint64_t full_at = 0;  // the size of the store, in sectors, when the first of these found no room
+    std::vector<Blocked*> origin_writes_without_room;
+    std::vector<CowIo*> writes_without_room;
     std::function<void()> when_idle;  // nothing pending, nothing being marked
 };
 
@@ -125,6 +130,7 @@ class OriginThread : public std::enable_shared_from_this<OriginThread> {
     // `fresh`: it hasn't been used before.
     Result<void> add_snapshot(SnapshotState& snapshot, bool fresh);
     void remove_snapshot(SnapshotState& snapshot);
+    void room_seen_to(SnapshotState& snapshot);
     Result<void> freeze(Duration patience);
     void thaw();
     Result<void> start_merge(SnapshotState& snapshot);
@@ -168,7 +174,7 @@ class OriginThread : public std::enable_shared_from_this<OriginThread> {
     static bool settled(const View& view, std::uint64_t start, std::uint64_t end, const SnapshotState* but);
     void deal_here(CowIo& io);
     void block_origin(CowIo& io);
-    void deal_snapshot_write(CowIo& io);
+    void deal_snapshot_write(CowIo& io, bool may_wait = true);
     void fail_when_invalid(CowIo& io);
     void deal_snapshot_discard(CowIo& io);
     void write_when_committed(Pending& pending, CowIo& io, std::uint64_t at, std::uint64_t end);
@@ -182,9 +188,15 @@ class OriginThread : public std::enable_shared_from_this<OriginThread> {
     void look_if_idle(SnapshotState& snapshot);
     void when_idle(SnapshotState& snapshot, std::function<void()> then);
 
+    // room.cpp
+    bool ask_for_room(SnapshotState& snapshot);
+    void let_writes_without_room_go_on(SnapshotState& snapshot, bool may_wait);
+    void stop_waiting_for_room(Blocked& blocked);
+
     // merge.cpp
     void merge_step();
     void tail_read(int error);
+    void preserve_step();
     void copy_step();
     void step_copied();
     void step_flushed(int error);

@@ -110,4 +110,13 @@ void Snapshot::set_event_handler(std::function<void()> handler) {
     state_->handler = std::move(handler);
 }
 
+void Snapshot::set_room_handler(std::function<void()> handler) {
+    std::lock_guard lock(state_->handler_mutex);
+    state_->room_handler = std::move(handler);
+}
+
+bool Snapshot::needs_room() const { return state_->needs_room.load(); }
+
+void Snapshot::room_seen_to() { thread_->room_seen_to(*state_); }
+
 }  // namespace lamella::cow

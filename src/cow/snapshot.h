@@ -82,6 +82,14 @@ class Snapshot final : public BlockDevice {
     // must not block. Until the snapshot is closed, and while it is being closed.
     void set_event_handler(std::function<void()> handler);
 
+    // From now on a write that finds the store full, so that the snapshot would become invalid or overflow, waits for room_seen_to().
+    // `handler` is called on the origin's thread as soon as one waits; must not block.
+    void set_room_handler(std::function<void()> handler);
+    // A write waits.
+    bool needs_room() const;
+    // Lets go on what waits. If the store hasn't grown since, what doesn't fit ends the snapshot as if nobody had been asked.
+    void room_seen_to();
+
   private:
     friend class Origin;
     std::shared_ptr<OriginThread> thread_;

@@ -25,9 +25,15 @@ void OriginThread::fail_when_invalid(CowIo& io) {
     io.blocked.unblock();
 }
 
-void OriginThread::deal_snapshot_write(CowIo& io) {
+void OriginThread::deal_snapshot_write(CowIo& io, bool may_wait) {
     SnapshotState& snapshot = *io.snapshot;
     const std::uint64_t chunk_bytes = snapshot.chunk_bytes;
+    // Before anything of it is under way, and outside of a grace period: who makes room may wait for one.
+    if (const std::uint64_t most = snapshot.end_chunk(io.start + io.length) - io.start / chunk_bytes;
+        may_wait && !io.request.fast_only && !snapshot.overflowed.load() && !snapshot.log->has_room(most) && ask_for_room(snapshot)) {
+        snapshot.writes_without_room.push_back(&io);
+        return;
+    }
     // The wait for exceptions is for disks only, so that it may be inside a grace period.
     io.token = grace_.enter();
     int refused = !snapshot.answers() || snapshot.overflowed.load() ? EIO : 0;

@@ -86,6 +86,12 @@ Result<void> EngineGroup::State::open_store(OpenOrigin& open, const lvm2::Volume
     snapshot_options.size = snapshots.extents(snapshot.store) * from.extent_bytes();
     snapshot_options.name = from.name + "/" + snapshot.store;
     opened.snapshot = TRY_WITHIN(snapshot.store, open.origin->open_snapshot(*opened.device, snapshot_options));
+    // Not under the lock, whose holder may wait for the thread that calls this: who looks after snapshots may miss it, and looks again soon.
+    if (looks_after_snapshots() && options.snapshot_autoextend_threshold < 100 && !snapshot.merging)
+        opened.snapshot->set_room_handler([this] {
+            look_now_.store(true);
+            look_again_.notify_one();
+        });
     open.stores.insert_or_assign(volume->id, std::move(opened));
     return {};
 }
@@ -346,30 +352,36 @@ void EngineGroup::State::look_after_snapshots() {
 }
 
 void EngineGroup::State::extend_where_needed(OpenOrigin& open) {
-    for (auto& [id, store_in_use] : open.stores) {
-        const cow::SnapshotStatus status = store_in_use.snapshot->snapshot_status();
-        if (status.condition != cow::SnapshotCondition::active || status.merging || store_in_use.no_room_at == group().seqno ||
-            static_cast<unsigned __int128>(status.usage.allocated) * 100 <=
-                static_cast<unsigned __int128>(status.usage.total) * options.snapshot_autoextend_threshold)
-            continue;
-        const auto volume = std::ranges::find(group().logical_volumes, id, &lvm2::LogicalVolume::id);
-        if (volume == group().logical_volumes.end())
-            continue;
-        const std::uint64_t size = group().size_bytes(*volume);
-        const std::string name = volume->name;
-        ResizeVolume request;
-        request.name = name;
-        request.size.relation = SizeRequest::Relation::grow;
-        request.size.value = std::max<std::uint64_t>(size / 100 * options.snapshot_autoextend_percent, 1);
-        if (auto extended = resize_store(request, false); !extended)
-            note(fmt::format("{} is {} % full and can't be extended: {}", name,
-                             status.usage.allocated * 100 / std::max<std::uint64_t>(1, status.usage.total), extended.error().message()));
-        store_in_use.no_room_at = group().size_bytes(*group().logical_volume(name)) == size ? group().seqno : 0;
+    for (auto& [id, in_use] : open.stores) {
+        const bool writes_wait = in_use.snapshot->needs_room();
+        const cow::SnapshotStatus status = in_use.snapshot->snapshot_status();
+        const bool filled = static_cast<unsigned __int128>(status.usage.allocated) * 100 >
+                            static_cast<unsigned __int128>(status.usage.total) * options.snapshot_autoextend_threshold;
+        if ((filled || writes_wait) && status.condition == cow::SnapshotCondition::active && !status.merging)
+            extend_store(id, in_use, status.usage);
+        if (writes_wait)
+            in_use.snapshot->room_seen_to();
     }
 }
 
+void EngineGroup::State::extend_store(const LvmId& id, OpenOrigin::Store& in_use, const cow::StoreUsage& usage) {
+    const auto volume = std::ranges::find(group().logical_volumes, id, &lvm2::LogicalVolume::id);
+    if (in_use.no_room_at == group().seqno || volume == group().logical_volumes.end())
+        return;
+    const std::uint64_t size = group().size_bytes(*volume);
+    const std::string name = volume->name;
+    ResizeVolume request;
+    request.name = name;
+    request.size.relation = SizeRequest::Relation::grow;
+    request.size.value = std::max<std::uint64_t>(size / 100 * options.snapshot_autoextend_percent, 1);
+    if (auto extended = resize_store(request, false); !extended)
+        note(fmt::format("{} is {} % full and can't be extended: {}", name, usage.allocated * 100 / std::max<std::uint64_t>(1, usage.total),
+                         extended.error().message()));
+    in_use.no_room_at = group().size_bytes(*group().logical_volume(name)) == size ? group().seqno : 0;
+}
+
 void EngineGroup::State::look_after_from_now_on() {
-    if (options.queue != nullptr || options.read_only || looking_after_.joinable())
+    if (!looks_after_snapshots() || looking_after_.joinable())
         return look_again_.notify_one();
     looking_after_ = std::thread([this] {
         std::unique_lock lock(mutex);
@@ -378,7 +390,7 @@ void EngineGroup::State::look_after_from_now_on() {
             if (merges_.empty() && options.snapshot_autoextend_threshold >= 100)
                 look_again_.wait(lock);
             else
-                look_again_.wait_for(lock, look_every);
+                look_again_.wait_for(lock, look_every, [this] { return stop_looking_ || look_now_.exchange(false); });
         }
     });
 }

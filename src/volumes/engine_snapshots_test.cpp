@@ -221,6 +221,66 @@ TEST_F(EngineSnapshotsTest, AStoreGrowsWhileItIsInUse) {
     EXPECT_EQ(group->volume("s1")->snapshot_state, "active");
 }
 
+TEST_F(EngineSnapshotsTest, AStoreThatGrowsIsNotOutrun) {
+    options.snapshot_autoextend_threshold = 90;
+    reopen();
+    fill("thick", 0, 32 * mib, 'a');
+    ASSERT_TRUE(group->create_snapshots({classic("thick", "s1", 4 * mib), classic("thick", "s2", 4 * mib)}, {}));
+    // Each several times what its store holds, in one go.
+    fill("thick", 0, 12 * mib, 'b');
+    fill("s2", 12 * mib, 12 * mib, 'c');
+    EXPECT_EQ(shows("s1", 0, 32 * mib), 'a');
+    EXPECT_EQ(shows("s2", 0, 12 * mib), 'a');
+    EXPECT_EQ(shows("s2", 12 * mib, 12 * mib), 'c');
+    EXPECT_EQ(shows("thick", 0, 12 * mib), 'b');
+    EXPECT_EQ(shows("thick", 12 * mib, 20 * mib), 'a');
+    EXPECT_GT(group->volume("s2")->store_size, 24 * mib);
+}
+
+TEST_F(EngineSnapshotsTest, AStoreThatCantGrowIsLostAndItsOriginGoesOn) {
+    options.snapshot_autoextend_threshold = 90;
+    reopen();
+    ASSERT_TRUE(group->create_snapshots({classic("thick", "s1", 4 * mib)}, {}));
+    ASSERT_TRUE(group->create_volume({.name = "rest", .size = {.base = Base::percent_of_free, .value = 10000}, .linear = true}, {}));
+    fill("thick", 0, 8 * mib, 'b');
+    EXPECT_EQ(shows("thick", 0, 8 * mib), 'b');
+    EXPECT_EQ(group->volume("s1")->snapshot_state, "Invalid");
+}
+
+TEST_F(EngineSnapshotsTest, SnapshotsAreTakenAndRemovedWhileAStoreGrows) {
+    options.snapshot_autoextend_threshold = 90;
+    reopen();
+    fill("thick", 0, 32 * mib, 'a');
+    ASSERT_TRUE(group->create_snapshots({classic("thick", "s1", 4 * mib)}, {}));
+    BlockDevice& device = use("thick");
+    const std::vector<std::byte> bytes(mib, std::byte{'b'});
+    std::thread writer([&] {
+        for (std::uint64_t at = 0; at < 16; ++at)
+            EXPECT_TRUE(write_now(device, at * mib, bytes));
+    });
+    for (int round = 0; round < 4; ++round) {
+        EXPECT_TRUE(group->create_snapshots({classic("thick", "other", 4 * mib)}, {}));
+        EXPECT_TRUE(group->remove({"other"}, false, {}));
+    }
+    writer.join();
+    EXPECT_EQ(shows("s1", 0, 32 * mib), 'a');
+    EXPECT_EQ(shows("thick", 0, 16 * mib), 'b');
+}
+
+TEST_F(EngineSnapshotsTest, AMergeWaitsForRoomInOtherSnapshots) {
+    options.snapshot_autoextend_threshold = 90;
+    reopen();
+    fill("thick", 0, 16 * mib, 'a');
+    ASSERT_TRUE(group->create_snapshots({classic("thick", "s1", 100 * mib)}, {}));
+    fill("thick", 0, 16 * mib, 'b');
+    ASSERT_TRUE(group->create_snapshots({classic("thick", "s2", 4 * mib)}, {}));
+    release();
+    ASSERT_TRUE(group->rollback("thick", "s1", {}));
+    wait_until([&] { return !group->volume("s1"); });
+    EXPECT_EQ(shows("s2", 0, 16 * mib), 'b');
+    EXPECT_EQ(shows("thick", 0, 16 * mib), 'a');
+}
+
 TEST_F(EngineSnapshotsTest, AMergeMakesTheOriginWhatTheSnapshotWas) {
     fill("thick", 0, 8 * mib, 'a');
     ASSERT_TRUE(group->create_snapshots({classic("thick", "s1", 100 * mib)}, {}));

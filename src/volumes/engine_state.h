@@ -4,6 +4,7 @@
 // lock; only the engine's own files include this.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <map>
 #include <memory>
@@ -154,6 +155,9 @@ class EngineGroup::State {
     std::shared_ptr<OpenOrigin> opened_origin(const std::string& name) const;
     void finish_merge(const LvmId& origin);
     void extend_where_needed(OpenOrigin& open);
+    void extend_store(const LvmId& id, OpenOrigin::Store& in_use, const cow::StoreUsage& usage);
+    // By a thread of its own; in simulations the caller does.
+    bool looks_after_snapshots() const { return options.queue == nullptr && !options.read_only; }
     void look_after_from_now_on();
     void note(std::string finding);
 
@@ -165,6 +169,7 @@ class EngineGroup::State {
     std::thread looking_after_;
     std::condition_variable look_again_;
     bool stop_looking_ = false;
+    std::atomic<bool> look_now_{false};  // writes wait for room in a store
 
     std::map<LvmId, Pool> pools_;
     std::map<LvmId, std::shared_ptr<OpenVolume>> volumes_;
