@@ -99,8 +99,6 @@ Result<void> EngineGroup::State::open_store(OpenOrigin& open, const lvm2::Volume
 Result<std::shared_ptr<EngineGroup::State::OpenOrigin>> EngineGroup::State::open_origin(const lvm2::LogicalVolume& volume) {
     if (auto open = opened_origin(volume.name))
         return open;
-    if (const auto* thin = volume.sole<lvm2::Thin>(); thin != nullptr && !thin->external_origin.empty())
-        return fail(ErrorKind::unsupported, "{} has classic snapshots and an external origin", volume.name);
     auto open = std::make_shared<OpenOrigin>();
     open->real = TRY(open_real(volume));
     cow::OriginOptions origin_options;
@@ -128,9 +126,8 @@ Result<std::vector<VolumeInfo>> EngineGroup::State::create_classic_snapshots(con
         const lvm2::LogicalVolume* origin = TRY(find(request.origin));
         if (const std::string reason = why_refused(*origin); !reason.empty())
             return fail(ErrorKind::unsupported, "{}: {}", request.origin, reason);
-        if (const auto* thin = origin->sole<lvm2::Thin>(); thin != nullptr && !thin->external_origin.empty())
-            return fail(ErrorKind::unsupported, "{} has an external origin: it gets no classic snapshots", request.origin);
-        else if (thin != nullptr && in_use(*origin) && TRY(TRY(pool(thin->pool))->status()).mode == thin::PoolMode::out_of_data_space)
+        if (const auto* thin = origin->sole<lvm2::Thin>();
+            thin != nullptr && in_use(*origin) && TRY(TRY(pool(thin->pool))->status()).mode == thin::PoolMode::out_of_data_space)
             return fail(ErrorKind::refused, "pool {} is full: writes to {} may wait for room, and there is no moment without any",
                         thin->pool, request.origin);
         lvm2::NewClassicSnapshot snapshot;

@@ -352,6 +352,17 @@ TEST_F(EngineSnapshotsTest, AnOriginStaysWhileItHasSnapshots) {
     EXPECT_EQ(group->info()->findings.size(), 0u);
 }
 
+TEST_F(EngineSnapshotsTest, APoolStaysWhileAVolumeOfItHasAClassicSnapshot) {
+    ASSERT_TRUE(group->create_snapshots({classic("thin", "s1", 8 * mib)}, {}));
+    EXPECT_EQ(group->remove({"pool"}, true, {}).error().kind(), ErrorKind::refused);
+    ASSERT_TRUE(group->remove({"pool", "s1"}, true, {.dry_run = true}));
+    EXPECT_TRUE(group->volume("s1"));
+    ASSERT_TRUE(group->remove({"pool", "s1"}, true, {}));
+    EXPECT_EQ(group->volume("thin").error().kind(), ErrorKind::not_found);
+    EXPECT_EQ(group->volume("s1").error().kind(), ErrorKind::not_found);
+    reopen();
+}
+
 // The header of the metadata area, in which a commit is made: written to announce a text, then to make it the group's.
 constexpr FaultDevice::Rule header{.operation = IoOperation::write, .offset = 4096, .length = 512};
 

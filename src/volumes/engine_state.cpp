@@ -2,6 +2,7 @@
 #include "volumes/engine_state.h"
 
 #include <unistd.h>
+#include <utility>
 
 namespace lamella {
 
@@ -103,7 +104,7 @@ Result<void> EngineGroup::State::close_pool(const lvm2::LogicalVolume& volume) {
 }
 
 Result<void> EngineGroup::State::close_all() {
-    volumes_.clear();
+    std::exchange(volumes_, {}).clear();  // what they give back is looked for there
     Result<void> result;
     for (auto& [id, origin] : merges_)
         if (auto stopped = origin->origin->stop_merge(); !stopped && result)
@@ -364,14 +365,12 @@ Result<std::shared_ptr<EngineGroup::State::OpenVolume>> EngineGroup::State::open
         return fail(ErrorKind::unsupported, "{}: {}", volume.name, reason);
     std::shared_ptr<OpenVolume> opened;
     const lvm2::ClassicSnapshot* snapshot = classic().of_store(volume.name);
-    const auto* thin = volume.sole<lvm2::Thin>();
-    const bool falls_through = thin != nullptr && !thin->external_origin.empty();
     // Read-only, an origin never has to copy. Written to, it may get snapshots while it is in use.
     if (snapshot != nullptr) {
         opened = std::make_shared<OpenVolume>();
         opened->origin = TRY_WITHIN(volume.name, open_origin(*TRY(find(snapshot->origin))));
         opened->device = opened->origin->stores.at(volume.id).snapshot;
-    } else if (!options.read_only && (!falls_through || classic().of_origin(volume.name) != nullptr)) {
+    } else if (!options.read_only) {
         opened = std::make_shared<OpenVolume>();
         opened->origin = TRY(open_origin(volume));
         opened->device = opened->origin->origin;
@@ -392,7 +391,7 @@ Result<std::shared_ptr<EngineGroup::State::OpenVolume>> EngineGroup::State::open
             if (const auto file = OriginFile::of(*origin))
                 opened->origin_file = TRY_WITHIN(volume.name, file->open(image_folder()));
             else
-                opened->external_origin = TRY_WITHIN(volume.name, open_volume(*origin));
+                opened->external_origin = user_of(*origin, TRY_WITHIN(volume.name, open_volume(*origin)));
         }
         BlockDevice* falls_to = opened->origin_file != nullptr       ? opened->origin_file.get()
                                 : opened->external_origin != nullptr ? opened->external_origin->device.get()
@@ -402,6 +401,16 @@ Result<std::shared_ptr<EngineGroup::State::OpenVolume>> EngineGroup::State::open
         opened->device = TRY(map(volume.name));
     }
     return opened;
+}
+
+// Gives the volume back with the last copy of the pointer, under the lock.
+std::shared_ptr<EngineGroup::State::OpenVolume> EngineGroup::State::user_of(const lvm2::LogicalVolume& volume,
+                                                                            std::shared_ptr<OpenVolume> opened) {
+    OpenVolume* const used = opened.get();
+    return {used, [this, id = volume.id, opened = std::move(opened)](OpenVolume*) mutable {
+                opened.reset();
+                drop_volume(id);
+            }};
 }
 
 std::filesystem::path EngineGroup::State::image_folder() const {
@@ -417,17 +426,8 @@ void EngineGroup::State::drop_volume(const LvmId& id) {
     auto open = volumes_.find(id);
     if (open == volumes_.end() || --open->second->users > 0)
         return;
-    std::shared_ptr<OpenVolume> last = std::move(open->second);
+    const std::shared_ptr<OpenVolume> last = std::move(open->second);
     volumes_.erase(open);
-    last->device.reset();
-    last->origin.reset();
-    if (last->external_origin == nullptr)
-        return;
-    for (const auto& [origin_id, origin] : volumes_)
-        if (origin == last->external_origin) {
-            last.reset();
-            return drop_volume(LvmId(origin_id));
-        }
 }
 
 Result<void> EngineGroup::State::refuse_in_use(const lvm2::LogicalVolume& volume) const {

@@ -84,6 +84,7 @@ class EngineGroup::State {
     // A volume in use by exports.
     struct OpenOrigin;
     struct OpenVolume {
+        // What the device stands on goes after it.
         std::shared_ptr<OpenVolume> external_origin;
         std::unique_ptr<BlockDevice> origin_file;
         std::shared_ptr<OpenOrigin> origin;  // of a volume with classic snapshots, and of each of those
@@ -93,6 +94,7 @@ class EngineGroup::State {
     // Shared by all who have the volume open. Ends (under the lock) with drop_volume().
     Result<std::shared_ptr<OpenVolume>> open_volume(const lvm2::LogicalVolume& volume);
     void drop_volume(const LvmId& id);
+    std::shared_ptr<OpenVolume> user_of(const lvm2::LogicalVolume& volume, std::shared_ptr<OpenVolume> opened);
     bool in_use(const lvm2::LogicalVolume& volume) const { return volumes_.contains(volume.id); }
     Result<void> refuse_in_use(const lvm2::LogicalVolume& volume) const;
     Result<void> refresh_volume(const lvm2::LogicalVolume& volume);

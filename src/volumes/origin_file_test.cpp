@@ -173,8 +173,6 @@ TEST_F(OriginFileTest, SnapshotsFallThroughToo) {
     EXPECT_EQ(group->volume("s2")->origin_file, "base.raw");
     ASSERT_TRUE(group->rollback("clone", "s1", {}));
     EXPECT_EQ(read("clone"), expected(16 * mib));
-    EXPECT_EQ(group->create_snapshots({{.origin = "clone", .name = "c", .classic = true}}, {}).error().kind(), ErrorKind::unsupported);
-
     // One volume stands for the file; renamed, it goes on; it goes with the last that uses it.
     EXPECT_EQ(group->remove({"base"}, false, {}).error().kind(), ErrorKind::refused);
     ASSERT_TRUE(group->rename("base", "debian", {}));
@@ -184,6 +182,88 @@ TEST_F(OriginFileTest, SnapshotsFallThroughToo) {
     EXPECT_TRUE(group->volume("debian"));
     ASSERT_TRUE(group->remove({"small"}, false, {}));
     EXPECT_EQ(group->volume("debian").error().kind(), ErrorKind::not_found);
+    EXPECT_EQ(group->info()->findings.size(), 0u);
+}
+
+TEST_F(OriginFileTest, ClassicSnapshotsFallThroughToo) {
+    ASSERT_TRUE(clone("clone", 16 * mib));
+    write("clone", 0, std::vector<std::byte>(mib, std::byte{'w'}));
+    CreateSnapshot request{.origin = "clone", .name = "c", .classic = true};
+    request.size = {Base::bytes, SizeRequest::Relation::absolute, 12 * mib};
+    auto then = expected(16 * mib);
+    std::fill_n(then.begin(), mib, std::byte{'w'});
+    {
+        auto in_use = group->exports()->open("clone", false);
+        ASSERT_TRUE(in_use);
+        auto made = group->create_snapshots({request}, {});
+        ASSERT_TRUE(made) << made.error().message();
+        ASSERT_TRUE(write_now((*in_use)->device(), mib / 2, std::vector<std::byte>(4 * mib, std::byte{'x'})));
+        EXPECT_EQ(read("c"), then);
+    }
+    EXPECT_EQ(group->volume("clone")->open_count, 0u);
+    reopen();
+    EXPECT_EQ(read("c"), then);
+    auto now = then;
+    std::fill_n(now.begin() + mib / 2, 4 * mib, std::byte{'x'});
+    EXPECT_EQ(read("clone"), now);
+    ASSERT_TRUE(group->rollback("clone", "c", {}));
+    EXPECT_EQ(read("clone"), then);
+    while (group->volume("c")) {}
+    EXPECT_EQ(read("clone"), then);
+    reopen();
+    EXPECT_EQ(read("clone"), then);
+}
+
+TEST_F(OriginFileTest, GoesWithWhatIsMadeOfIt) {
+    ASSERT_TRUE(clone("clone"));
+    ASSERT_TRUE(clone("other"));
+    EXPECT_EQ(group->remove({"base", "clone"}, false, {.dry_run = true}).error().kind(), ErrorKind::refused);
+    EXPECT_EQ(group->remove({"base", "clone"}, false, {}).error().kind(), ErrorKind::refused);
+    EXPECT_TRUE(group->volume("clone"));
+    ASSERT_TRUE(group->remove({"base", "clone", "other"}, false, {.dry_run = true}));
+    EXPECT_TRUE(group->volume("clone"));
+    ASSERT_TRUE(group->remove({"base", "clone", "other"}, false, {}));
+    EXPECT_EQ(group->volumes()->size(), 4u);
+    ASSERT_TRUE(clone("clone"));
+    ASSERT_TRUE(group->remove({"base", "pool"}, true, {.dry_run = true}));
+    ASSERT_TRUE(group->remove({"base", "pool"}, true, {}));
+    EXPECT_EQ(group->info()->findings.size(), 0u);
+}
+
+// External origins within the group, across pools: whatever their names are.
+TEST_F(OriginFileTest, VolumesGoBeforeTheirExternalOrigin) {
+    for (const char* pool : {"a", "z"}) {
+        CreatePool request;
+        request.name = pool;
+        request.size = {.base = Base::bytes, .value = 8 * mib};
+        ASSERT_TRUE(group->create_pool(request, {}));
+    }
+    const auto make = [&](const std::string& name, const std::string& pool, const std::string& origin, bool read_only) {
+        CreateVolume request{.name = name, .size = {.value = 4 * mib}, .pool = pool};
+        request.external_origin = origin;
+        request.read_only = read_only;
+        const auto made = group->create_volume(request, {});
+        ASSERT_TRUE(made) << made.error().message();
+    };
+    make("lowest", "z", "", true);
+    make("middle", "a", "lowest", true);
+    make("top", "z", "middle", false);
+    {
+        auto in_use = group->exports()->open("top", false);
+        ASSERT_TRUE(in_use);
+        EXPECT_EQ(group->volume("lowest")->open_count, 1u);
+        EXPECT_EQ(group->remove({"lowest", "middle", "top"}, false, {}).error().kind(), ErrorKind::refused);
+    }
+    EXPECT_EQ(group->volume("lowest")->open_count, 0u);
+    EXPECT_EQ(group->remove({"a"}, true, {}).error().kind(), ErrorKind::refused);
+    EXPECT_TRUE(group->volume("middle"));
+    ASSERT_TRUE(group->remove({"lowest", "middle", "top"}, false, {.dry_run = true}));
+    ASSERT_TRUE(group->remove({"lowest", "middle", "top"}, false, {}));
+    EXPECT_EQ(group->volume("top").error().kind(), ErrorKind::not_found);
+    EXPECT_EQ(group->volume("lowest").error().kind(), ErrorKind::not_found);
+    make("base", "a", "", true);
+    make("clone", "z", "base", false);
+    ASSERT_TRUE(group->remove({"a", "z"}, true, {}));
     EXPECT_EQ(group->info()->findings.size(), 0u);
 }
 
