@@ -89,6 +89,49 @@ TEST_F(ThinTargetsTest, RefusesWhatAPoolCanNot) {
     EXPECT_NE(error_of("other", "0 8 zero\n8 16384 thin-pool more b.img 128 4"), "none");
 }
 
+TEST_F(ThinTargetsTest, ATableMakesThePoolReadOnlyAndWritableAgain) {
+    make_pool();
+    ASSERT_TRUE(tell("create_thin 0"));
+    make("web", "0 20480 thin pool 0");
+    BlockDevice& web = open("web");
+    const auto bytes = test::pattern(chunk, 1);
+    ASSERT_TRUE(write_now(web, 0, bytes));
+    for (const bool by_table : {false, true}) {
+        const std::uint32_t events = mapper.info("pool")->event_number;
+        ASSERT_TRUE(
+            load("pool", by_table ? "0 16384 thin-pool meta data 128 4" : "0 16384 thin-pool meta data 128 4 1 read_only", by_table));
+        EXPECT_TRUE(status("pool").contains(" rw "));
+        resume("pool");
+        EXPECT_TRUE(status("pool").contains(" ro ")) << status("pool");
+        EXPECT_NE(mapper.info("pool")->event_number, events);
+        EXPECT_EQ(table("pool"), "0 16384 thin-pool 253:0 253:1 128 4 1 read_only\n");
+        EXPECT_EQ(tell("create_thin 1").error().kind(), ErrorKind::refused);
+        std::vector<std::byte> seen(chunk);
+        ASSERT_TRUE(read_now(web, 0, seen));
+        EXPECT_EQ(seen, bytes);
+        EXPECT_TRUE(flush_now(web));
+        EXPECT_TRUE(write_now(web, 0, bytes)) << "it has its chunk";
+        EXPECT_FALSE(write_now(web, 2 * chunk, bytes));
+        ASSERT_TRUE(load("pool", "0 16384 thin-pool meta data 128 4"));
+        resume("pool");
+        EXPECT_TRUE(status("pool").contains(" rw "));
+    }
+    EXPECT_TRUE(write_now(web, 2 * chunk, bytes));
+    EXPECT_TRUE(tell("create_thin 1"));
+    // One that begins read-only.
+    opened.clear();
+    ASSERT_TRUE(mapper.remove("web"));
+    ASSERT_TRUE(mapper.remove("pool"));
+    make("pool", "0 16384 thin-pool meta data 128 4 1 read_only");
+    EXPECT_EQ(tell("delete 1").error().kind(), ErrorKind::refused);
+    ASSERT_TRUE(load("pool", "0 16384 thin-pool meta data 128 4"));
+    resume("pool");
+    EXPECT_TRUE(tell("delete 1"));
+    make("web", "0 20480 thin pool 0");
+    ASSERT_TRUE(write_now(open("web"), 4 * chunk, bytes));
+    ASSERT_TRUE(flush_now(open("web")));
+}
+
 TEST_F(ThinTargetsTest, GrowsOnlineWhileWritesWait) {
     make_pool();
     ASSERT_TRUE(tell("create_thin 0"));

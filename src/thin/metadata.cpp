@@ -15,6 +15,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cassert>
 #include <cstring>
 #include <functional>
 #include <limits>
@@ -491,6 +492,20 @@ std::uint32_t ThinMetadata::data_block_sectors() const { return core_->committed
 std::uint64_t ThinMetadata::transaction_id() const { return core_->current.transaction_id; }
 std::uint32_t ThinMetadata::time() const { return core_->current.time; }
 bool ThinMetadata::read_only() const { return core_->read_only; }
+Result<void> ThinMetadata::set_read_only(bool read_only) {
+    assert(!core_->changed);
+    if (core_->read_only && !read_only) {
+        TRY_WITHIN(core_->device.name(), Superblock::unpack(core_->superblock_block.bytes(), true));
+        core_->read_only = false;
+        if (auto loaded = core_->load_maps(); !loaded) {
+            core_->read_only = true;
+            return loaded;
+        }
+    }
+    core_->read_only = read_only;
+    return {};
+}
+
 bool ThinMetadata::needs_check() const { return core_->committed.needs_check(); }
 
 Result<void> ThinMetadata::set_transaction_id(std::uint64_t old_id, std::uint64_t new_id) {

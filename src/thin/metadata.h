@@ -103,6 +103,9 @@ class ThinMetadata {
     // Steps with every snapshot.
     std::uint32_t time() const;
     bool read_only() const;
+    // Nothing is uncommitted. Making it writable reads what opening it for reading alone may have passed over; it stays as it is if that
+    // fails. Errors: unsupported features; damaged space maps.
+    Result<void> set_read_only(bool read_only);
     bool needs_check() const;
 
     // --- Devices ---

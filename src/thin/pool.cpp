@@ -315,11 +315,8 @@ Result<void> ThinPool::commit() {
 
 const ThinPoolOptions& ThinPool::options() const { return thread_->options(); }
 
-void ThinPool::change_options(const ThinPoolOptions& options) {
-    (void)thread_->ask<void>([&](Answer<void>& answer) {
-        thread_->change_options(options);
-        answer.give({});
-    });
+Result<void> ThinPool::change_options(const ThinPoolOptions& options) {
+    return thread_->ask<void>([&](Answer<void>& answer) { answer.give(thread_->change_options(options)); });
 }
 
 void ThinPool::give_back_waiting() {

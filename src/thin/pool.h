@@ -140,9 +140,11 @@ class ThinPool {
     // Those of its opening, as changed since.
     const ThinPoolOptions& options() const;
     std::uint32_t data_block_sectors() const { return options().data_block_sectors; }
-    // Takes the low water mark, the zeroing of new blocks, what happens without space and whether discards are passed down from `options`;
-    // writes that wait for space fail if that is to be an error now. The rest stays as it is; whether there are discards at all, too.
-    void change_options(const ThinPoolOptions& options);
+    // Takes the low water mark, the zeroing of new blocks, what happens without space, whether discards are passed down and whether the
+    // pool is read-only from `options`; writes that wait for space fail if that is to be an error now. A pool whose metadata needs a check,
+    // or that has failed, doesn't become writable by this. The rest stays as it is; whether there are discards at all, too. Errors: of
+    // the commit before it becomes read-only; metadata that can't be opened for writing.
+    Result<void> change_options(const ThinPoolOptions& options);
     // Writes that wait for space complete with ERESTART: somebody above keeps them.
     void give_back_waiting();
 

@@ -274,7 +274,25 @@ Result<void> PoolThread::grow_metadata() {
 
 void PoolThread::give_back_waiting() { fail_space_waiters(ERESTART); }
 
-void PoolThread::change_options(const ThinPoolOptions& options) {
+// As dm-thin's set_pool_mode().
+Result<void> PoolThread::set_read_only(bool read_only) {
+    options_.read_only = read_only;
+    if (mode_.load() == PoolMode::fail || (mode_.load() == PoolMode::read_only) == read_only)
+        return {};
+    if (read_only) {
+        TRY(commit());
+        TRY(metadata_->set_read_only(true));
+        enter_mode(PoolMode::read_only);
+        fail_space_waiters(EIO);
+    } else if (!metadata_->needs_check()) {
+        TRY(metadata_->set_read_only(false));
+        enter_mode(PoolMode::write);
+    }
+    return {};
+}
+
+Result<void> PoolThread::change_options(const ThinPoolOptions& options) {
+    TRY(set_read_only(options.read_only));
     options_.low_water_blocks = options.low_water_blocks;
     options_.zero_new_blocks = options.zero_new_blocks;
     if (takes_discards_ && options.discards != DiscardPolicy::ignore)
@@ -286,6 +304,7 @@ void PoolThread::change_options(const ThinPoolOptions& options) {
         fail_space_waiters(ENOSPC);
     else if (mode_.load() == PoolMode::out_of_data_space && options_.no_space_timeout != Duration::zero())
         queue_.arm(space_timer_, queue_.clock().monotonic() + options_.no_space_timeout);
+    return {};
 }
 
 }  // namespace lamella::thin

@@ -78,7 +78,8 @@ class PoolThread {
     Result<void> writable() const;
     Result<void> grow_data();
     Result<void> grow_metadata();
-    void change_options(const ThinPoolOptions& options);
+    Result<void> change_options(const ThinPoolOptions& options);
+    Result<void> set_read_only(bool read_only);
     void give_back_waiting();
     // A change of the metadata has been made outside the data path.
     void changed();

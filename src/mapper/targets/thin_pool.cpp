@@ -113,9 +113,9 @@ class ThinPoolTarget final : public Target {
         thin::ThinPoolOptions options = options_;
         if (options.discards == thin::DiscardPolicy::passdown && !shared_->data.device->traits().discards)
             options.discards = thin::DiscardPolicy::no_passdown;
-        shared_->pool->change_options(options);
-        const bool grows = status.mode != thin::PoolMode::read_only && status.mode != thin::PoolMode::fail && !status.needs_check;
-        if (grows) {
+        TRY(shared_->pool->change_options(options));
+        const thin::PoolMode mode = TRY(shared_->pool->status()).mode;
+        if (mode != thin::PoolMode::read_only && mode != thin::PoolMode::fail && !status.needs_check) {
             TRY(shared_->pool->grow_metadata());
             TRY(shared_->pool->grow_data());
         }
@@ -158,9 +158,6 @@ class ThinPoolTarget final : public Target {
             return fail(ErrorKind::usage, "the pool has chunks of {} sectors", had.data_block_sectors);
         if ((had.discards == thin::DiscardPolicy::ignore) != (options_.discards == thin::DiscardPolicy::ignore))
             return fail(ErrorKind::usage, "whether the pool takes discards can't be changed while it is in use");
-        // The kernel lets this be changed.
-        if (had.read_only != options_.read_only)
-            return fail(ErrorKind::unsupported, "read_only can't be changed while the pool is in use");
         return {};
     }
 
