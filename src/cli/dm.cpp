@@ -2,10 +2,8 @@
 //
 // lamella dm VERB: dmsetup's verbs on devices that `lamella dm run` serves.
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <filesystem>
-#include <thread>
 
 #include <unistd.h>
 
@@ -16,7 +14,6 @@
 #include "cli/dm_control.h"
 #include "cli/dm_output.h"
 #include "cli/dm_run.h"
-#include "cli/interrupt.h"
 #include "cli/numbers.h"
 
 namespace lamella::cli {
@@ -399,32 +396,20 @@ void define_targets(CommandLine line) {
 
 void define_wait(CommandLine line) {
     struct Arguments : Verb {
-        std::string name, event;
+        std::string name, event = "0";
         bool no_flush = false;
     };
     auto arguments = begin<Arguments>(line);
     line.describe("Wait for an event of a device",
-                  "Until its event number differs from EVENT, the number that was seen last; without it, from the present one.");
+                  "Until its event number differs from EVENT, the number that was seen last. Its removal is an event, too.");
     line.argument("NAME", arguments->name, "the device");
-    line.optional_argument("EVENT", arguments->event, "the event number that info printed");
+    line.optional_argument("EVENT", arguments->event, "the event number that info printed (default 0)");
     line.flag("--noflush", arguments->no_flush, "for scripts: nothing is flushed in any case");
     line.runs([arguments](Context& context) -> Result<void> {
         MapperClient client = TRY(arguments->connect(context));
-        std::optional<std::uint32_t> seen;
-        if (!arguments->event.empty())
-            seen = TRY_WITHIN("EVENT", parse_number<std::uint32_t>(arguments->event));
-        // Asked for, so that waiting takes nothing of the server, and any number may wait.
-        for (auto pause = std::chrono::milliseconds(5);; pause = std::min(pause * 2, std::chrono::milliseconds(200))) {
-            const auto device = TRY(client.devices({arguments->name}));
-            const std::uint32_t now = device.front().info.event_number;
-            if (!seen)
-                seen = now;
-            if (now != *seen)
-                return context.answer({}, {{"event_number", now}});
-            if (interrupted().load())
-                return fail(ErrorKind::failed, "interrupted");
-            std::this_thread::sleep_for(pause);
-        }
+        const auto seen = TRY_WITHIN("EVENT", parse_number<std::uint32_t>(arguments->event));
+        const Json answer = TRY(client.call("wait", {{"name", arguments->name}, {"event", seen}}));
+        return context.answer({}, {{"event_number", TRY(member<std::uint64_t>(answer, "event_number", "answer"))}});
     });
 }
 

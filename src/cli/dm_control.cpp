@@ -198,6 +198,19 @@ ControlHandlers mapper_handlers(Mapper& mapper) {
     return handlers;
 }
 
+WaitingHandlers mapper_waiting_handlers(Mapper& mapper) {
+    WaitingHandlers handlers;
+    handlers["wait"] = [&mapper](const Json& params) -> Result<LaterAnswer> {
+        const auto name = TRY(name_of(params));
+        const auto seen = TRY(small_number(params, "event", "params"));
+        return [seen, number = TRY(mapper.events(name))]() -> std::optional<Json> {
+            const std::uint32_t now = number();
+            return now != seen ? std::optional(Json{{"event_number", now}}) : std::nullopt;
+        };
+    };
+    return handlers;
+}
+
 Result<MapperClient> MapperClient::connect(std::string socket) {
     if (socket.empty())
         socket = default_mapper_socket();

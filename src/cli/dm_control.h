@@ -8,6 +8,7 @@
 //   rename        name, new_name                         set_uuid      name, uuid
 //   remove        name, force, deferred    -> done       message       name, sector, message    -> answer
 //   devices       (null)    -> devices                   device        name    -> the same for one
+//   wait          name, event    -> event_number, when it isn't `event`
 //   status        name, flush, inactive    -> targets    table         name, inactive    -> targets
 //
 // Where `done` is false, I/O is in flight still: the client asks again.
@@ -23,6 +24,7 @@
 namespace lamella::cli {
 
 ControlHandlers mapper_handlers(mapper::Mapper& mapper);
+WaitingHandlers mapper_waiting_handlers(mapper::Mapper& mapper);
 
 // RUNTIME/dm.sock
 std::string default_mapper_socket();

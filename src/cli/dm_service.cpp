@@ -81,7 +81,9 @@ Result<void> MapperService::start_here() {
     reactors_.emplace(TRY(ReactorGroup::start(options_.threads)));
     source_ = std::make_unique<MapperExports>(mapper_);
     server_ = TRY(nbd::Server::start(*reactors_, *source_, nbd));
-    control_ = TRY(ControlServer::start_at(options_.socket, mapper_handlers(mapper_)));
+    control_ = TRY(ControlServer::start_at(options_.socket, mapper_handlers(mapper_), mapper_waiting_handlers(mapper_)));
+    mapper_.set_event_handler([this] { control_->wake(); });
+    control_->wake();  // for what has happened before
     return {};
 }
 
@@ -123,6 +125,7 @@ Result<void> MapperService::load_files() {
 }
 
 Result<void> MapperService::stop() {
+    mapper_.set_event_handler({});
     control_.reset();
     mapper_.resume_all();
     Result<void> stopped;

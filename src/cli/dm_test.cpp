@@ -1,10 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // lamella dm's verbs against a device mapper in this process, through its control socket.
+#include <atomic>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <thread>
 
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <gmock/gmock.h>
@@ -116,6 +121,7 @@ TEST_F(DeviceMapper, ChangesDevices) {
     EXPECT_EQ(dm({"message", "other", "0", "hello"}), ExitCode::refused);
     EXPECT_EQ(dm({"message", "other", "x", "hello"}), ExitCode::usage);
     EXPECT_EQ(dm({"wait", "other", "5"}), ExitCode::done);  // its number isn't 5
+    EXPECT_EQ(dm({"wait", "other", "x"}), ExitCode::usage);
     const Json json = Json::parse(printed({"info", "--json"}));
     EXPECT_EQ(json["devices"][0]["uuid"], "U");
     // What others use gets a table of errors.
@@ -126,6 +132,64 @@ TEST_F(DeviceMapper, ChangesDevices) {
     EXPECT_THAT(printed({"info", "other"}), HasSubstr("ACTIVE (DEFERRED REMOVE)\n"));
     EXPECT_EQ(dm({"remove", "above"}), ExitCode::done);
     EXPECT_EQ(printed({"ls"}), "No devices found\n");
+}
+
+TEST_F(DeviceMapper, WaitsForEvents) {
+    start();
+    ASSERT_EQ(dm({"create", "disk", "--uuid", "U", "--table", linear("a.img")}), ExitCode::done);
+    // The server takes requests in the order in which they come: this one waits before the next is read.
+    const auto start_waiting = [&](const std::string& name, int event) {
+        const int socket = ::socket(AF_UNIX, SOCK_STREAM, 0);
+        sockaddr_un address{.sun_family = AF_UNIX, .sun_path = {}};
+        std::strcpy(address.sun_path, path("dm.sock").c_str());
+        EXPECT_EQ(::connect(socket, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+        const std::string line = Json{{"version", 1}, {"method", "wait"}, {"params", {{"name", name}, {"event", event}}}}.dump() + "\n";
+        EXPECT_EQ(::send(socket, line.data(), line.size(), 0), static_cast<ssize_t>(line.size()));
+        return socket;
+    };
+    const auto answer = [](int socket) {
+        std::string line;
+        for (char c; ::recv(socket, &c, 1, 0) == 1 && c != '\n';)
+            line += c;
+        ::close(socket);
+        return line;
+    };
+    const int first = start_waiting("disk", 0);
+    const int second = start_waiting("U", 0);
+    EXPECT_EQ(dm({"suspend", "disk"}), ExitCode::done);  // no event
+    EXPECT_EQ(dm({"resume", "disk"}), ExitCode::done);
+    for (const int socket : {first, second}) {
+        char none;
+        EXPECT_LT(::recv(socket, &none, 1, MSG_DONTWAIT), 0);
+    }
+    EXPECT_EQ(dm({"rename", "disk", "other"}), ExitCode::done);
+    EXPECT_EQ(answer(first), R"({"version":1,"result":{"event_number":1}})");
+    EXPECT_EQ(answer(second), R"({"version":1,"result":{"event_number":1}})");
+    EXPECT_EQ(Json::parse(printed({"wait", "other", "--json"}))["event_number"], 1) << "without a number: from 0";
+
+    std::atomic<bool> returned = false;
+    std::thread waiting([&] {
+        Environment own;
+        own.out = own.err = [](std::string_view) {};
+        own.flush = [] {};
+        EXPECT_EQ(run_program({"dm", "wait", "--socket", path("dm.sock"), "U", "1"}, own), ExitCode::done);
+        returned = true;
+    });
+    for (bool there = true; !returned; there = !there)
+        EXPECT_EQ(dm({"rename", "U", there ? "there" : "back"}), ExitCode::done);
+    waiting.join();
+
+    const std::string event = printed({"info", "U", "-c", "--noheadings", "-o", "events"});
+    const int last = start_waiting("U", std::stoi(event));
+    EXPECT_EQ(dm({"remove", "U"}), ExitCode::done);
+    EXPECT_EQ(Json::parse(answer(last))["result"]["event_number"], std::stoi(event) + 1);
+    EXPECT_EQ(dm({"wait", "U"}), ExitCode::not_found);
+    // One that goes on waiting doesn't keep the service from ending.
+    ASSERT_EQ(dm({"create", "disk", "--notable"}), ExitCode::done);
+    const int never = start_waiting("disk", 0);
+    EXPECT_EQ(printed({"ls"}), "disk\t(253:0)\n");
+    service.reset();
+    EXPECT_EQ(answer(never), "");
 }
 
 TEST_F(DeviceMapper, BeginsWithTableFiles) {

@@ -81,13 +81,13 @@ struct MappedDevice::Waiter : GracePeriod::Waiter {
     bool over = false;
 };
 
-MappedDevice::MappedDevice(std::uint32_t minor, std::string name, std::unique_ptr<IoQueue> queue)
-    : minor_(minor), queue_(std::move(queue)), grace_(*queue_), name_(std::move(name)) {}
+MappedDevice::MappedDevice(std::uint32_t minor, std::string name, std::shared_ptr<EventBell> bell, std::unique_ptr<IoQueue> queue)
+    : minor_(minor), bell_(std::move(bell)), queue_(std::move(queue)), grace_(*queue_), name_(std::move(name)) {}
 
 MappedDevice::~MappedDevice() = default;
 
-Result<std::shared_ptr<MappedDevice>> MappedDevice::create(std::uint32_t minor, std::string name) {
-    return std::shared_ptr<MappedDevice>(new MappedDevice(minor, std::move(name), TRY(make_plain_queue())));
+Result<std::shared_ptr<MappedDevice>> MappedDevice::create(std::uint32_t minor, std::string name, std::shared_ptr<EventBell> bell) {
+    return std::shared_ptr<MappedDevice>(new MappedDevice(minor, std::move(name), std::move(bell), TRY(make_plain_queue())));
 }
 
 DeviceTraits MappedDevice::traits() const {

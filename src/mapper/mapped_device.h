@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <list>
 #include <memory>
 #include <mutex>
@@ -14,6 +15,25 @@
 
 namespace lamella::mapper {
 
+// Tells whoever wants to know that some device had an event. Any thread.
+class EventBell {
+  public:
+    // Must not block. Not called any more when this returns after another was set.
+    void set_handler(std::function<void()> handler) {
+        std::lock_guard lock(mutex_);
+        handler_ = std::move(handler);
+    }
+    void ring() {
+        std::lock_guard lock(mutex_);
+        if (handler_)
+            handler_();
+    }
+
+  private:
+    std::mutex mutex_;
+    std::function<void()> handler_;
+};
+
 // The data path of a device of the mapper: hands requests to the live table, or holds them while the device is suspended. Devices are
 // made and changed by Mapper alone; targets and clients see this.
 //
@@ -24,7 +44,7 @@ namespace lamella::mapper {
 // Threads: as BlockDevice. What is marked so is the mapper's, one call at a time.
 class MappedDevice final : public BlockDevice {
   public:
-    static Result<std::shared_ptr<MappedDevice>> create(std::uint32_t minor, std::string name);
+    static Result<std::shared_ptr<MappedDevice>> create(std::uint32_t minor, std::string name, std::shared_ptr<EventBell> bell);
     ~MappedDevice() override;
 
     // 0 without a live table.
@@ -41,7 +61,10 @@ class MappedDevice final : public BlockDevice {
     std::string number() const;
 
     // Any thread, the data path's too: somebody may wait for it (`dm wait`).
-    void raise_event() { events_.fetch_add(1); }
+    void raise_event() {
+        events_.fetch_add(1);
+        bell_->ring();
+    }
     std::uint32_t event_number() const { return events_.load(); }
 
     // --- The mapper's ---
@@ -62,11 +85,12 @@ class MappedDevice final : public BlockDevice {
     struct Held;
     struct Waiter;
 
-    MappedDevice(std::uint32_t minor, std::string name, std::unique_ptr<IoQueue> queue);
+    MappedDevice(std::uint32_t minor, std::string name, std::shared_ptr<EventBell> bell, std::unique_ptr<IoQueue> queue);
     void hold(IoQueue& queue, IoRequest& request);
     void wait_for_those_inside();
 
     const std::uint32_t minor_;
+    const std::shared_ptr<EventBell> bell_;
     const std::unique_ptr<IoQueue> queue_;  // for the grace period; stepped in drained()
     GracePeriod grace_;
     std::atomic<BlockDevice*> live_{nullptr};

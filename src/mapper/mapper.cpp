@@ -167,7 +167,7 @@ Result<void> Mapper::create(const std::string& name, const std::string& uuid) {
     auto device = std::make_unique<Device>();
     device->name = name;
     device->uuid = uuid;
-    device->mapped = TRY(MappedDevice::create(minor, name));
+    device->mapped = TRY(MappedDevice::create(minor, name, bell_));
     devices_.emplace(name, std::move(device));
     return {};
 }
@@ -436,6 +436,8 @@ Result<void> Mapper::remove_now(Device& device) {
     if (!TRY(begin_suspending(device, {}, default_patience)))
         return fail(ErrorKind::refused, "device {}: I/O is in flight", device.name);
     const auto entry = devices_.find(device.name);
+    if (device.live != nullptr)
+        device.mapped->raise_event();  // as the kernel does
     device.inactive.reset();
     device.live.reset();
     devices_.erase(entry);
@@ -499,6 +501,11 @@ DeviceInfo Mapper::describe(const Device& device) const {
 Result<DeviceInfo> Mapper::info(std::string_view name) {
     std::lock_guard lock(mutex_);
     return describe(*TRY(find(name)));
+}
+
+Result<std::function<std::uint32_t()>> Mapper::events(std::string_view name) {
+    std::lock_guard lock(mutex_);
+    return [mapped = TRY(find(name))->mapped] { return mapped->event_number(); };
 }
 
 std::vector<DeviceInfo> Mapper::devices() {

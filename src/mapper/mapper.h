@@ -5,6 +5,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -105,6 +106,10 @@ class Mapper {
     Result<std::string> message(std::string_view name, std::uint64_t sector, std::string_view text);
 
     Result<DeviceInfo> info(std::string_view name);
+    // The device's event number, also after it has been renamed or removed, which are events if it has a live table. Any thread.
+    Result<std::function<std::uint32_t()>> events(std::string_view name);
+    // Called after an event of any device, from any thread; must not block. Any thread may set another.
+    void set_event_handler(std::function<void()> handler) { bell_->set_handler(std::move(handler)); }
     // By name.
     std::vector<DeviceInfo> devices();
     // Empty where there is no such table. `flush`: see Target::status(). A target that can't be asked because a device below is
@@ -146,6 +151,7 @@ class Mapper {
     void remove_deferred();
     Result<std::vector<TargetLine>> lines(std::string_view name, bool inactive, bool status, bool flush);
 
+    const std::shared_ptr<EventBell> bell_ = std::make_shared<EventBell>();
     mutable std::mutex mutex_;
     std::map<std::string, std::unique_ptr<Device>, std::less<>> devices_;
     std::map<std::string, std::weak_ptr<FileDevice>, std::less<>> files_;  // by path without links

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "volumes/control.h"
 
+#include <algorithm>
 #include <array>
+#include <atomic>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
@@ -27,7 +29,8 @@ namespace lamella {
 
 namespace {
 
-constexpr std::size_t max_clients = 16;
+constexpr std::size_t max_clients = 16;  // without those whose answer comes later
+constexpr std::size_t max_waiting = 1024;
 constexpr auto progress_pause = std::chrono::milliseconds(100);
 
 // A folder that only `owner` can have put anything into.
@@ -241,8 +244,38 @@ ControlHandlers group_handlers(VolumeGroup& group) {
     return handlers;
 }
 
-std::string answer_control_request(const ControlHandlers& handlers, std::string_view line,
-                                   const std::function<bool(std::string)>& send_progress) {
+namespace {
+
+struct Request {
+    std::string method;
+    Json params = Json::object();
+    bool progress = false;
+};
+
+Result<Request> parse_request(std::string_view line) {
+    Request request;
+    Json json = TRY_WITHIN("request", parse_json(line));
+    auto version = TRY(member<std::uint64_t>(json, "version", "request"));
+    if (version != control_version)
+        return fail(ErrorKind::unsupported,
+                    "the serving process speaks version {} of the control protocol, the command version {}: "
+                    "use the same release of lamella for both",
+                    control_version, version);
+    request.method = TRY(member<std::string>(json, "method", "request"));
+    if (auto params = json.find("params"); params != json.end())
+        request.params = std::move(*params);
+    request.progress = json.contains("progress") && TRY(member<bool>(json, "progress", "request"));
+    return request;
+}
+
+std::string print_result(Result<Json> answer) {
+    return answer ? print_answer("result", *std::move(answer)) : print_answer("error", error_to_json(answer.error()));
+}
+
+std::string answer(const ControlHandlers& handlers, const Request& request, const std::function<bool(std::string)>& send_progress) {
+    const auto handler = handlers.find(request.method);
+    if (handler == handlers.end())
+        return print_result(fail(ErrorKind::unsupported, "the serving process has no method of the name asked for"));
     // A report is cheap, a line isn't; the last one is always told.
     ReportProgress report = [&send_progress, go_on = true,
                              next = std::chrono::steady_clock::time_point()](const Progress& progress) mutable {
@@ -252,66 +285,66 @@ std::string answer_control_request(const ControlHandlers& handlers, std::string_
         }
         return go_on;
     };
-    Result<Json> answer = [&]() -> Result<Json> {
-        Json request = TRY_WITHIN("request", parse_json(line));
-        auto version = TRY(member<std::uint64_t>(request, "version", "request"));
-        if (version != control_version)
-            return fail(ErrorKind::unsupported,
-                        "the serving process speaks version {} of the control protocol, the command version {}: "
-                        "use the same release of lamella for both",
-                        control_version, version);
-        auto method = TRY(member<std::string>(request, "method", "request"));
-        auto handler = handlers.find(method);
-        if (handler == handlers.end())
-            return fail(ErrorKind::unsupported, "the serving process has no method of the name asked for");
-        auto params = request.find("params");
-        bool wants_progress = send_progress && request.contains("progress") && TRY(member<bool>(request, "progress", "request"));
-        return handler->second(params != request.end() ? *params : Json::object(), wants_progress ? report : ReportProgress());
-    }();
-    return answer ? print_answer("result", *std::move(answer)) : print_answer("error", error_to_json(answer.error()));
+    return print_result(handler->second(request.params, request.progress && send_progress ? report : ReportProgress()));
 }
 
-// One thread that polls listeners and clients. A client is either being read, or its answer is being sent: what it sends ahead
+}  // namespace
+
+std::string answer_control_request(const ControlHandlers& handlers, std::string_view line,
+                                   const std::function<bool(std::string)>& send_progress) {
+    const Result<Request> request = parse_request(line);
+    return request ? answer(handlers, *request, send_progress) : print_result(std::unexpected(request.error()));
+}
+
+// One thread that polls listeners and clients. A client is being read, or waits for its answer, or that is being sent: what it sends ahead
 // waits in its socket, so that no client can make the process hold more than one request and one answer.
 class ControlServer::Loop {
   public:
-    explicit Loop(ControlHandlers handlers) : handlers_(std::move(handlers)) {}
+    Loop(ControlHandlers handlers, WaitingHandlers waiting) : handlers_(std::move(handlers)), waiting_handlers_(std::move(waiting)) {}
     ~Loop();
 
     Result<void> listen_for(const std::vector<std::string>& physical_volumes);
     Result<void> listen_at(const std::string& socket);
     Result<void> run_thread();
+    void wake();
 
   private:
     struct Client {
         FileDescriptor socket;
         std::string input;
         std::string output;
+        LaterAnswer later;  // what its request waits for, if it does
         std::size_t sent = 0;
         std::size_t scanned = 0;  // of input: holds no line end
         bool close_when_sent = false;
     };
 
     void run();
+    std::size_t waiting() const;
     void accept_from(int listener);
     // False: the connection is over.
+    bool serve(Client& client);
     bool read_from(Client& client);
     bool answer_lines(Client& client);
+    void answer_line(Client& client, std::string_view line);
+    bool ask_later(Client& client);
     bool send_output(Client& client);
 
     ControlHandlers handlers_;
+    WaitingHandlers waiting_handlers_;
     std::vector<FileDescriptor> listeners_;
     std::vector<std::string> paths_;
     std::optional<nbd::Listener> own_listener_;  // instead of those
-    FileDescriptor stop_;
+    FileDescriptor wake_;
+    std::atomic<bool> stopping_{false};
     std::list<Client> clients_;
     std::thread thread_;
 };
 
 ControlServer::Loop::~Loop() {
     if (thread_.joinable()) {
-        std::uint64_t one = 1;
-        (void)!::write(stop_.get(), &one, sizeof one);
+        stopping_.store(true);
+        wake();
         thread_.join();
     }
     for (const std::string& path : paths_)
@@ -355,9 +388,14 @@ Result<void> ControlServer::Loop::listen_at(const std::string& socket) {
     return {};
 }
 
+void ControlServer::Loop::wake() {
+    const std::uint64_t one = 1;
+    (void)!::write(wake_.get(), &one, sizeof one);
+}
+
 Result<void> ControlServer::Loop::run_thread() {
-    stop_ = FileDescriptor(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-    if (stop_.get() < 0)
+    wake_ = FileDescriptor(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+    if (wake_.get() < 0)
         return fail_errno("eventfd");
     thread_ = std::thread([this] { run(); });
     return {};
@@ -367,23 +405,32 @@ void ControlServer::Loop::run() {
     std::vector<pollfd> polled;
     for (;;) {
         polled.clear();
-        polled.push_back({stop_.get(), POLLIN, 0});
-        const short wanted = clients_.size() < max_clients ? POLLIN : 0;
+        polled.push_back({wake_.get(), POLLIN, 0});
+        const short wanted = clients_.size() - waiting() < max_clients ? POLLIN : 0;
         for (const FileDescriptor& listener : listeners_)
             polled.push_back({listener.get(), wanted, 0});
         if (own_listener_)
             polled.push_back({own_listener_->fd(), wanted, 0});
         std::size_t first_client = polled.size();
         for (const Client& client : clients_)
-            polled.push_back({client.socket.get(), static_cast<short>(client.output.empty() ? POLLIN : POLLOUT), 0});
+            polled.push_back({client.socket.get(), static_cast<short>(client.later ? 0 : client.output.empty() ? POLLIN : POLLOUT), 0});
         if (::poll(polled.data(), polled.size(), -1) < 0)
             continue;
-        if (polled[0].revents != 0)
+        const bool woken = polled[0].revents != 0;
+        if (woken) {
+            std::uint64_t times;
+            (void)!::read(wake_.get(), &times, sizeof times);
+        }
+        if (stopping_.load())
             return;
         std::size_t at = first_client;
         for (auto client = clients_.begin(); client != clients_.end();) {
-            short events = polled[at++].revents;
-            bool lives = events == 0 || (client->output.empty() ? read_from(*client) : send_output(*client) && answer_lines(*client));
+            const bool has_events = polled[at++].revents != 0;
+            bool lives = true;
+            if (client->later)
+                lives = !has_events && (!woken || (ask_later(*client) && answer_lines(*client)));  // nothing but its end is polled for
+            else if (has_events)
+                lives = client->output.empty() ? read_from(*client) : send_output(*client) && answer_lines(*client);
             client = lives ? std::next(client) : clients_.erase(client);
         }
         for (std::size_t i = 1; i < first_client; ++i)
@@ -414,7 +461,7 @@ bool ControlServer::Loop::read_from(Client& client) {
 }
 
 bool ControlServer::Loop::answer_lines(Client& client) {
-    while (client.output.empty()) {
+    while (client.output.empty() && !client.later) {
         std::size_t end = client.input.find('\n', client.scanned);
         if (std::min(end, client.input.size()) > max_control_request) {
             client.output =
@@ -427,31 +474,62 @@ bool ControlServer::Loop::answer_lines(Client& client) {
             client.scanned = client.input.size();
             return true;
         } else {
-            // Progress is sent at once, from the thread that reports it while this one waits; what doesn't fit is no loss, but for the
-            // rest of a line that was begun.
-            std::string rest;
-            auto send_progress = [&](std::string line) {
-                if (rest.empty()) {
-                    line += '\n';
-                    ssize_t count = ::send(client.socket.get(), line.data(), line.size(), MSG_NOSIGNAL);
-                    if (count > 0)
-                        rest = line.substr(static_cast<std::size_t>(count));
-                }
-                char next;
-                const ssize_t waiting = ::recv(client.socket.get(), &next, 1, MSG_PEEK);
-                return waiting > 0 || (waiting < 0 && (errno == EAGAIN || errno == EINTR));
-            };
-            std::string answer = answer_control_request(handlers_, std::string_view(client.input).substr(0, end), send_progress);
-            rest += answer;
-            rest += '\n';
-            client.output = std::move(rest);
+            answer_line(client, std::string_view(client.input).substr(0, end));
             client.input.erase(0, end + 1);
             client.scanned = 0;
         }
-        if (!send_output(client))
+        if (!(client.later ? ask_later(client) : send_output(client)))
             return false;
     }
     return true;
+}
+
+void ControlServer::Loop::answer_line(Client& client, std::string_view line) {
+    const Result<Request> request = parse_request(line);
+    if (!request) {
+        client.output = print_result(std::unexpected(request.error())) + "\n";
+        return;
+    }
+    if (const auto handler = waiting_handlers_.find(request->method); handler != waiting_handlers_.end()) {
+        Result<LaterAnswer> later =
+            waiting() < max_waiting ? handler->second(request->params) : fail(ErrorKind::refused, "{} requests wait already", max_waiting);
+        if (later)
+            client.later = *std::move(later);
+        else
+            client.output = print_result(std::unexpected(later.error())) + "\n";
+        return;
+    }
+    // Progress is sent at once, from the thread that reports it while this one waits; what doesn't fit is no loss, but for the rest of a
+    // line that was begun.
+    std::string rest;
+    const auto send_progress = [&](std::string report) {
+        if (rest.empty()) {
+            report += '\n';
+            ssize_t count = ::send(client.socket.get(), report.data(), report.size(), MSG_NOSIGNAL);
+            if (count > 0)
+                rest = report.substr(static_cast<std::size_t>(count));
+        }
+        char next;
+        const ssize_t waiting = ::recv(client.socket.get(), &next, 1, MSG_PEEK);
+        return waiting > 0 || (waiting < 0 && (errno == EAGAIN || errno == EINTR));
+    };
+    const std::string answered = answer(handlers_, *request, send_progress);
+    client.output = std::move(rest);
+    client.output += answered;
+    client.output += '\n';
+}
+
+std::size_t ControlServer::Loop::waiting() const {
+    return static_cast<std::size_t>(std::ranges::count_if(clients_, [](const Client& client) { return bool(client.later); }));
+}
+
+bool ControlServer::Loop::ask_later(Client& client) {
+    std::optional<Json> answer = client.later();
+    if (!answer)
+        return true;
+    client.later = nullptr;
+    client.output = print_result(*std::move(answer)) + "\n";
+    return send_output(client);
 }
 
 bool ControlServer::Loop::send_output(Client& client) {
@@ -472,14 +550,17 @@ ControlServer::ControlServer(std::unique_ptr<Loop> loop) : loop_(std::move(loop)
 ControlServer::~ControlServer() = default;
 
 Result<std::unique_ptr<ControlServer>> ControlServer::start(const std::vector<std::string>& physical_volumes, ControlHandlers handlers) {
-    auto loop = std::make_unique<Loop>(std::move(handlers));
+    auto loop = std::make_unique<Loop>(std::move(handlers), WaitingHandlers{});
     TRY(loop->listen_for(physical_volumes));
     TRY(loop->run_thread());
     return std::unique_ptr<ControlServer>(new ControlServer(std::move(loop)));
 }
 
-Result<std::unique_ptr<ControlServer>> ControlServer::start_at(const std::string& socket, ControlHandlers handlers) {
-    auto loop = std::make_unique<Loop>(std::move(handlers));
+void ControlServer::wake() { loop_->wake(); }
+
+Result<std::unique_ptr<ControlServer>> ControlServer::start_at(const std::string& socket, ControlHandlers handlers,
+                                                               WaitingHandlers waiting) {
+    auto loop = std::make_unique<Loop>(std::move(handlers), std::move(waiting));
     TRY(loop->listen_at(socket));
     TRY(loop->run_thread());
     return std::unique_ptr<ControlServer>(new ControlServer(std::move(loop)));

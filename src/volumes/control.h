@@ -52,6 +52,12 @@ Result<std::string> control_socket_name(const std::string& physical_volume);
 using ControlHandler = std::function<Result<Json>(const Json& params, const ReportProgress& progress)>;
 using ControlHandlers = std::map<std::string, ControlHandler, std::less<>>;
 
+// A method whose answer comes later, while others are answered. Called with the request's parameters; what it returns is asked at once,
+// and after each ControlServer::wake(), until it has the answer. All on the server's thread.
+using LaterAnswer = std::function<std::optional<Json>()>;
+using WaitingHandler = std::function<Result<LaterAnswer>(const Json& params)>;
+using WaitingHandlers = std::map<std::string, WaitingHandler, std::less<>>;
+
 // The methods of VolumeGroup, each under its name, as RemoteGroup calls them. `group` outlives the handlers.
 ControlHandlers group_handlers(VolumeGroup& group);
 
@@ -60,16 +66,20 @@ ControlHandlers group_handlers(VolumeGroup& group);
 std::string answer_control_request(const ControlHandlers& handlers, std::string_view line,
                                    const std::function<bool(std::string)>& send_progress = {});
 
-// The server side. Requests of all clients run one at a time, on one thread of its own.
+// The server side. Requests of all clients run one at a time, on one thread of its own. A client whose answer comes later is forgotten
+// when it goes away.
 class ControlServer {
   public:
     // `physical_volumes`: paths of the group, which this process holds open and locked. Errors: refused when another process
     // answers for one of them.
     static Result<std::unique_ptr<ControlServer>> start(const std::vector<std::string>& physical_volumes, ControlHandlers handlers);
     // At a socket of its own, of mode 0600; takes the place of one that nobody answers on. Errors: as nbd::Listener's.
-    static Result<std::unique_ptr<ControlServer>> start_at(const std::string& socket, ControlHandlers handlers);
+    static Result<std::unique_ptr<ControlServer>> start_at(const std::string& socket, ControlHandlers handlers,
+                                                           WaitingHandlers waiting = {});
     // Removes the sockets. A request that is running is finished first.
     ~ControlServer();
+    // Something has happened that answers may have waited for. Any thread, without blocking.
+    void wake();
 
   private:
     class Loop;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "volumes/control.h"
 
+#include <atomic>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -303,6 +304,101 @@ TEST_F(Control, ProgressWaitsForNobody) {
         ASSERT_TRUE(parse_json(line)) << line;
         answers += line.find("\"result\"") != std::string::npos;
     }
+    ::close(socket);
+}
+
+// Requests whose answer comes later, at a socket of their own.
+class Waiting : public Control {
+  protected:
+    void SetUp() override {
+        Control::SetUp();
+        ControlHandlers handlers;
+        handlers["count"] = [this](const Json&, const ReportProgress&) -> Result<Json> { return Json{{"asked", asked}}; };
+        WaitingHandlers waiting;
+        waiting["wait"] = [this](const Json& params) -> Result<LaterAnswer> {
+            const auto number = TRY(member<std::uint64_t>(params, "number", "params"));
+            return [this, number]() -> std::optional<Json> {
+                ++asked;
+                return happened.load() >= number ? std::optional(Json{{"number", number}}) : std::nullopt;
+            };
+        };
+        auto started = ControlServer::start_at(path(), std::move(handlers), std::move(waiting));
+        ASSERT_TRUE(started) << started.error().message();
+        server = std::move(*started);
+    }
+    std::string path() const { return folder + "/control.sock"; }
+    std::unique_ptr<ControlClient> client() { return *ControlClient::connect_to(path()); }
+    // Which the server has asked once, at least.
+    int start_waiting(int number) {
+        int socket = ::socket(AF_UNIX, SOCK_STREAM, 0);
+        sockaddr_un address{};
+        address.sun_family = AF_UNIX;
+        std::strcpy(address.sun_path, path().c_str());
+        EXPECT_EQ(::connect(socket, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+        send_wait(socket, number);
+        return socket;
+    }
+    static void send_wait(int socket, int number) {
+        const std::string line = fmt::format("{{\"version\":1,\"method\":\"wait\",\"params\":{{\"number\":{}}}}}\n", number);
+        EXPECT_EQ(::send(socket, line.data(), line.size(), 0), static_cast<ssize_t>(line.size()));
+    }
+    std::uint64_t count() {
+        const Json answer = *client()->call("count", Json::object());
+        return *member<std::uint64_t>(answer, "asked", "answer");
+    }
+    void happen(std::uint64_t number) {
+        happened.store(number);
+        server->wake();
+    }
+
+    std::atomic<std::uint64_t> happened{0};
+    std::uint64_t asked = 0;  // the server's thread
+    std::unique_ptr<ControlServer> server;
+};
+
+TEST_F(Waiting, AnswersComeWhenWhatIsWaitedForHasHappened) {
+    // More than there may be clients otherwise.
+    std::vector<int> sockets;
+    for (int number = 1; number <= 40; ++number)
+        sockets.push_back(start_waiting(number % 2 + 1));
+    while (count() < 40) {}    // others are answered meanwhile
+    send_wait(sockets[0], 1);  // behind the request that waits
+    happen(1);
+    for (std::size_t index = 1; index < sockets.size(); index += 2)  // those that wait for 1
+        EXPECT_EQ(read_line(sockets[index]), R"({"version":1,"result":{"number":1}})");
+    happen(2);
+    EXPECT_EQ(read_line(sockets[0]), R"({"version":1,"result":{"number":2}})");
+    EXPECT_EQ(read_line(sockets[0]), R"({"version":1,"result":{"number":1}})");
+    for (int socket : sockets)
+        ::close(socket);
+    EXPECT_EQ(client()->call("wait", {{"number", "x"}}).error().kind(), ErrorKind::usage);
+    EXPECT_EQ(*client()->call("wait", {{"number", 2}}), (Json{{"number", 2}}));
+}
+
+TEST_F(Waiting, WhoGoesAwayIsForgotten) {
+    for (int round = 0; round < 3000; ++round)  // more than may wait
+        ::close(start_waiting(1));
+    const std::uint64_t before = [&] {
+        // A client that waits is asked again at each wake; those that are gone aren't.
+        int socket = start_waiting(2);
+        std::uint64_t seen = count();
+        for (bool settled = false; !settled;) {
+            server->wake();
+            const std::uint64_t now = count();
+            settled = now == seen + 1;
+            seen = now;
+        }
+        ::close(socket);
+        return seen;
+    }();
+    EXPECT_GT(before, 0u);
+}
+
+TEST_F(Waiting, TheServerEndsWithoutThem) {
+    int socket = start_waiting(1);
+    while (count() == 0) {}
+    server.reset();
+    EXPECT_EQ(read_line(socket), "");
     ::close(socket);
 }
 
