@@ -14,8 +14,6 @@
 #include <cstdlib>
 #include <deque>
 #include <memory>
-#include <numeric>
-#include <random>
 #include <span>
 #include <string_view>
 #include <thread>
@@ -23,92 +21,18 @@
 
 #include <fmt/format.h>
 
-#include "base/clock.h"
 #include "cow/copier.h"
 #include "cow/origin.h"
 #include "device/file_device.h"
 #include "device/slice_device.h"
+#include "random_load.h"
 #include "thin/pool.h"
 #include "thin/volume.h"
 
 namespace lamella {
 namespace {
 
-constexpr std::uint64_t write_bytes = 4096;
 constexpr double long_enough = 1;  // second: of what can be done again
-
-std::vector<std::uint64_t> shuffled(std::uint64_t count) {
-    std::vector<std::uint64_t> order(count);
-    std::iota(order.begin(), order.end(), 0);
-    std::shuffle(order.begin(), order.end(), std::mt19937_64(1));
-    return order;
-}
-
-double since(Duration begin) { return std::chrono::duration<double>(Clock::system().monotonic() - begin).count(); }
-
-// Writes a second.
-class Load {
-  public:
-    Load(IoQueue& queue, std::uint64_t chunk_bytes, std::uint64_t writes, unsigned depth)
-        : queue_(queue), chunk_bytes_(chunk_bytes), order_(shuffled(writes)), slots_(depth), data_(write_bytes) {
-        std::fill_n(data_.data(), write_bytes, std::byte{7});
-    }
-
-    // All of them, and again until so many seconds are over.
-    Result<double> run(BlockDevice& device, double seconds = 0) {
-        device_ = &device;
-        next_ = done_ = 0;
-        error_ = 0;
-        begin_ = Clock::system().monotonic();
-        seconds_ = seconds;
-        last_ = order_.size();
-        for (Slot& slot : slots_) {
-            slot.load = this;
-            slot.vector = {data_.data(), write_bytes};
-            slot.completed = [](IoRequest& request, int error) {
-                Load& load = *static_cast<Slot&>(request).load;
-                if (error != 0)
-                    load.error_ = error;
-                ++load.done_;
-                load.submit(static_cast<Slot&>(request));
-            };
-            submit(slot);
-        }
-        queue_.run_until([&] { return done_ == last_; });
-        if (error_ != 0)
-            return fail_errno(device.name(), error_);
-        TRY(flush_now(device));  // what was left for later is paid for, too
-        return static_cast<double>(last_) / since(begin_);
-    }
-
-  private:
-    struct Slot : IoRequest {
-        Load* load = nullptr;
-        iovec vector{};
-    };
-    void submit(Slot& slot) {
-        if (next_ == last_ && since(begin_) < seconds_)
-            last_ += order_.size();
-        if (next_ == last_)
-            return;
-        slot.operation = IoOperation::write;
-        slot.offset = order_[next_++ % order_.size()] * chunk_bytes_;
-        slot.length = write_bytes;
-        slot.vectors = {&slot.vector, 1};
-        device_->submit(queue_, slot);
-    }
-
-    IoQueue& queue_;
-    const std::uint64_t chunk_bytes_;
-    std::vector<std::uint64_t> order_;
-    std::vector<Slot> slots_;
-    AlignedBuffer data_;
-    BlockDevice* device_ = nullptr;
-    Duration begin_{};
-    double seconds_ = 0;
-    std::size_t next_ = 0, done_ = 0, last_ = 0;
-    int error_ = 0;
-};
 
 // What the copies themselves ask of the disk: in each of some groups, again and again, chunks are read at random places, written one
 // after the other to each store, flushed; a sector is written to each store, flushed; then the writes are made. No bookkeeping, and all of
@@ -125,7 +49,7 @@ class Floor {
         const Duration begin = Clock::system().monotonic();
         for (Group& group : groups) {
             group.floor = this;
-            group.buffer = AlignedBuffer(std::max<std::uint64_t>(chunk_bytes_, write_bytes) * (depth / group_count));
+            group.buffer = AlignedBuffer(std::max<std::uint64_t>(chunk_bytes_, request_bytes) * (depth / group_count));
             group.most = depth / group_count;
             group.begin();
         }
@@ -188,7 +112,7 @@ class Floor {
                     if (step == Step::read)
                         add(floor->origin_, IoOperation::read, floor->order_[first + index] * chunk, index * chunk, chunk);
                     else
-                        add(floor->origin_, IoOperation::write, floor->order_[first + index] * chunk, 0, write_bytes);
+                        add(floor->origin_, IoOperation::write, floor->order_[first + index] * chunk, 0, request_bytes);
                 break;
             case Step::copy:
                 for (const auto& store : floor->stores_)
@@ -265,7 +189,7 @@ Result<void> classic(std::string_view what, const Work& work) {
     for (std::uint64_t index = 0; index < work.snapshots; ++index) {
         const std::uint64_t room = (work.file.size() - work.origin_bytes) / work.snapshots / chunk_bytes * chunk_bytes;
         stores.push_back(TRY(SliceDevice::create(work.file, work.origin_bytes + index * room, room, fmt::format("store{}", index))));
-        TRY(write_now(*stores.back(), 0, std::vector<std::byte>(write_bytes)));
+        TRY(write_now(*stores.back(), 0, std::vector<std::byte>(request_bytes)));
     }
     if (what == "merge") {
         fmt::print("copy {:.0f}\n", TRY(copy(*stores.at(0), *real, bytes)));
