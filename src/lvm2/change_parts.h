@@ -13,6 +13,18 @@ namespace lamella::lvm2 {
 // Errors: not_found; refused, while its extents are being moved.
 Result<LogicalVolume*> find(VolumeGroup& group, std::string_view name);
 
+Result<LogicalVolume*> find_pool(VolumeGroup& group, std::string_view name);
+
+// Errors: refused, when another volume stands on this one. The pool of a thin volume, and thin origins, are no such use; a classic
+// snapshot is none when not `origins_too`.
+Result<void> check_not_used(const VolumeGroup& group, const LogicalVolume& volume, bool origins_too = true);
+
+// To a multiple of the stripes. Errors: usage: nothing, or more than LVM2 counts.
+Result<std::uint32_t> round_up(std::uint32_t extents, std::uint32_t stripes);
+
+// Null: there is none.
+LogicalVolume* find_spare(VolumeGroup& group);
+
 // Name and tags of a volume to be are valid and free, and the group takes one more.
 Result<void> check_new(const VolumeGroup& group, const NewVolume& volume);
 

@@ -35,13 +35,6 @@ void set_word(Words& words, const std::array<std::string_view, size>& order, std
 
 // --- Finding things
 
-Result<LogicalVolume*> find_pool(VolumeGroup& group, std::string_view name) {
-    LogicalVolume* volume = TRY(find(group, name));
-    if (!volume->sole<ThinPool>())
-        return fail(ErrorKind::usage, "{}/{} is not a thin pool", group.name, name);
-    return volume;
-}
-
 Result<LogicalVolume*> find_thin(VolumeGroup& group, std::string_view name) {
     LogicalVolume* volume = TRY(find(group, name));
     if (!volume->sole<Thin>())
@@ -103,84 +96,6 @@ Result<void> check_not_opaque(const VolumeGroup& group, const LogicalVolume& vol
         if (kept.entry.section() && mentions(*kept.entry.section(), volume.name))
             return fail(ErrorKind::unsupported, "{}/{} is mentioned in '{}'", group.name, volume.name, kept.entry.key);
     return {};
-}
-
-// Errors: refused, when another volume stands on this one. The pool of a thin volume, and thin origins, are no such use.
-Result<void> check_not_used(const VolumeGroup& group, const LogicalVolume& volume, bool origins_too = true) {
-    const auto refuse = [&](std::string_view how, const LogicalVolume& user) {
-        return fail(ErrorKind::refused, "{}/{} is {} {}", group.name, volume.name, how, user.name);
-    };
-    for (const LogicalVolume& other : group.logical_volumes)
-        for (const Segment& segment : other.segments) {
-            if (const Striped* striped = segment.as<Striped>()) {
-                if (std::ranges::find(striped->areas, volume.name, &Area::name) != striped->areas.end())
-                    return refuse("a part of", other);
-            } else if (const ThinPool* pool = segment.as<ThinPool>()) {
-                if (pool->metadata_volume == volume.name || pool->data_volume == volume.name)
-                    return refuse("a part of thin pool", other);
-            } else if (const Thin* thin = segment.as<Thin>()) {
-                if (thin->external_origin == volume.name)
-                    return refuse("the external origin of", other);
-            } else if (const ClassicSnapshot* snapshot = segment.as<ClassicSnapshot>()) {
-                if (snapshot->origin == volume.name && origins_too)
-                    return refuse("the origin of the classic snapshot", *group.logical_volume(snapshot->store));
-                if (snapshot->store == volume.name)
-                    return fail(ErrorKind::refused, "{}/{} is a classic snapshot of {}", group.name, volume.name, snapshot->origin);
-            }
-        }
-    return check_not_opaque(group, volume);
-}
-
-// --- Making volumes
-
-Result<std::uint32_t> round_up(std::uint32_t extents, std::uint32_t stripes) {
-    const std::uint64_t rounded = stripes == 0 ? extents : (std::uint64_t(extents) + stripes - 1) / stripes * stripes;
-    if (rounded == 0 || rounded > std::numeric_limits<std::uint32_t>::max())
-        return fail(ErrorKind::usage, "a volume of {} extents", rounded);
-    return static_cast<std::uint32_t>(rounded);
-}
-
-// --- Extending
-
-// LVM's own limits.
-constexpr std::uint64_t max_metadata_bytes = std::uint64_t(255) * ((1 << 14) - 64) * 4096;  // 15.875 GiB
-// Beyond 15.8125 GiB a pool says whether its metadata is to be cropped to that.
-constexpr std::uint64_t crop_metadata_bytes = (std::uint64_t(255) * (1 << 14) * 8 - 256 * 1024) * sector_bytes;
-constexpr std::uint64_t min_metadata_bytes = 2u << 20;
-constexpr std::uint64_t max_spare_bytes = std::uint64_t(16) << 30;
-constexpr std::uint64_t bytes_per_chunk = 64;
-
-LogicalVolume* find_spare(VolumeGroup& group) {
-    const auto found =
-        std::ranges::find_if(group.logical_volumes, [](const LogicalVolume& volume) { return volume.name.ends_with("_pmspare"); });
-    return found == group.logical_volumes.end() ? nullptr : &*found;
-}
-
-// Makes the spare as large as `extents`, within its limit.
-Result<void> grow_spare(VolumeGroup& group, std::uint32_t extents, const Stamp& created, const Placement& placement) {
-    const std::uint64_t limit = group.extents_for(max_spare_bytes);
-    const auto wanted = static_cast<std::uint32_t>(std::min<std::uint64_t>(extents, limit));
-    Placement linear = placement;
-    linear.stripes = 1;
-    if (LogicalVolume* spare = find_spare(group)) {
-        const std::uint64_t present = spare->extent_count();
-        if (present >= wanted)
-            return {};
-        return extend_striped(group, *spare, static_cast<std::uint32_t>(wanted - present), linear);
-    }
-    LogicalVolume spare = make_volume(free_numbered_name(group, "lvol") + "_pmspare", created, false);
-    spare.segments = TRY(allocate(group, linear, 0, wanted));
-    group.logical_volumes.push_back(std::move(spare));
-    return {};
-}
-
-std::uint32_t largest_metadata(const VolumeGroup& group) {
-    std::uint64_t largest = 0;
-    for (const LogicalVolume& volume : group.logical_volumes)
-        if (const ThinPool* pool = volume.sole<ThinPool>())
-            if (const LogicalVolume* metadata = group.logical_volume(pool->metadata_volume))
-                largest = std::max(largest, metadata->extent_count());
-    return static_cast<std::uint32_t>(largest);
 }
 
 // --- Thin pools
@@ -257,6 +172,45 @@ Result<LogicalVolume*> find(VolumeGroup& group, std::string_view name) {
     if (has(volume->status, "LOCKED") || has(volume->status, "PVMOVE"))
         return fail(ErrorKind::refused, "{}/{} is locked: extents are being moved", group.name, name);
     return volume;
+}
+
+Result<LogicalVolume*> find_pool(VolumeGroup& group, std::string_view name) {
+    LogicalVolume* volume = TRY(find(group, name));
+    if (!volume->sole<ThinPool>())
+        return fail(ErrorKind::usage, "{}/{} is not a thin pool", group.name, name);
+    return volume;
+}
+
+Result<void> check_not_used(const VolumeGroup& group, const LogicalVolume& volume, bool origins_too) {
+    const auto refuse = [&](std::string_view how, const LogicalVolume& user) {
+        return fail(ErrorKind::refused, "{}/{} is {} {}", group.name, volume.name, how, user.name);
+    };
+    for (const LogicalVolume& other : group.logical_volumes)
+        for (const Segment& segment : other.segments) {
+            if (const Striped* striped = segment.as<Striped>()) {
+                if (std::ranges::find(striped->areas, volume.name, &Area::name) != striped->areas.end())
+                    return refuse("a part of", other);
+            } else if (const ThinPool* pool = segment.as<ThinPool>()) {
+                if (pool->metadata_volume == volume.name || pool->data_volume == volume.name)
+                    return refuse("a part of thin pool", other);
+            } else if (const Thin* thin = segment.as<Thin>()) {
+                if (thin->external_origin == volume.name)
+                    return refuse("the external origin of", other);
+            } else if (const ClassicSnapshot* snapshot = segment.as<ClassicSnapshot>()) {
+                if (snapshot->origin == volume.name && origins_too)
+                    return refuse("the origin of the classic snapshot", *group.logical_volume(snapshot->store));
+                if (snapshot->store == volume.name)
+                    return fail(ErrorKind::refused, "{}/{} is a classic snapshot of {}", group.name, volume.name, snapshot->origin);
+            }
+        }
+    return check_not_opaque(group, volume);
+}
+
+Result<std::uint32_t> round_up(std::uint32_t extents, std::uint32_t stripes) {
+    const std::uint64_t rounded = stripes == 0 ? extents : (std::uint64_t(extents) + stripes - 1) / stripes * stripes;
+    if (rounded == 0 || rounded > std::numeric_limits<std::uint32_t>::max())
+        return fail(ErrorKind::usage, "a volume of {} extents", rounded);
+    return static_cast<std::uint32_t>(rounded);
 }
 
 Result<void> check_new(const VolumeGroup& group, const NewVolume& volume) {
@@ -407,116 +361,7 @@ Result<void> reduce_pool(VolumeGroup& group, std::string_view name, std::uint32_
     return {};
 }
 
-Result<void> make_spare(VolumeGroup& group, const Stamp& created) {
-    const std::uint32_t extents = largest_metadata(group);
-    if (extents == 0)
-        return fail(ErrorKind::usage, "group {} has no thin pool that could need a spare", group.name);
-    VolumeGroup changed = group;
-    TRY_WITHIN("spare metadata", grow_spare(changed, extents, created, Placement{}));
-    group = std::move(changed);
-    return {};
-}
-
-const LogicalVolume* spare_metadata(const VolumeGroup& group) { return find_spare(const_cast<VolumeGroup&>(group)); }
-
 // --- Thin pools and volumes ------------------------------------------------------------------------------------------------
-
-std::uint32_t default_chunk_sectors(std::uint64_t data_bytes) {
-    constexpr std::uint64_t optimal_metadata_bytes = 128u << 20;
-    std::uint64_t chunk = min_chunk_bytes;
-    while (data_bytes / chunk * bytes_per_chunk > optimal_metadata_bytes && chunk < max_chunk_bytes)
-        chunk *= 2;
-    return static_cast<std::uint32_t>(chunk / sector_bytes);
-}
-
-std::uint64_t default_metadata_bytes(std::uint64_t data_bytes, std::uint32_t chunk_sectors) {
-    const std::uint64_t chunk = std::max<std::uint64_t>(1, chunk_sectors) * sector_bytes;
-    return std::clamp(data_bytes / chunk * bytes_per_chunk, min_metadata_bytes, max_metadata_bytes);
-}
-
-Result<void> create_thin_pool(VolumeGroup& group, const NewThinPool& request) {
-    TRY(check_new(group, request.volume));
-    const std::string& name = request.volume.name;
-    const std::string metadata_name = name + "_tmeta", data_name = name + "_tdata";
-    if (group.logical_volume(metadata_name) || group.logical_volume(data_name))
-        return fail(ErrorKind::exists, "group {} has a volume {} or {} already", group.name, metadata_name, data_name);
-    if (metadata_name.size() > max_name_length || dm_name(group.name, name, "tpool").size() > max_name_length ||
-        dm_name(group.name, metadata_name).size() > max_name_length)
-        return fail(ErrorKind::usage, "'{}' is too long for the name of a thin pool", name);
-
-    const std::uint32_t data_extents = TRY(round_up(request.data_extents, request.data.stripes));
-    const std::uint64_t data_bytes = data_extents * group.extent_bytes();
-    const std::uint32_t chunk_sectors = request.chunk_sectors ? request.chunk_sectors : default_chunk_sectors(data_bytes);
-    const std::uint64_t chunk_bytes = chunk_sectors * sector_bytes;
-    if (chunk_bytes < min_chunk_bytes || chunk_bytes > max_chunk_bytes || chunk_bytes % min_chunk_bytes != 0)
-        return fail(ErrorKind::usage, "a chunk size of {} bytes; a multiple of {} up to {} is needed", chunk_bytes, min_chunk_bytes,
-                    max_chunk_bytes);
-    if (data_bytes < chunk_bytes)
-        return fail(ErrorKind::usage, "thin pool {}: {} bytes of data hold no chunk of {}", name, data_bytes, chunk_bytes);
-    if (data_bytes / chunk_bytes > max_metadata_bytes / bytes_per_chunk)
-        return fail(ErrorKind::usage, "thin pool {}: {} chunks are more than metadata can describe; choose larger ones", name,
-                    data_bytes / chunk_bytes);
-    const std::uint64_t least = group.extents_for(min_metadata_bytes), most = group.extents_for(max_metadata_bytes);
-    const std::uint64_t asked =
-        request.metadata_extents ? request.metadata_extents : group.extents_for(default_metadata_bytes(data_bytes, chunk_sectors));
-    const auto metadata_extents = static_cast<std::uint32_t>(std::clamp(asked, least, most));
-
-    VolumeGroup changed = group;
-    const Stamp& created = request.volume.created;
-    if (request.spare)
-        TRY_WITHIN("spare metadata", grow_spare(changed, metadata_extents, created, request.data));
-
-    LogicalVolume pool = make_volume(request.volume);
-    LogicalVolume metadata = make_volume(metadata_name, created, false);
-    LogicalVolume data = make_volume(data_name, created, false);
-    if (request.metadata_physical_volumes.empty()) {
-        PoolSegments segments = TRY(allocate_pool(changed, request.data, data_extents, metadata_extents));
-        metadata.segments = {std::move(segments.metadata)};
-        data.segments = std::move(segments.data);
-    } else {
-        Placement linear;
-        linear.physical_volumes = request.metadata_physical_volumes;
-        metadata.segments = TRY_WITHIN("metadata", allocate(changed, linear, 0, metadata_extents));
-        VolumeGroup with_metadata = changed;
-        with_metadata.logical_volumes.push_back(metadata);
-        data.segments = TRY_WITHIN("data", allocate(with_metadata, request.data, 0, data_extents));
-    }
-    ThinPool body;
-    body.metadata_volume = metadata.name;
-    body.data_volume = data.name;
-    body.chunk_sectors = chunk_sectors;
-    body.discards = request.discards;
-    body.zero_new_blocks = request.zero_new_blocks;
-    if (metadata_extents * group.extent_bytes() > crop_metadata_bytes)
-        body.crop_metadata = false;
-    pool.segments.push_back(whole_segment("thin-pool", data_extents, std::move(body)));
-    set_word(pool.flags, flag_order, "ERROR_WHEN_FULL", request.error_when_full);
-    changed.logical_volumes.push_back(std::move(pool));
-    changed.logical_volumes.push_back(std::move(metadata));
-    changed.logical_volumes.push_back(std::move(data));
-    group = std::move(changed);
-    return {};
-}
-
-Result<void> extend_metadata(VolumeGroup& group, std::string_view name, std::uint32_t extents, const Placement& placement) {
-    VolumeGroup changed = group;
-    LogicalVolume* volume = TRY(find_pool(changed, name));
-    const std::string metadata_name = volume->sole<ThinPool>()->metadata_volume;
-    LogicalVolume* metadata = TRY(find(changed, metadata_name));
-    const std::uint64_t most = group.extents_for(max_metadata_bytes);
-    const std::uint64_t present = metadata->extent_count();
-    if (present + extents > most)
-        return fail(ErrorKind::usage, "thin pool {}/{}: {} extents of metadata; {} are the most that it can use", group.name, name,
-                    present + extents, most);
-    TRY(extend_striped(changed, *metadata, extents, placement));
-    // As LVM has it: the pool's own need goes first, and what the physical volumes are named for.
-    if (placement.physical_volumes.empty() && find_spare(changed))
-        if (const Result<void> grown = grow_spare(changed, largest_metadata(changed), {}, Placement{});
-            !grown && grown.error().kind() != ErrorKind::no_space)
-            return std::unexpected(grown.error());
-    group = std::move(changed);
-    return {};
-}
 
 Result<ThinId> create_thin(VolumeGroup& group, const NewVolume& volume, std::string_view pool, std::uint32_t extents) {
     return add_thin(group, volume, pool, extents, "", false);

@@ -297,11 +297,27 @@ struct NewThinPool {
     bool zero_new_blocks = true;
     bool error_when_full = false;
     bool spare = true;  // make or grow the group's spare metadata volume
-    Placement data;     // the physical volumes are the spare's too, and the metadata's unless it has its own
+    Placement data;     // the physical volumes are the metadata's and the spare's too, unless these have their own
     std::vector<std::string> metadata_physical_volumes;  // "pv0"; empty: those of the data, placed as LVM does
 };
 // Makes NAME_tdata, NAME_tmeta and NAME, and lvolN_pmspare, or makes it as large as this pool's metadata.
 Result<void> create_thin_pool(VolumeGroup& group, const NewThinPool& pool);
+
+// Volumes that are there become a pool's data and metadata.
+struct PoolConversion {
+    std::string data;                    // linear or striped; the pool has its name
+    std::string metadata;                // likewise. Empty: one is made
+    std::uint32_t metadata_extents = 0;  // of one that is made; 0: default_metadata_bytes()
+    std::uint32_t chunk_sectors = 0;     // as in NewThinPool
+    Discards discards = Discards::passdown;
+    bool zero_new_blocks = true;
+    bool error_when_full = false;
+    Stamp created;  // of what is made
+};
+// As create_thin_pool(). What the volumes become keeps their ids and tags; what is on them is the caller's to see to.
+Result<void> convert_to_pool(VolumeGroup& group, const PoolConversion& request);
+// A linear or striped volume becomes the pool's metadata, and what was that takes the volume's name; both keep their ids and tags.
+Result<void> swap_metadata(VolumeGroup& group, std::string_view pool, std::string_view volume);
 
 // What LVM chooses when not told: 64 KiB, doubled until the default metadata size is at most 128 MiB.
 std::uint32_t default_chunk_sectors(std::uint64_t data_bytes);

@@ -65,7 +65,7 @@ INSTANTIATE_TEST_SUITE_P(Texts, Golden,
                                          "08meta.vg", "09rename.vg", "10remove.vg", "11merge.vg", "12remove.vg", "13resize.vg",
                                          "15rmpool.vg", "16raid.vg", "16raid.ondisk", "message.ondisk", "options.vg", "20thick.vg",
                                          "21snap.vg", "22snap2.vg", "23extend.vg", "24rename.vg", "25origin.vg", "26merge.vg",
-                                         "27remove.vg", "28merged.vg"));
+                                         "27remove.vg", "28merged.vg", "30parts.vg", "31converted.vg", "32made.vg", "33swapped.vg"));
 
 // Applies `change` to the group of the first text; the group of the second must come out, up to the ids and times of what is new.
 void expect_change(const std::string& before, const std::string& after, const std::function<void(VolumeGroup&)>& change) {
@@ -209,6 +209,42 @@ TEST(Changes, MakeAPoolWithOptions) {
         pool.error_when_full = true;
         expect_done(create_thin_pool(group, pool));
     });
+}
+
+TEST(Changes, MakePoolsOfVolumesAsLvmDoes) {
+    expect_change("30parts.vg", "31converted.vg", [](VolumeGroup& group) {
+        expect_done(convert_to_pool(group, {.data = "data",
+                                            .metadata = "meta",
+                                            .chunk_sectors = 256,
+                                            .discards = Discards::nopassdown,
+                                            .zero_new_blocks = false,
+                                            .error_when_full = true,
+                                            .created = {1, "test"}}));
+    });
+    expect_change("31converted.vg", "32made.vg", [](VolumeGroup& group) {
+        expect_done(convert_to_pool(group, {.data = "single", .metadata = "", .chunk_sectors = 128, .created = {1, "test"}}));
+    });
+    expect_change("32made.vg", "33swapped.vg", [](VolumeGroup& group) { expect_done(swap_metadata(group, "data", "other")); });
+}
+
+TEST(Changes, MakeNoPoolsOfWhatIsUsed) {
+    VolumeGroup group = load("32made.vg");
+    const std::string before = print_group(group, TextStyle::on_disk);
+    const auto convert = [&](const char* data, const char* metadata, std::uint32_t chunk_sectors = 128) {
+        return convert_to_pool(group, {.data = data, .metadata = metadata, .chunk_sectors = chunk_sectors}).error().kind();
+    };
+    EXPECT_EQ(convert("data", ""), ErrorKind::unsupported);
+    EXPECT_EQ(convert("data_tdata", ""), ErrorKind::refused);
+    EXPECT_EQ(convert("other", "other"), ErrorKind::usage);
+    EXPECT_EQ(convert("other", "data_tmeta"), ErrorKind::refused);
+    EXPECT_EQ(convert("other", "none"), ErrorKind::not_found);
+    EXPECT_EQ(convert("other", "", 129), ErrorKind::usage);
+    EXPECT_EQ(swap_metadata(group, "data", "single").error().kind(), ErrorKind::unsupported);
+    EXPECT_EQ(swap_metadata(group, "other", "data").error().kind(), ErrorKind::usage);
+    group.logical_volume("data")->sole<ThinPool>()->messages.push_back({"", ThinId(1)});
+    EXPECT_EQ(swap_metadata(group, "data", "other").error().kind(), ErrorKind::refused);
+    group.logical_volume("data")->sole<ThinPool>()->messages.clear();
+    EXPECT_EQ(print_group(group, TextStyle::on_disk), before);
 }
 
 TEST(Changes, LeaveTheGroupAsItWasWhenTheyFail) {
