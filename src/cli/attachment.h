@@ -47,9 +47,7 @@ Result<void> remove_loop_device(const std::string& device);
 // has grown.
 void grow_attached(Context& context, const VolumeAddress& address, VolumeGroup& group, const VolumeInfo& volume);
 
-// Who uses a block device (its partitions are meant too) or a file: mount points, devices above it, swap, processes that have it open.
-// Empty: nobody.
-std::vector<std::string> users_of(const std::string& path);
+// As host::users_of() tells them.
 Result<void> refuse_if_used(const std::string& path);
 
 // Returns when the process has ended.

@@ -33,6 +33,8 @@ class Context {
     // The group stays open until the command ends.
     Result<VolumeGroup*> open(const GroupAddress& address, Access access);
 
+    Result<std::vector<std::string>> host_groups() { return environment_.host_groups(); }
+
     // For an answer too long to be held: instead of answer(). An error when nobody reads it any more.
     Result<void> stream(std::string_view text) {
         answered_ = true;

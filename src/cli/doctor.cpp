@@ -85,55 +85,94 @@ Result<Fixed> fix(Context& context, VolumeGroup& group, manage::Examination& see
     return fixed;
 }
 
+struct Arguments {
+    std::string group;
+    bool fix = false;
+    bool quick = false;
+};
+
+// Of one group: its text, and its part of the answer.
+struct Report {
+    std::string text;
+    Json json;
+    bool critical = false;
+};
+
+Result<Report> look_at(Context& context, const GroupAddress& address, const Arguments& arguments) {
+    VolumeGroup& group = *TRY(context.open(address, arguments.fix ? Access::write : Access::read));
+    manage::Examination seen = TRY(manage::examine(group, address, !arguments.quick));
+    std::vector<Finding> findings = manage::diagnose(seen);
+    Report report{.json = {{"group", seen.group.name}}};
+    if (arguments.fix && std::ranges::any_of(findings, [](const Finding& finding) { return finding.remedy.has_value(); })) {
+        if (!context.dry_run) {
+            const manage::MetadataBackup backup = TRY(manage::back_up_metadata(group, {}));
+            context.note(fmt::format("metadata kept in {}", backup.folder.native()));
+            report.json["backup"] = backup.folder.native();
+        }
+        const Fixed fixed = TRY(fix(context, group, seen, findings, !arguments.quick));
+        report.text += fixed.text;
+        report.json["fixed"] = fixed.remedies;
+    }
+    for (const Finding& finding : findings)
+        report.text += finding_text(finding);
+    if (findings.empty())
+        report.text += fmt::format("group {}: nothing is wrong\n", seen.group.name);
+    report.json["findings"] = Json::array();
+    for (const Finding& finding : findings)
+        report.json["findings"].push_back(finding_json(finding));
+    report.critical = !findings.empty() && findings.front().urgency == Urgency::critical;
+    return report;
+}
+
+// Each group that LVM sees. One that can't be looked at keeps no other from it.
+Result<Report> look_at_all(Context& context, const Arguments& arguments) {
+    Report all{.json = {{"groups", Json::array()}, {"failed", Json::array()}}};
+    const std::vector<std::string> names = TRY(context.host_groups());
+    if (names.empty())
+        all.text = "LVM sees no group on this host\n";
+    for (const std::string& name : names) {
+        Result<Report> one = look_at(context, {.name = name}, arguments);
+        all.text += fmt::format("{}group {}\n", all.text.empty() ? "" : "\n", name);
+        if (one) {
+            all.text += one->text;
+            all.json["groups"].push_back(one->json);
+            all.critical |= one->critical;
+        } else {
+            all.text += fmt::format("not looked at: {}\n", one.error().message());
+            all.json["failed"].push_back({{"group", name}, {"error", error_to_json(one.error())}});
+        }
+    }
+    return all;
+}
+
 }  // namespace
 
 void define_doctor(CommandLine& line) {
-    struct Arguments {
-        GroupAddress group;
-        bool fix = false;
-        bool quick = false;
-    };
     auto arguments = std::make_shared<Arguments>();
     line.describe(
         "Say what is wrong with a group or soon will be, and how to mend it",
         "Looks at the group's text, its physical volumes, pools and snapshots: what is full or nearly, invalid, read-only or damaged; "
         "where "
         "group and pool have come apart; what would be missing when it is needed. Of each finding it tells what shows it, what it "
-        "threatens, and the commands that mend it. The exit status is 5 when a finding is critical.\n\n"
+        "threatens, and the commands that mend it. Without GROUP it looks at all groups of this host's LVM. The exit status is 5 when a "
+        "finding is critical.\n\n"
         "With --fix it carries out what can do no harm: it extends what is nearly full by a fifth, and makes or enlarges the spare "
         "metadata volume, as far as the group has room; the group's text and its pools' metadata are kept aside before (lamella "
         "metadata-backup). Everything else it leaves to you, and says why.");
     line.example("doctor ./vms.img", "look");
     line.example("doctor ./vms.img --fix", "and mend what can be mended safely");
-    line.argument("GROUP", arguments->group, "the group");
+    line.example("doctor", "look at all groups of this host's LVM");
+    line.optional_argument("GROUP", arguments->group, "the group (default: all that this host's LVM sees)");
     line.flag("--fix", arguments->fix, "carry out what is safe");
     line.flag("--quick", arguments->quick, "don't read the metadata of pools that nobody uses");
     line.changes();
     line.runs([arguments](Context& context) -> Result<void> {
-        VolumeGroup& group = *TRY(context.open(arguments->group, arguments->fix ? Access::write : Access::read));
-        manage::Examination seen = TRY(manage::examine(group, arguments->group, !arguments->quick));
-        std::vector<Finding> findings = manage::diagnose(seen);
-        Json json = {{"dry_run", context.dry_run}, {"group", seen.group.name}};
-        std::string text;
-        if (arguments->fix && std::ranges::any_of(findings, [](const Finding& finding) { return finding.remedy.has_value(); })) {
-            if (!context.dry_run) {
-                const manage::MetadataBackup backup = TRY(manage::back_up_metadata(group, {}));
-                context.note(fmt::format("metadata kept in {}", backup.folder.native()));
-                json["backup"] = backup.folder.native();
-            }
-            const Fixed fixed = TRY(fix(context, group, seen, findings, !arguments->quick));
-            text += fixed.text;
-            json["fixed"] = fixed.remedies;
-        }
-        for (const Finding& finding : findings)
-            text += finding_text(finding);
-        if (findings.empty())
-            text += fmt::format("group {}: nothing is wrong\n", seen.group.name);
-        json["findings"] = Json::array();
-        for (const Finding& finding : findings)
-            json["findings"].push_back(finding_json(finding));
-        TRY(context.answer(text, json));
-        if (!findings.empty() && findings.front().urgency == Urgency::critical)
+        const Report report = TRY(arguments->group.empty() ? look_at_all(context, *arguments)
+                                                           : look_at(context, TRY(parse_group_address(arguments->group)), *arguments));
+        Json json = {{"dry_run", context.dry_run}};
+        json.update(report.json);
+        TRY(context.answer(report.text, json));
+        if (report.critical)
             context.exit_with(ExitCode::damaged);
         return {};
     });

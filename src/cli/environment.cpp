@@ -50,6 +50,7 @@ Environment system_environment() {
         };
     environment.columns = terminal_columns();
     environment.open_group = open_group;
+    environment.host_groups = host_groups;
     return environment;
 }
 
@@ -62,6 +63,16 @@ Result<std::unique_ptr<KernelGroup>> open_kernel_group(const std::string& name) 
     host.mapper = host::KernelMapper::of_host();
     host.state_directory = TRY(make_runtime_directory());
     return KernelGroup::open(name, std::move(host));
+}
+
+Result<std::vector<std::string>> host_groups() {
+    if (::geteuid() != 0)
+        return fail(ErrorKind::refused, "the groups that this host's LVM runs are for root alone; others are named by their paths");
+    host::ProcessRunner runner;
+    std::vector<std::string> names;
+    for (const host::LvmGroupName& group : TRY(host::Lvm(runner, TRY(host::Lvm::find_program())).groups()))
+        names.push_back(group.name);
+    return names;
 }
 
 Result<std::unique_ptr<VolumeGroup>> open_group(const GroupAddress& address, Access access) {

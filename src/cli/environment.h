@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/clock.h"
 #include "base/result.h"
@@ -32,6 +33,8 @@ struct Environment {
     unsigned columns = 0;
     Clock* clock = &Clock::system();
     std::function<Result<std::unique_ptr<VolumeGroup>>(const GroupAddress&, Access)> open_group;
+    // The names of all groups that this host's LVM sees.
+    std::function<Result<std::vector<std::string>>()> host_groups;
 };
 
 // The process's own standard streams, and groups as they are.
@@ -39,6 +42,9 @@ Environment system_environment();
 
 // Of this host's LVM. Errors: as KernelGroup's; refused when not root; not_found without LVM.
 Result<std::unique_ptr<KernelGroup>> open_kernel_group(const std::string& name);
+
+// Errors: refused when not root; not_found without LVM; failed.
+Result<std::vector<std::string>> host_groups();
 
 // Opens a group by whatever runs it: this host's LVM, a process that serves it, else the engine in this process.
 Result<std::unique_ptr<VolumeGroup>> open_group(const GroupAddress& address, Access access);

@@ -46,6 +46,16 @@ Result<std::optional<std::uint64_t>> data_bytes(const SizeArgument& size, const 
     return bytes / group.extent_size * group.extent_size;
 }
 
+// A volume named beside another: by its bare name, or with the group's.
+Result<std::string> name_in(const GroupAddress& group, const std::string& word) {
+    if (word.find_first_of("/:") == std::string::npos)
+        return word;
+    const VolumeAddress address = TRY(parse_volume_address(word));
+    if (address.group != group)
+        return fail(ErrorKind::usage, "{} is not in {}", word, group.text());
+    return address.volume;
+}
+
 void define_create(CommandLine line) {
     struct Arguments {
         VolumeAddress pool;
@@ -99,16 +109,15 @@ void define_create(CommandLine line) {
         pool.chunk_size = arguments->chunk_size.value_or(general ? 64 * 1024 : purpose->chunk_size);
         pool.zero_new_blocks = arguments->zero.empty() ? general : arguments->zero == "y";
         pool.error_when_full = arguments->when_full == "error";
-        const bool by_host = arguments->pool.group.paths.empty();
-        if (arguments->threshold || arguments->percent || (!general && by_host)) {
+        VolumeGroup& group = *TRY(context.open(arguments->pool.group, Access::write));
+        const GroupInfo info = TRY(group.info());
+        if (arguments->threshold || arguments->percent || (!general && info.can(Capability::automatic_extension))) {
             pool.autoextend_threshold = arguments->threshold.value_or(80);
             pool.autoextend_percent = arguments->percent.value_or(20);
             if (pool.autoextend_threshold < 50 || pool.autoextend_threshold > 99 || pool.autoextend_percent == 0)
                 return fail(ErrorKind::usage, "--autoextend-threshold is from 50 to 99, --autoextend-percent at least 1");
         }
 
-        VolumeGroup& group = *TRY(context.open(arguments->pool.group, Access::write));
-        const GroupInfo info = TRY(group.info());
         std::uint64_t spare = 0;
         for (const VolumeInfo& volume : TRY(group.volumes()))
             if (volume.kind == VolumeKind::spare)
@@ -207,11 +216,81 @@ void define_remove(CommandLine line) {
     });
 }
 
+void define_convert(CommandLine line) {
+    struct Arguments {
+        VolumeAddress volume;
+        ConvertToPool request;
+        std::string zero = "y";
+        std::string when_full = "queue";
+    };
+    auto arguments = std::make_shared<Arguments>();
+    ConvertToPool& settings = arguments->request;
+    line.describe(
+        "Make a thin pool of volumes that are there",
+        "The volume becomes the pool's data, and the pool has its name; another one, or one that is made, becomes its metadata. What "
+        "is on them is lost.");
+    line.example("pool convert vg0/thinpool --metadata vg0/thinpoolmeta", "of two volumes, as container engines' guides have it");
+    line.argument("VOLUME", arguments->volume, "the volume that becomes the pool: linear or striped");
+    line.option("--metadata", "VOLUME", settings.metadata, "a volume of the same group for its metadata (default: one is made)");
+    line.option_size("--metadata-size", settings.metadata_size, "of one that is made (default: as LVM reckons it)");
+    line.exclude("--metadata-size", "--metadata");
+    line.option_size("-c,--chunk-size", settings.chunk_size, "its unit of allocation, a multiple of 64K up to 1G (default 64K)");
+    line.option_choice("--zero", arguments->zero, {"y", "n"},
+                       "whether it zeroes new chunks (default y); without, what was on the volume shows through");
+    line.option_choice("--discards", settings.discards, {"passdown", "nopassdown", "ignore"}, "what it does with discards");
+    line.option_choice("--when-full", arguments->when_full, {"queue", "error"}, "what writes do when it is full (default queue)");
+    line.changes();
+    line.destroys();
+    line.runs([arguments](Context& context) -> Result<void> {
+        ConvertToPool request = arguments->request;
+        request.name = arguments->volume.volume;
+        request.metadata = TRY(name_in(arguments->volume.group, request.metadata));
+        request.zero_new_blocks = arguments->zero == "y";
+        request.error_when_full = arguments->when_full == "error";
+        VolumeGroup& group = *TRY(context.open(arguments->volume.group, Access::write));
+        TRY(group.convert_to_pool(request, {.dry_run = true}));
+        TRY(context.confirm(fmt::format("Make {}{} a thin pool, and lose what is on {}?", arguments->volume.text(),
+                                        request.metadata.empty() ? "" : " with " + request.metadata,
+                                        request.metadata.empty() ? "it" : "them")));
+        const VolumeInfo made = TRY(group.convert_to_pool(request, context.change()));
+        return answer_volume(
+            context, fmt::format("thin-pool volume {}, {}: {}", made.name, print_size(made.size), context.done("made of it")), made);
+    });
+}
+
+void define_swap_metadata(CommandLine line) {
+    struct Arguments {
+        VolumeAddress pool;
+        std::string volume;
+    };
+    auto arguments = std::make_shared<Arguments>();
+    line.describe(
+        "Let a pool's metadata and a volume change places",
+        "For repairs by hand: the volume becomes the pool's metadata, whatever is on it, and what was the pool's metadata is a volume "
+        "of that name, which can be looked at. The pool and its volumes must not be active. The same command again undoes it.");
+    line.example("pool swap-metadata vg0/pool vg0/repaired", "after thin_repair wrote to vg0/repaired");
+    line.argument("POOL", arguments->pool, "the pool");
+    line.argument("VOLUME", arguments->volume, "a linear or striped volume of the same group");
+    line.changes();
+    line.destroys();
+    line.runs([arguments](Context& context) -> Result<void> {
+        const std::string volume = TRY(name_in(arguments->pool.group, arguments->volume));
+        const std::string& pool = arguments->pool.volume;
+        VolumeGroup& group = *TRY(context.open(arguments->pool.group, Access::write));
+        TRY(group.swap_metadata(pool, volume, {.dry_run = true}));
+        TRY(context.confirm(fmt::format("Take what is on {} as the metadata of {}?", volume, arguments->pool.text())));
+        const VolumeInfo info = TRY(group.swap_metadata(pool, volume, context.change()));
+        return answer_volume(context, fmt::format("pool {}: metadata {} with {}", pool, context.done("swapped"), volume), info);
+    });
+}
+
 }  // namespace
 
 void define_pool(CommandLine& line) {
-    line.describe("Make a thin pool of the right sizes, or remove one with all that stands on it");
+    line.describe("Make a thin pool of the right sizes or of volumes, or remove one with all that stands on it");
     define_create(line.subcommand("create"));
+    define_convert(line.subcommand("convert"));
+    define_swap_metadata(line.subcommand("swap-metadata"));
     define_remove(line.subcommand("remove"));
 }
 

@@ -29,6 +29,16 @@ class Commands : public testing::Test {
     struct Borrowed final : VolumeGroup {
         explicit Borrowed(FakeGroup& group) : group_(group) {}
         Result<GroupInfo> info() override { return group_.info(); }
+        Result<std::vector<PhysicalVolumeInfo>> inspect_disks() override { return group_.inspect_disks(); }
+        Result<VolumeInfo> convert_to_pool(const ConvertToPool& request, ChangeOptions options) override {
+            return group_.convert_to_pool(request, options);
+        }
+        Result<VolumeInfo> swap_metadata(const std::string& pool, const std::string& volume, ChangeOptions options) override {
+            return group_.swap_metadata(pool, volume, options);
+        }
+        Result<std::vector<VolumeInfo>> set_active(const SetActive& request, ChangeOptions options) override {
+            return group_.set_active(request, options);
+        }
         Result<std::vector<VolumeInfo>> volumes() override { return group_.volumes(); }
         Result<VolumeInfo> volume(const std::string& name) override { return group_.volume(name); }
         Result<VolumeInfo> create_pool(const CreatePool& r, ChangeOptions o) override { return group_.create_pool(r, o); }
@@ -97,6 +107,46 @@ class Commands : public testing::Test {
     std::string out, err, opened;
     std::optional<Access> access;
 };
+
+TEST_F(Commands, ActivateVolumesOfOneGroup) {
+    EXPECT_EQ(run({"activate", "./vms.img"}), 4);
+    group.group.capabilities = {Capability::activation};
+    EXPECT_EQ(run({"activate", "vg0/web", "--json"}), 0);
+    EXPECT_EQ(opened, "vg0");
+    EXPECT_EQ(json()["volumes"].size(), 1u);
+    EXPECT_EQ(run({"activate", "vg0/web"}), 0);
+    EXPECT_THAT(out, HasSubstr("nothing to be activated"));
+    EXPECT_EQ(run({"deactivate", "vg0", "--dry-run"}), 0);
+    EXPECT_THAT(out, HasSubstr("volume web: would be deactivated"));
+    EXPECT_EQ(run({"activate", "vg0/web", "vg1/web"}), 2);
+    EXPECT_EQ(run({"activate", "vg0", "vg0/web"}), 2);
+}
+
+TEST_F(Commands, MakePoolsOfVolumes) {
+    EXPECT_EQ(run({"pool", "convert", "vg0/web"}), 4) << "not without asking";
+    EXPECT_EQ(run({"pool", "convert", "vg0/web", "--metadata", "vg0/pool", "--chunk-size", "512K", "--yes", "--json"}), 0);
+    EXPECT_EQ(json()["volume"]["chunk_size"], 512 * 1024);
+    EXPECT_EQ(run({"pool", "convert", "vg0/web", "--metadata", "vg1/m", "--yes"}), 2);
+    EXPECT_EQ(run({"pool", "convert", "vg0/web", "--metadata", "m", "--metadata-size", "4M", "--yes"}), 2);
+    EXPECT_EQ(run({"pool", "swap-metadata", "vg0/pool", "web"}), 4);
+    EXPECT_EQ(run({"pool", "swap-metadata", "vg0/pool", "web", "--yes"}), 0);
+    EXPECT_EQ(group.changes.back(), "swap metadata of pool with web");
+}
+
+TEST_F(Commands, DoctorLooksAtAllGroupsOfTheHost) {
+    environment.host_groups = [] { return std::vector<std::string>{"vg0", "gone"}; };
+    environment.open_group = [this](const GroupAddress& address, Access) -> Result<std::unique_ptr<VolumeGroup>> {
+        if (address.name == "gone")
+            return fail(ErrorKind::refused, "it is another host's");
+        return std::make_unique<Borrowed>(group);
+    };
+    EXPECT_EQ(run({"doctor"}), 0);
+    EXPECT_THAT(out, HasSubstr("group vg0\n"));
+    EXPECT_THAT(out, HasSubstr("group gone\nnot looked at: it is another host's\n"));
+    EXPECT_EQ(run({"doctor", "--json"}), 0);
+    EXPECT_EQ(json()["groups"].size(), 1u);
+    EXPECT_EQ(json()["failed"][0]["group"], "gone");
+}
 
 TEST_F(Commands, WrongUsageIsTwo) {
     const std::vector<std::vector<std::string>> wrong{

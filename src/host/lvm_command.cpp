@@ -134,12 +134,20 @@ LvmWords& LvmWords::group(std::string_view name) {
     return *this;
 }
 
-LvmWords& LvmWords::volume(std::string_view group, std::string_view name) {
+std::string LvmWords::checked(std::string_view group, std::string_view name) {
     check(lvm2::check_group_name(group));
     // LVM's rules for new names don't hold for volumes that are there, but no volume's name breaks those of a group's.
     check(lvm2::check_group_name(name));
+    return fmt::format("{}/{}", group, name);
+}
+
+LvmWords& LvmWords::volume_option(std::string_view name, std::string_view group, std::string_view volume) {
+    return option(name, checked(group, volume));
+}
+
+LvmWords& LvmWords::volume(std::string_view group, std::string_view name) {
     begin_names();
-    words_.push_back(fmt::format("{}/{}", group, name));
+    words_.push_back(checked(group, name));
     return *this;
 }
 
@@ -198,21 +206,37 @@ Result<std::string> Lvm::find_program() {
     return fail(ErrorKind::not_found, "there is no lvm at /usr/sbin/lvm or /sbin/lvm: the package lvm2 is not installed");
 }
 
+Result<std::string> Lvm::read(std::vector<std::string> words) {
+    const std::string name = words.front();
+    Command command{.words = std::move(words)};
+    command.words.insert(command.words.begin(), program_);
+    CommandResult result = TRY(runner_.run(command));
+    if (result.exit_code == 0 && result.signal == 0)
+        return std::move(result.output);
+    // Newer versions tell what is wrong in the report itself.
+    if (result.errors.empty())
+        if (const auto log = parse_lvm_report(result.output))
+            result.errors = fmt::format("{}", fmt::join(log->errors, "\n"));
+    return std::unexpected(lvm_error(name, result));
+}
+
+Result<std::vector<LvmGroupName>> Lvm::groups() {
+    return parse_lvm_groups(TRY(read({"vgs", "--reportformat", "json", "--foreign", "--shared", "--config", "log { report_command_log=0 }",
+                                      "-o", "vg_name,vg_uuid,vg_systemid"})));
+}
+
+Result<std::vector<std::string>> Lvm::duplicates() {
+    return parse_lvm_duplicates(
+        TRY(read({"pvs", "--all", "--reportformat", "json", "--config",
+                  "report { binary_values_as_numeric=1 } log { report_command_log=0 }", "-o", "pv_uuid,pv_duplicate"})));
+}
+
 Result<LvmGroup> Lvm::report(std::string_view group) {
     TRY(lvm2::check_group_name(group));
-    Command command{.words = lvm_report_arguments()};
-    command.words.insert(command.words.begin(), program_);
-    command.words.emplace_back("--");
-    command.words.emplace_back(group);
-    CommandResult result = TRY(runner_.run(command));
-    if (result.exit_code != 0 || result.signal != 0) {
-        // Newer versions tell what is wrong in the report itself.
-        if (result.errors.empty())
-            if (const auto log = parse_lvm_report(result.output))
-                result.errors = fmt::format("{}", fmt::join(log->errors, "\n"));
-        return std::unexpected(lvm_error("fullreport", result));
-    }
-    LvmReport report = TRY(parse_lvm_report(result.output));
+    std::vector<std::string> words = lvm_report_arguments();
+    words.emplace_back("--");
+    words.emplace_back(group);
+    LvmReport report = TRY(parse_lvm_report(TRY(read(std::move(words)))));
     if (report.groups.size() > 1)
         return fail(ErrorKind::refused, "{} groups have the name {}; rename one by its uuid: vgrename UUID NAME", report.groups.size(),
                     group);

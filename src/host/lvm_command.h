@@ -31,6 +31,9 @@ class LvmWords {
     // Of something to be made: LVM's rules for new names.
     LvmWords& new_name(std::string_view option, std::string_view group, std::string_view name);
 
+    // A volume that is there, as an option's value.
+    LvmWords& volume_option(std::string_view option, std::string_view group, std::string_view name);
+
     // A group; a volume in one; a bare name as an argument of its own. These end the options.
     LvmWords& group(std::string_view name);
     LvmWords& volume(std::string_view group, std::string_view name);
@@ -43,6 +46,7 @@ class LvmWords {
   private:
     void begin_names();
     void check(Result<void> good);
+    std::string checked(std::string_view group, std::string_view name);
 
     std::vector<std::string> words_;
     bool names_begun_ = false;
@@ -65,10 +69,18 @@ class Lvm {
     // One group, with everything in it, by one command. Errors: not_found, refused (another host's, locked), failed, damaged.
     Result<LvmGroup> report(std::string_view group);
 
+    // All groups that this host sees, other hosts' too.
+    Result<std::vector<LvmGroupName>> groups();
+    // The ids of physical volumes that more than one device carries.
+    Result<std::vector<std::string>> duplicates();
+
     // Carries out a change; in a trial LVM checks all and writes nothing (--test).
     Result<void> change(const LvmWords& words, bool trial = false);
 
   private:
+    // What a command that only reads prints.
+    Result<std::string> read(std::vector<std::string> words);
+
     CommandRunner& runner_;
     std::string program_;
 };

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <functional>
 #include <unordered_map>
 
 #include <nlohmann/json.hpp>
@@ -129,7 +130,8 @@ bool is_bracketed(std::string_view name) { return name.size() > 2 && name.front(
 std::string without_brackets(std::string name) { return is_bracketed(name) ? name.substr(1, name.size() - 2) : name; }
 
 constexpr const char* group_fields =
-    "vg_name,vg_uuid,vg_seqno,vg_extent_size,vg_extent_count,vg_free_count,vg_systemid,vg_lock_type,vg_tags,vg_exported,vg_partial,"
+    "vg_name,vg_uuid,vg_seqno,vg_extent_size,vg_extent_count,vg_free_count,vg_systemid,vg_lock_type,vg_lock_args,vg_tags,vg_exported,vg_"
+    "partial,"
     "vg_missing_pv_count,vg_permissions";
 constexpr const char* physical_fields = "pv_name,pv_uuid,pv_pe_count,pv_pe_alloc_count,pv_tags,pv_missing";
 constexpr const char* volume_fields =
@@ -148,6 +150,7 @@ Result<void> read_group(const Row& row, LvmGroup& group) {
     group.free_extents = TRY(row.needed("vg_free_count"));
     group.system_id = row.text("vg_systemid");
     group.lock_type = row.text("vg_lock_type");
+    group.lock_arguments = row.text("vg_lock_args");
     group.tags = row.list("vg_tags");
     group.exported = row.flag("vg_exported").value_or(false);
     group.partial = row.flag("vg_partial").value_or(false);
@@ -325,6 +328,45 @@ Result<LvmReport> parse_lvm_report(std::string_view text) {
             report.groups.push_back(TRY(read_one(one)));
     }
     return report;
+}
+
+namespace {
+
+// The rows of a section over all of a report.
+Result<void> each_row(std::string_view text, const char* section, const std::function<Result<void>(const Row&)>& visit) {
+    const Json whole = TRY(parse(text));
+    const auto reports = whole.is_object() ? whole.find("report") : whole.end();
+    if (reports == whole.end() || !reports->is_array())
+        return fail(ErrorKind::damaged, "LVM's report has no \"report\"");
+    for (const Json& one : *reports) {
+        if (!one.is_object())
+            return fail(ErrorKind::damaged, "LVM's report has something that is no report");
+        for (const Json* row : TRY(rows(one, section)))
+            TRY(visit(Row(*row, section)));
+    }
+    return {};
+}
+
+}  // namespace
+
+Result<std::vector<LvmGroupName>> parse_lvm_groups(std::string_view text) {
+    std::vector<LvmGroupName> groups;
+    TRY(each_row(text, "vg", [&](const Row& row) -> Result<void> {
+        std::string name = TRY(row.needed_text("vg_name"));
+        groups.push_back({std::move(name), TRY(row.needed_text("vg_uuid")), row.text("vg_systemid")});
+        return {};
+    }));
+    return groups;
+}
+
+Result<std::vector<std::string>> parse_lvm_duplicates(std::string_view text) {
+    std::vector<std::string> ids;
+    TRY(each_row(text, "pv", [&](const Row& row) -> Result<void> {
+        if (row.flag("pv_duplicate").value_or(false))
+            ids.push_back(TRY(row.needed_text("pv_uuid")));
+        return {};
+    }));
+    return ids;
 }
 
 }  // namespace lamella::host

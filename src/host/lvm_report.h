@@ -80,7 +80,8 @@ struct LvmGroup {
     std::uint64_t extents = 0;
     std::uint64_t free_extents = 0;
     std::string system_id;
-    std::string lock_type;
+    std::string lock_type;       // "none", "sanlock", "dlm", ...
+    std::string lock_arguments;  // of that: lvmlockd's
     std::vector<std::string> tags;
     bool exported = false;
     bool partial = false;
@@ -90,6 +91,8 @@ struct LvmGroup {
     std::vector<LvmVolume> volumes;  // hidden ones too
 
     const LvmVolume* volume(std::string_view name) const;
+    // Between hosts, by lvmlockd.
+    bool shared() const { return !lock_type.empty() && lock_type != "none"; }
 };
 
 struct LvmReport {
@@ -103,5 +106,15 @@ std::vector<std::string> lvm_report_arguments();
 // Limits: the text is as long as a CommandRunner lets it be; 4 levels below "report", 1,000 members an object, 1,000,000 rows.
 // Errors: damaged, when this isn't a report, with the place of the fault.
 Result<LvmReport> parse_lvm_report(std::string_view text);
+
+// Of `lvm vgs` with the fields vg_name, vg_uuid and vg_systemid.
+struct LvmGroupName {
+    std::string name;
+    std::string id;
+    std::string system_id;
+};
+Result<std::vector<LvmGroupName>> parse_lvm_groups(std::string_view text);
+// Of `lvm pvs` with the fields pv_uuid and pv_duplicate: the ids of physical volumes that more than one device carries.
+Result<std::vector<std::string>> parse_lvm_duplicates(std::string_view text);
 
 }  // namespace lamella::host

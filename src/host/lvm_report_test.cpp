@@ -171,5 +171,28 @@ TEST(LvmReport, LeavesUnknownWhatIsNotThere) {
     EXPECT_FALSE(volume.active());
 }
 
+// By LVM 2.03.16, and what json_std makes of it.
+TEST(LvmReport, NamesAllGroups) {
+    const auto groups = parse_lvm_groups(
+        R"({"report":[{"vg":[{"vg_name":"vg0","vg_uuid":"a","vg_systemid":""},{"vg_name":"vgc","vg_uuid":"b","vg_systemid":"elsewhere"}]}]})");
+    ASSERT_TRUE(groups) << groups.error().message();
+    ASSERT_EQ(groups->size(), 2u);
+    EXPECT_EQ((*groups)[1].name, "vgc");
+    EXPECT_EQ((*groups)[1].system_id, "elsewhere");
+    EXPECT_TRUE(parse_lvm_groups(R"({"report":[{"vg":[]}],"log":[]})")->empty());
+    for (const char* bad : {"", "[]", "{}", R"({"report":[3]})", R"({"report":[{"vg":3}]})", R"({"report":[{"vg":[{"vg_uuid":"a"}]}]})"})
+        EXPECT_EQ(parse_lvm_groups(bad).error().kind(), ErrorKind::damaged) << bad;
+}
+
+TEST(LvmReport, NamesPhysicalVolumesThatAreThereTwice) {
+    for (const char* text : {R"({"report":[{"pv":[{"pv_uuid":"a","pv_duplicate":"0"},{"pv_uuid":"b","pv_duplicate":"1"}]}]})",
+                             R"({"report":[{"pv":[{"pv_uuid":"a","pv_duplicate":0},{"pv_uuid":"b","pv_duplicate":1}]}]})",
+                             R"({"report":[{"pv":[{"pv_uuid":"a","pv_duplicate":""},{"pv_uuid":"b","pv_duplicate":"duplicate"}]}]})"})
+        EXPECT_EQ(parse_lvm_duplicates(text).value(), std::vector<std::string>{"b"}) << text;
+    // A device without any, as --all lists them.
+    EXPECT_TRUE(parse_lvm_duplicates(R"({"report":[{"pv":[{"pv_uuid":"","pv_duplicate":"0"}]}]})")->empty());
+    EXPECT_EQ(parse_lvm_duplicates(R"({"report":[{"pv":[{"pv_duplicate":"1"}]}]})").error().kind(), ErrorKind::damaged);
+}
+
 }  // namespace
 }  // namespace lamella::host

@@ -55,6 +55,7 @@ class Diagnosis {
         }
         look_at_spare();
         look_at_promises();
+        look_at_text();
         std::ranges::stable_sort(findings_, std::ranges::greater(), &Finding::urgency);
         return std::move(findings_);
     }
@@ -99,13 +100,6 @@ class Diagnosis {
 
     void look_at_group() {
         const GroupInfo& info = seen_.group;
-        for (const std::string& text : info.findings) {
-            Finding& finding =
-                add(Urgency::critical, "group-metadata", "", text, "what rests on it is refused, and the group isn't changed");
-            finding.commands = {fmt::format("lamella group backup {} --file {}", group(), quoted(info.name + ".txt")),
-                                fmt::format("lamella group check {}", group())};
-            finding.why_not = "the group's text is put back from a backup, which only you can choose";
-        }
         std::size_t missing = 0, duplicates = 0;
         for (const PhysicalVolumeInfo& physical : info.physical_volumes) {
             if (physical.missing) {
@@ -140,6 +134,30 @@ class Diagnosis {
                                    "neither pools nor the stores of snapshots can be extended when they fill");
             finding.why_not = "a physical volume has to be added";
         }
+    }
+    // What the group says of itself, unless it is told above of the volume or disk that it is about.
+    void look_at_text() {
+        const auto told = [&](const std::string& text) {
+            return std::ranges::any_of(findings_,
+                                       [&](const Finding& finding) {
+                                           return !finding.volume.empty() && text.starts_with(finding.volume + ": ") &&
+                                                  (finding.urgency == Urgency::critical || finding.kind == "pool-foreign");
+                                       }) ||
+                   std::ranges::any_of(seen_.group.physical_volumes, [&](const PhysicalVolumeInfo& physical) {
+                       return physical.missing && text.find(physical.id) != std::string::npos;
+                   });
+        };
+        const auto before = static_cast<std::ptrdiff_t>(findings_.size());
+        for (const std::string& text : seen_.group.findings) {
+            if (told(text))
+                continue;
+            Finding& finding =
+                add(Urgency::critical, "group-metadata", "", text, "what rests on it is refused, and the group isn't changed");
+            finding.commands = {fmt::format("lamella group backup {} --file {}", group(), quoted(seen_.group.name + ".txt")),
+                                fmt::format("lamella group check {}", group())};
+            finding.why_not = "the group's text is put back from a backup, which only you can choose";
+        }
+        std::rotate(findings_.begin(), findings_.begin() + before, findings_.end());
     }
     bool has_pools() const {
         return std::ranges::any_of(seen_.volumes, [](const VolumeInfo& volume) { return volume.kind == VolumeKind::thin_pool; });
@@ -419,8 +437,10 @@ class Diagnosis {
                                     print_size(needed)),
                 "a repair of the pool has nothing to write to");
         finding.commands = {fmt::format("lamella doctor {} --fix", group())};
-        if (needed - spare <= free())
-            finding.remedy = Remedy{Remedy::Kind::make_spare, "", needed - spare};
+        // LVM makes it where it extends a pool's metadata, by an extent at least.
+        const std::uint64_t more = needed - spare + (by_host() ? 2 * seen_.group.extent_size : 0);
+        if (more <= free())
+            finding.remedy = Remedy{Remedy::Kind::make_spare, "", more};
         else
             finding.why_not = fmt::format("group {} has {} left", seen_.group.name, print_size(free()));
     }
@@ -467,6 +487,8 @@ std::string_view to_string(Urgency urgency) {
 Result<Examination> examine(VolumeGroup& group, const GroupAddress& address, bool check) {
     Examination seen{.address = address};
     seen.group = TRY(group.info());
+    if (auto disks = group.inspect_disks())
+        seen.group.physical_volumes = *std::move(disks);
     seen.volumes = TRY(group.volumes());
     for (const VolumeInfo& volume : seen.volumes) {
         if (volume.kind != VolumeKind::thin_pool)

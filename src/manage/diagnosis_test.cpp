@@ -258,6 +258,15 @@ TEST_F(Doctor, TheGroup) {
     EXPECT_THAT(kinds(), ElementsAre("physical-volume-duplicate"));
 }
 
+// What the group says of a pool or a disk, the findings about these have already.
+TEST_F(Doctor, TellsAThingOnce) {
+    volume("pool").needs_check = true;
+    seen.group.physical_volumes[0].missing = true;
+    seen.group.findings = {"pool: the pool's metadata needs a check", "physical volume abc is missing", "web: odd"};
+    EXPECT_THAT(kinds(), ElementsAre("group-metadata", "physical-volume-missing", "pool-needs-check"));
+    EXPECT_THAT(diagnose(seen).front().evidence, "web: odd");
+}
+
 TEST_F(Doctor, WhatOnlyAHostsGroupHas) {
     as_the_hosts();
     volume("pool").monitored = false;

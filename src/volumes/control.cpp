@@ -145,6 +145,9 @@ ControlHandlers group_handlers(VolumeGroup& group) {
         info.served = true;
         return to_json(info);
     };
+    handlers["inspect_disks"] = [&group](const Json&, const ReportProgress&) -> Result<Json> {
+        return to_json(TRY(group.inspect_disks()));
+    };
     handlers["volumes"] = [&group](const Json&, const ReportProgress&) -> Result<Json> { return to_json(TRY(group.volumes())); };
     handlers["volume"] = [&group, name](const Json& params, const ReportProgress&) -> Result<Json> {
         return to_json(TRY(group.volume(TRY(name(params)))));
@@ -180,6 +183,19 @@ ControlHandlers group_handlers(VolumeGroup& group) {
         auto names = TRY(member<std::vector<std::string>>(params, "names", "params"));
         TRY(group.remove(names, TRY(member<bool>(params, "with_contents", "params")), TRY(options(params, progress))));
         return done();
+    };
+    handlers["convert_to_pool"] = [&group, options](const Json& params, const ReportProgress&) -> Result<Json> {
+        const auto request = TRY(member<ConvertToPool>(params, "request", "params"));
+        return to_json(TRY(group.convert_to_pool(request, TRY(options(params)))));
+    };
+    handlers["swap_metadata"] = [&group, name, options](const Json& params, const ReportProgress&) -> Result<Json> {
+        const std::string pool = TRY(name(params, "pool"));
+        const std::string volume = TRY(name(params, "volume"));
+        return to_json(TRY(group.swap_metadata(pool, volume, TRY(options(params)))));
+    };
+    handlers["set_active"] = [&group, options](const Json& params, const ReportProgress&) -> Result<Json> {
+        const auto request = TRY(member<SetActive>(params, "request", "params"));
+        return to_json(TRY(group.set_active(request, TRY(options(params)))));
     };
     handlers["pool_dependents"] = [&group, name](const Json& params, const ReportProgress&) -> Result<Json> {
         return to_json(TRY(group.pool_dependents(TRY(name(params, "pool")))));

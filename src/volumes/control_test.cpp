@@ -89,6 +89,14 @@ TEST_F(Control, EveryMethod) {
     EXPECT_EQ(far->resize({.name = "db", .size = {.relation = SizeRequest::Relation::grow, .value = 512}}, {})->size, (1u << 20) + 512);
     EXPECT_EQ(far->rename("db", "data", {})->name, "data");
     EXPECT_EQ(far->change_tags("data", {"u"}, {"t"}, {})->tags, std::vector<std::string>{"u"});
+    EXPECT_EQ(far->convert_to_pool({.name = "p2", .metadata = "", .chunk_size = 128 * 1024}, {})->chunk_size, 128u * 1024);
+    EXPECT_EQ(far->swap_metadata("pool", "data", {})->name, "pool");
+    EXPECT_EQ(group.changes.back(), "swap metadata of pool with data");
+    EXPECT_EQ(far->set_active({}, {}).error().kind(), ErrorKind::unsupported);
+    group.group.capabilities = {Capability::activation};
+    EXPECT_EQ(far->set_active({.names = {"web"}}, {})->size(), 1u);
+    group.group.physical_volumes = {{.name = "pv0", .duplicate = true}};
+    EXPECT_TRUE(far->inspect_disks()->front().duplicate);
     EXPECT_EQ(far->rollback("web", "web-s1", {})->name, "web");
     EXPECT_EQ(*far->reserve_metadata_snapshot("pool", {}), 77u);
     EXPECT_TRUE(far->release_metadata_snapshot("pool", {}));

@@ -47,13 +47,6 @@ Result<lvm2::VolumeGroup> as_much_as_fits(const SizeRequest& request, std::uint3
     return best;
 }
 
-Result<lvm2::Discards> parse_discards(const std::string& word) {
-    for (lvm2::Discards known : {lvm2::Discards::passdown, lvm2::Discards::nopassdown, lvm2::Discards::ignore})
-        if (word == lvm2::to_string(known))
-            return known;
-    return fail(ErrorKind::usage, "discards are passdown, nopassdown or ignore, not '{:.40}'", word);
-}
-
 lvm2::Placement placement_of(std::uint32_t stripes, std::uint64_t stripe_size) {
     lvm2::Placement placement;
     placement.stripes = stripes;
@@ -140,15 +133,6 @@ Result<void> extend_pool(lvm2::VolumeGroup& group, const std::string& name, std:
     if (wanted > have)
         TRY_WITHIN("metadata for the larger pool", lvm2::extend_metadata(group, name, TRY(checked_extents(wanted - have)), {}));
     return lvm2::extend_volume(group, name, more, placement);
-}
-
-// Empty metadata on the new pool's metadata volume, before the group's text knows of it.
-Result<void> format_pool(const lvm2::VolumeGroup& next, const std::string& name, const mapper::FindDevice& find) {
-    const auto* segment = next.logical_volume(name)->sole<lvm2::ThinPool>();
-    const lvm2::LogicalVolume* metadata = next.logical_volume(segment->metadata_volume);
-    const lvm2::LogicalVolume* data = next.logical_volume(segment->data_volume);
-    auto device = TRY(mapper::VolumeDevice::open(next, *metadata, find));
-    return thin::ThinPool::format(*device, next.size_bytes(*data), segment->chunk_sectors);
 }
 
 std::string default_group_name(const std::string& path) {
@@ -333,6 +317,8 @@ Result<GroupInfo> EngineGroup::info() {
     info.findings = state_->findings;
     info.recovered = state_->recovered;
     info.writable = !state_->options.read_only;
+    info.capabilities = {Capability::external_origins, Capability::origin_files, Capability::sets_in_use, Capability::smaller_pools,
+                         Capability::trim};
     return info;
 }
 
@@ -375,7 +361,7 @@ Result<VolumeInfo> EngineGroup::create_pool(const CreatePool& request, ChangeOpt
     TRY(add_pool(next, request, state_->stamp(), state_->find_device()));
     if (options.dry_run)
         return state_->describe(next, *next.logical_volume(request.name), nullptr);
-    TRY_WITHIN(request.name, format_pool(next, request.name, state_->find_device()));
+    TRY_WITHIN(request.name, state_->format_pool(next, request.name));
     TRY(state_->store.commit(std::move(next), fmt::format("create pool {}", request.name)));
     return state_->describe(request.name);
 }

@@ -75,6 +75,7 @@ class EngineGroup final : public VolumeGroup {
 
     // VolumeGroup
     Result<GroupInfo> info() override;
+    Result<std::vector<PhysicalVolumeInfo>> inspect_disks() override;
     Result<std::vector<VolumeInfo>> volumes() override;
     Result<VolumeInfo> volume(const std::string& name) override;
     Result<VolumeInfo> create_pool(const CreatePool& request, ChangeOptions options) override;
@@ -85,6 +86,9 @@ class EngineGroup final : public VolumeGroup {
     Result<VolumeInfo> change_tags(const std::string& name, const std::vector<std::string>& add, const std::vector<std::string>& remove,
                                    ChangeOptions options) override;
     Result<void> remove(const std::vector<std::string>& names, bool with_contents, ChangeOptions options) override;
+    Result<VolumeInfo> convert_to_pool(const ConvertToPool& request, ChangeOptions options) override;
+    Result<VolumeInfo> swap_metadata(const std::string& pool, const std::string& volume, ChangeOptions options) override;
+    Result<std::vector<VolumeInfo>> set_active(const SetActive& request, ChangeOptions options) override;
     Result<std::vector<PoolDependent>> pool_dependents(const std::string& pool) override;
     Result<void> remove_foreign(const std::string& pool, const std::vector<PoolDependent>& dependents, ChangeOptions options) override;
     Result<VolumeInfo> rollback(const std::string& name, const std::string& snapshot, ChangeOptions options) override;

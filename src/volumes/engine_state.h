@@ -26,6 +26,9 @@
 
 namespace lamella {
 
+// Errors: usage.
+Result<lvm2::Discards> parse_discards(const std::string& word);
+
 class EngineGroup::State {
   public:
     State(const EngineOptions& options, std::vector<std::unique_ptr<BlockDevice>> devices, lvm2::GroupStore store);
@@ -66,6 +69,8 @@ class EngineGroup::State {
     Result<VolumeInfo> shrink_pool(const std::string& name, std::uint32_t extents, const ChangeOptions& change);
     // If no volume of the pool is in use, its metadata is checked. damaged: there is anything wrong but leaks.
     Result<void> check_idle_pool(const std::string& name);
+    // Empty metadata for a pool to be, before the group's text knows of it.
+    Result<void> format_pool(const lvm2::VolumeGroup& next, const std::string& name) const;
     // The devices of an open pool have grown in the text.
     Result<void> refresh_pool(std::string_view name);
 

@@ -47,6 +47,7 @@ class FakeGroup : public VolumeGroup {
     std::function<void(const ReportProgress&)> work;
 
     Result<GroupInfo> info() override { return group; }
+    Result<std::vector<PhysicalVolumeInfo>> inspect_disks() override { return group.physical_volumes; }
     Result<std::vector<VolumeInfo>> volumes() override { return list; }
     Result<VolumeInfo> volume(const std::string& name) override { return *TRY(find(name)); }
 
@@ -109,6 +110,34 @@ class FakeGroup : public VolumeGroup {
             if (!options.dry_run)
                 std::erase_if(list, [&](const VolumeInfo& volume) { return volume.name == name; });
         return {};
+    }
+    Result<VolumeInfo> convert_to_pool(const ConvertToPool& request, ChangeOptions options) override {
+        VolumeInfo volume = *TRY(find(request.name));
+        volume.kind = VolumeKind::thin_pool;
+        volume.segment_type = "thin-pool";
+        volume.chunk_size = request.chunk_size;
+        return change(request.name, volume, options);
+    }
+    Result<VolumeInfo> swap_metadata(const std::string& pool, const std::string& volume, ChangeOptions options) override {
+        TRY(find(volume));
+        TRY(may_change("swap metadata of " + pool + " with " + volume, options));
+        return *TRY(find(pool));
+    }
+    Result<std::vector<VolumeInfo>> set_active(const SetActive& request, ChangeOptions options) override {
+        if (!group.can(Capability::activation))
+            return fail(ErrorKind::unsupported, "group {}: not activated", group.name);
+        TRY(may_change(request.active ? "activate" : "deactivate", options));
+        std::vector<VolumeInfo> changed;
+        for (VolumeInfo& volume : list)
+            if (volume.active != request.active &&
+                (request.names.empty() || std::ranges::find(request.names, volume.name) != request.names.end())) {
+                VolumeInfo after = volume;
+                after.active = request.active;
+                changed.push_back(after);
+                if (!options.dry_run)
+                    volume = after;
+            }
+        return changed;
     }
     Result<std::vector<PoolDependent>> pool_dependents(const std::string& pool) override {
         TRY(find(pool));

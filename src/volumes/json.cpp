@@ -190,6 +190,29 @@ struct Fields<GroupInfo> {
         Field{"recovered", &GroupInfo::recovered},
         Field{"writable", &GroupInfo::writable},
         Field{"served", &GroupInfo::served},
+        Field{"capabilities", &GroupInfo::capabilities},
+    };
+};
+
+template <>
+struct Fields<ConvertToPool> {
+    static constexpr std::tuple list{
+        Field{"name", &ConvertToPool::name},
+        Field{"metadata", &ConvertToPool::metadata},
+        Field{"metadata_size", &ConvertToPool::metadata_size},
+        Field{"chunk_size", &ConvertToPool::chunk_size},
+        Field{"zero_new_blocks", &ConvertToPool::zero_new_blocks},
+        Field{"error_when_full", &ConvertToPool::error_when_full},
+        Field{"discards", &ConvertToPool::discards},
+    };
+};
+
+template <>
+struct Fields<SetActive> {
+    static constexpr std::tuple list{
+        Field{"names", &SetActive::names},
+        Field{"active", &SetActive::active},
+        Field{"ignore_skip", &SetActive::ignore_skip},
     };
 };
 
@@ -248,8 +271,9 @@ constexpr std::size_t listed = std::tuple_size_v<decltype(Fields<T>::list)>;
 template <typename... T>
 constexpr bool all_fields_listed =
     ((takes<T>(std::make_index_sequence<listed<T>>()) && !takes<T>(std::make_index_sequence<listed<T> + 1>())) && ...);
-static_assert(all_fields_listed<SizeRequest, CreateVolume, CreatePool, CreateSnapshot, ResizeVolume, Progress, VolumeInfo,
-                                PhysicalVolumeInfo, GroupInfo, PoolDependent, PoolCheck, PoolContents, PackedMetadata>);
+static_assert(
+    all_fields_listed<SizeRequest, CreateVolume, CreatePool, CreateSnapshot, ResizeVolume, Progress, VolumeInfo, PhysicalVolumeInfo,
+                      GroupInfo, ConvertToPool, SetActive, PoolDependent, PoolCheck, PoolContents, PackedMetadata>);
 
 template <typename T>
 struct Words;
@@ -262,6 +286,19 @@ struct Words<VolumeKind> {
         std::pair{VolumeKind::pool_data, "pool_data"}, std::pair{VolumeKind::pool_metadata, "pool_metadata"},
         std::pair{VolumeKind::spare, "spare"},         std::pair{VolumeKind::other, "other"},
         std::pair{VolumeKind::snapshot, "snapshot"},   std::pair{VolumeKind::file, "file"},
+    };
+};
+
+template <>
+struct Words<Capability> {
+    static constexpr std::array list{
+        std::pair{Capability::activation, "activation"},
+        std::pair{Capability::automatic_extension, "automatic_extension"},
+        std::pair{Capability::external_origins, "external_origins"},
+        std::pair{Capability::origin_files, "origin_files"},
+        std::pair{Capability::sets_in_use, "sets_in_use"},
+        std::pair{Capability::smaller_pools, "smaller_pools"},
+        std::pair{Capability::trim, "trim"},
     };
 };
 
@@ -467,11 +504,14 @@ LAMELLA_JSON_TYPE(CreatePool)
 LAMELLA_JSON_TYPE(CreateSnapshot)
 LAMELLA_JSON_TYPE(std::vector<CreateSnapshot>)
 LAMELLA_JSON_TYPE(ResizeVolume)
+LAMELLA_JSON_TYPE(ConvertToPool)
+LAMELLA_JSON_TYPE(SetActive)
 LAMELLA_JSON_TYPE(ChangeOptions)
 LAMELLA_JSON_TYPE(Progress)
 LAMELLA_JSON_TYPE(VolumeInfo)
 LAMELLA_JSON_TYPE(std::vector<VolumeInfo>)
 LAMELLA_JSON_TYPE(GroupInfo)
+LAMELLA_JSON_TYPE(std::vector<PhysicalVolumeInfo>)
 LAMELLA_JSON_TYPE(std::vector<PoolDependent>)
 LAMELLA_JSON_TYPE(PoolContents)
 LAMELLA_JSON_TYPE(PackedMetadata)

@@ -18,8 +18,7 @@ namespace lamella {
 
 using Json = nlohmann::ordered_json;
 
-// T: bool, std::uint64_t, std::string, SizeRequest, CreateVolume, CreatePool, CreateSnapshot, ResizeVolume, ChangeOptions, Progress,
-// VolumeInfo, GroupInfo, and std::vector of std::string, CreateSnapshot, VolumeInfo.
+// T: bool, std::uint64_t, std::string, the types of volume_group.h, and std::vector of those that its calls take or return several of.
 template <typename T>
 Json to_json(const T& value);
 

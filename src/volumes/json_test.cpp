@@ -36,6 +36,10 @@ TEST(Json, Requests) {
     expect_round_trip(
         ResizeVolume{"n", some_size(), true, true},
         R"({"name":"n","size":{"base":"percent_of_free","relation":"grow","value":12345},"metadata":true,"shrink_allowed":true})");
+    expect_round_trip(
+        ConvertToPool{"n", "m", 1, 2, false, true, "ignore"},
+        R"({"name":"n","metadata":"m","metadata_size":1,"chunk_size":2,"zero_new_blocks":false,"error_when_full":true,"discards":"ignore"})");
+    expect_round_trip(SetActive{{"n"}, false, true}, R"({"names":["n"],"active":false,"ignore_skip":true})");
     expect_round_trip(ChangeOptions{true}, R"({"dry_run":true})");
 }
 
@@ -74,13 +78,14 @@ TEST(Json, UnknownIsNull) {
 }
 
 TEST(Json, GroupInfo) {
-    GroupInfo group{"n",   "i",   1,     2,   3, 4, "s", "l", {"t"}, {{"pv0", "j", "/d", 5, 6, 7, true, true, "hint", {"u"}}},
-                    {"f"}, {"r"}, false, true};
+    GroupInfo group{"n",   "i",   1,     2,     3,
+                    4,     "s",   "l",   {"t"}, {{"pv0", "j", "/d", 5, 6, 7, true, true, "hint", {"u"}}},
+                    {"f"}, {"r"}, false, true,  {Capability::activation, Capability::trim}};
     expect_round_trip(
         group,
         R"({"name":"n","id":"i","sequence_number":1,"extent_size":2,"size":3,"free":4,"system_id":"s","lock_type":"l",)"
         R"("tags":["t"],"physical_volumes":[{"name":"pv0","id":"j","device":"/d","size":5,"allocated":6,"extents":7,)"
-        R"("missing":true,"duplicate":true,"device_hint":"hint","tags":["u"]}],"findings":["f"],"recovered":["r"],"writable":false,"served":true})");
+        R"("missing":true,"duplicate":true,"device_hint":"hint","tags":["u"]}],"findings":["f"],"recovered":["r"],"writable":false,"served":true,"capabilities":["activation","trim"]})");
 }
 
 TEST(Json, Pools) {
@@ -106,6 +111,11 @@ TEST(Json, EveryWord) {
             EXPECT_EQ(back.base, size.base);
             EXPECT_EQ(back.relation, size.relation);
         }
+    for (int one = 0; one <= static_cast<int>(Capability::trim); ++one) {
+        GroupInfo group;
+        group.capabilities = {static_cast<Capability>(one)};
+        EXPECT_EQ(from_json<GroupInfo>(to_json(group), "g")->capabilities, group.capabilities);
+    }
 }
 
 TEST(Json, ErrorsNameThePlace) {

@@ -11,6 +11,7 @@
 #include "cow/exception_store.h"
 #include "lvm2/group.h"
 #include "volumes/kernel_group.h"
+#include "volumes/kernel_parts.h"
 
 namespace lamella {
 
@@ -20,74 +21,6 @@ using host::LvmWords;
 
 constexpr std::uint64_t least_snapshot_chunk = std::uint64_t{lvm2::min_snapshot_chunk_sectors} * sector_bytes;
 constexpr std::uint64_t most_snapshot_chunk = std::uint64_t{lvm2::max_snapshot_chunk_sectors} * sector_bytes;
-
-std::string_view percent_of(SizeRequest::Base base) {
-    switch (base) {
-    case SizeRequest::Base::percent_of_free: return "FREE";
-    case SizeRequest::Base::percent_of_physical_volumes: return "PVS";
-    case SizeRequest::Base::percent_of_origin: return "ORIGIN";
-    case SizeRequest::Base::percent_of_group:
-    case SizeRequest::Base::bytes: break;
-    }
-    return "VG";
-}
-
-// The size of something new. A part of the group is LVM's to reckon.
-void add_new_size(LvmWords& words, const SizeRequest& size) {
-    if (size.base == SizeRequest::Base::bytes)
-        words.size("--size", size.value);
-    else
-        words.percent(size.value, percent_of(size.base));
-}
-
-void add_tags(LvmWords& words, const std::vector<std::string>& tags) {
-    for (const std::string& tag : tags)
-        words.tag("--addtag", tag);
-}
-
-std::uint64_t rounded_up(std::uint64_t bytes, std::uint64_t unit) {
-    return bytes > UINT64_MAX - unit ? bytes : (bytes + unit - 1) / unit * unit;
-}
-
-// What a request comes to, in bytes; of a part of the group LVM may make a little less.
-Result<std::uint64_t> resolve(const host::LvmGroup& group, const SizeRequest& request, std::uint64_t current) {
-    std::uint64_t bytes = 0;
-    if (request.base == SizeRequest::Base::bytes) {
-        bytes = rounded_up(request.value, group.extent_size);
-    } else {
-        const std::uint64_t whole = request.base == SizeRequest::Base::percent_of_free     ? group.free_extents
-                                    : request.base == SizeRequest::Base::percent_of_origin ? current / group.extent_size
-                                                                                           : group.extents;
-        bytes = static_cast<std::uint64_t>(static_cast<unsigned __int128>(whole) * request.value / 10000) * group.extent_size;
-    }
-    if (request.relation == SizeRequest::Relation::grow && bytes > UINT64_MAX - current)
-        return fail(ErrorKind::usage, "a size of {} more bytes is more than LVM2 can count", bytes);
-    if (request.relation == SizeRequest::Relation::shrink && bytes >= current)
-        return fail(ErrorKind::usage, "nothing would be left");
-    bytes = request.relation == SizeRequest::Relation::grow     ? current + bytes
-            : request.relation == SizeRequest::Relation::shrink ? current - bytes
-                                                                : bytes;
-    if (bytes == 0)
-        return fail(ErrorKind::usage, "a size of nothing");
-    return bytes;
-}
-
-VolumeInfo expected(const std::string& name, VolumeKind kind, std::string segment_type, std::uint64_t size) {
-    VolumeInfo info;
-    info.name = name;
-    info.kind = kind;
-    info.segment_type = std::move(segment_type);
-    info.size = size;
-    return info;
-}
-
-Result<void> refuse_in_use(const KernelView& view, const host::LvmVolume& volume) {
-    if (const std::uint32_t count = view.open_count(volume); count > 0)
-        return fail(ErrorKind::refused, "volume {} is in use ({} times open)", volume.name, count);
-    if (!view.kernel() && volume.attribute(5) == 'o')
-        return fail(ErrorKind::refused, "volume {} is in use", volume.name);
-    return {};
-}
 
 // LVM would go on with a pool that can't take anything, as far as it gets.
 Result<void> refuse_bad_pool(const KernelView& view, const host::LvmVolume& pool) {
@@ -102,13 +35,6 @@ Result<void> refuse_bad_pool(const KernelView& view, const host::LvmVolume& pool
     return {};
 }
 
-Result<void> check_new_name(const KernelView& view, const std::string& name) {
-    TRY(lvm2::check_volume_name(view.lvm().name, name));
-    if (view.find(name))
-        return fail(ErrorKind::exists, "'{}' is there already", name);
-    return {};
-}
-
 std::string plain_name(const std::string& origin, const KernelView& view, const std::vector<std::string>& taken) {
     for (unsigned number = 1;; ++number) {
         std::string name = fmt::format("{}-s{}", origin, number);
@@ -120,8 +46,14 @@ std::string plain_name(const std::string& origin, const KernelView& view, const 
 }  // namespace
 
 Result<void> KernelGroup::change(const LvmWords& words, bool trial) {
+    const bool shared = report_ && report_->shared();
+    const std::string locks = shared ? fmt::format("{} {}", report_->lock_type, report_->lock_arguments) : "";
     report_.reset();
-    return lvm_.change(words, trial);
+    Result<void> done = lvm_.change(words, trial);
+    // LVM asks lvmlockd, and says who has the lock if it knows.
+    if (!done && shared && done.error().kind() == ErrorKind::refused)
+        return std::unexpected(done.error().within(fmt::format("group {} is shared between hosts by lvmlockd ({})", name_, locks)));
+    return done;
 }
 
 Result<VolumeInfo> KernelGroup::changed(const LvmWords& words, const std::string& name, VolumeInfo expected, const ChangeOptions& options) {
@@ -132,56 +64,6 @@ Result<VolumeInfo> KernelGroup::changed(const LvmWords& words, const std::string
 }
 
 // --- Creating ---------------------------------------------------------------------------------------------------------------
-
-Result<VolumeInfo> KernelGroup::create_pool(const CreatePool& request, ChangeOptions options) {
-    const KernelView view = TRY(look_to_change());
-    TRY(check_new_name(view, request.name));
-    if (request.chunk_size < lvm2::min_chunk_bytes || request.chunk_size > lvm2::max_chunk_bytes ||
-        request.chunk_size % lvm2::min_chunk_bytes != 0)
-        return fail(ErrorKind::usage, "chunk size {} is not a multiple of 64 KiB between 64 KiB and 1 GiB", request.chunk_size);
-    if (request.discards != "passdown" && request.discards != "nopassdown" && request.discards != "ignore")
-        return fail(ErrorKind::usage, "discards are passdown, nopassdown or ignore, not '{:.40}'", request.discards);
-    if (!request.metadata_on.empty() && request.metadata_on != request.data_on)
-        return fail(ErrorKind::unsupported,
-                    "pool {}: LVM places a new pool's metadata with its data; pvmove -n {}_tmeta moves it afterwards", request.name,
-                    request.name);
-    VolumeInfo info = expected(request.name, VolumeKind::thin_pool, "thin-pool", TRY(resolve(view.lvm(), request.size, 0)));
-    LvmWords words("lvcreate");
-    words.option("--type", "thin-pool").option("--yes").new_name("--name", name_, request.name).size("--chunksize", request.chunk_size);
-    add_new_size(words, request.size);
-    if (request.metadata_size)
-        words.size("--poolmetadatasize", *request.metadata_size);
-    if (request.stripes > 1)
-        words.option("--stripes", fmt::to_string(request.stripes)).size("--stripesize", request.stripe_size);
-    words.option("--zero", request.zero_new_blocks ? "y" : "n");
-    words.option("--discards", request.discards);
-    add_tags(words, request.tags);
-    info.tags = request.tags;
-    info.chunk_size = request.chunk_size;
-    info.metadata_size = request.metadata_size;
-    info.discards = request.discards;
-    info.zero_new_blocks = request.zero_new_blocks;
-    info.error_when_full = request.error_when_full;
-    words.group(name_);
-    for (const std::string& device : request.data_on)
-        words.device(device);
-    VolumeInfo made = TRY(changed(words, request.name, std::move(info), options));
-    if (options.dry_run)
-        return made;
-    if (request.autoextend_threshold != 0)
-        TRY_WITHIN("the pool is made, but isn't extended automatically",
-                   autoextend(request.name, request.autoextend_threshold, request.autoextend_percent));
-    if (!request.error_when_full)
-        return request.autoextend_threshold != 0 ? volume(request.name) : Result<VolumeInfo>(made);
-    // lvcreate of 2.03.16 refuses it for any pool.
-    const auto set = change(LvmWords("lvchange").option("--errorwhenfull", "y").volume(name_, request.name), false);
-    if (!set) {
-        const auto undone = remove({request.name}, false, {});
-        return std::unexpected(set.error().within(undone ? "writes to a full pool can't be made to fail, so there is no pool"
-                                                         : "the pool is made, but writes to it wait when it is full"));
-    }
-    return volume(request.name);
-}
 
 Result<VolumeInfo> KernelGroup::create_volume(const CreateVolume& request, ChangeOptions options) {
     const KernelView view = TRY(look_to_change());
@@ -203,6 +85,9 @@ Result<VolumeInfo> KernelGroup::create_volume(const CreateVolume& request, Chang
     } else {
         if (request.size.base != SizeRequest::Base::bytes)
             return fail(ErrorKind::usage, "a thin volume's size isn't a part of the group; give bytes");
+        if (!request.origin_file.empty())
+            return fail(ErrorKind::unsupported,
+                        "a thin volume over an image outside of the group: the kernel knows no such; copy the image");
         if (!request.external_origin.empty())
             return fail(ErrorKind::unsupported, "a thin volume on an external origin: LVM makes it of the origin's size; use lvcreate -s");
         std::string pool = request.pool;
@@ -479,7 +364,7 @@ Result<VolumeInfo> KernelGroup::rollback(const std::string& name, const std::str
     if (info.origin != name || !(classic || info.kind == VolumeKind::thin))
         return fail(ErrorKind::usage, "{} is not a snapshot of {}", snapshot_name, name);
     if (classic && !volume.active())
-        return fail(ErrorKind::refused, "{} isn't active, so nothing is merged into it: lvchange -ay {}/{}", name, name_, name);
+        return fail(ErrorKind::refused, "{} isn't active, so nothing is merged into it: lamella activate {}/{}", name, name_, name);
     if (info.snapshot_state == "merging") {
         // Begun already; LVM goes on with it by itself while the origin is active.
         if (classic)
@@ -511,13 +396,6 @@ Result<std::uint64_t> KernelGroup::trim(const std::string& pool, ChangeOptions) 
     return fail(ErrorKind::unsupported,
                 "pool {}: the kernel passes on what file systems discard, and has no way to discard what is free already: use fstrim",
                 pool);
-}
-
-Result<VolumeInfo> KernelGroup::make_spare(ChangeOptions) {
-    return fail(
-        ErrorKind::unsupported,
-        "group {}: LVM makes spare metadata only as it makes or extends a pool's metadata: lamella extend {}/POOL --metadata --size +4M",
-        name_, name_);
 }
 
 }  // namespace lamella

@@ -120,6 +120,7 @@ class PrivateFolder {
 Result<std::unique_ptr<KernelGroup>> KernelGroup::open(const std::string& name, KernelHost host) {
     std::unique_ptr<KernelGroup> group(new KernelGroup(name, std::move(host)));
     TRY_WITHIN(fmt::format("group {}", name), group->release_leftovers());
+    TRY_WITHIN(fmt::format("group {}", name), group->recover());
     return group;
 }
 
@@ -132,26 +133,39 @@ Result<KernelView> KernelGroup::look() {
     return KernelView(*report_, host_.mapper->devices(lvm2::dm_name(name_, {})));
 }
 
-Result<KernelView> KernelGroup::look_to_change() {
+Result<KernelView> KernelGroup::look_to(Purpose purpose) {
     report_.reset();
     KernelView view = TRY(look());
     const host::LvmGroup& group = view.lvm();
     if (group.exported)
         return fail(ErrorKind::refused, "group {} is exported: vgimport makes it usable", name_);
+    if (purpose == Purpose::activate)
+        return view;
     if (group.partial || group.missing_physical_volumes > 0)
         return fail(ErrorKind::refused, "group {}: physical volumes are missing; it is not changed from here meanwhile", name_);
     if (!group.writable)
         return fail(ErrorKind::refused, "group {} is read-only", name_);
-    if (!group.lock_type.empty() && group.lock_type != "none")
-        return fail(ErrorKind::refused, "group {} is shared between hosts (lock type {}); it is not changed from here", name_,
-                    group.lock_type);
     return view;
 }
 
 Result<GroupInfo> KernelGroup::info() {
     GroupInfo info = TRY(look()).info();
     info.recovered = recovered_;
+    info.findings.insert(info.findings.end(), findings_.begin(), findings_.end());
     return info;
+}
+
+Result<std::vector<PhysicalVolumeInfo>> KernelGroup::inspect_disks() {
+    std::vector<PhysicalVolumeInfo> disks = TRY(info()).physical_volumes;
+    const std::vector<std::string> duplicates = TRY(lvm_.duplicates());
+    const lvm2::ParsedGroup text = TRY_WITHIN("the group's text", lvm2::check_backup(TRY(backup_text())));
+    for (PhysicalVolumeInfo& disk : disks) {
+        disk.duplicate = std::ranges::find(duplicates, disk.id) != duplicates.end();
+        for (const lvm2::PhysicalVolume& physical : text.group.physical_volumes)
+            if (physical.id.dashed() == disk.id)
+                disk.device_hint = physical.device_hint;
+    }
+    return disks;
 }
 
 Result<std::vector<VolumeInfo>> KernelGroup::volumes() { return TRY(look()).volumes(); }
@@ -170,7 +184,7 @@ Result<std::string> KernelGroup::status_line(const std::string& name) {
     if (device == nullptr)
         device = view.device(*volume);
     if (device == nullptr || device->status.empty())
-        return fail(ErrorKind::refused, "{} isn't active: lvchange -ay {}/{}", name, name_, name);
+        return fail(ErrorKind::refused, "{} isn't active: lamella activate {}/{}", name, name_, name);
     return joined(device->status);
 }
 
@@ -183,7 +197,7 @@ Result<std::string> KernelGroup::table_line(const std::string& name) {
     if (device == nullptr)
         device = view.device(*volume);
     if (device == nullptr)
-        return fail(ErrorKind::refused, "{} isn't active: lvchange -ay {}/{}", name, name_, name);
+        return fail(ErrorKind::refused, "{} isn't active: lamella activate {}/{}", name, name_, name);
     return joined(TRY(host_.mapper->table(device->name)));
 }
 
@@ -195,7 +209,7 @@ Result<host::KernelDevice> KernelGroup::active_pool(const KernelView& view, cons
         return std::unexpected(view.kernel().error());
     const host::KernelDevice* device = view.pool_device(*pool);
     if (device == nullptr)
-        return fail(ErrorKind::refused, "pool {} isn't active: lvchange -ay {}/{}", name, name_, name);
+        return fail(ErrorKind::refused, "pool {} isn't active: lamella activate {}/{}", name, name_, name);
     return *device;
 }
 
@@ -284,6 +298,9 @@ Result<std::unique_ptr<HeldMetadata>> KernelGroup::read_metadata(const std::stri
     std::unique_ptr<HeldMetadata> held(new HeldMetadata);
     const host::KernelDevice* device = view.pool_device(pool);
     if (device == nullptr) {
+        if (view.lvm().shared())
+            return fail(ErrorKind::refused, "pool {} isn't active here, and another host may have it: lamella activate {}/{}", name, name_,
+                        name);
         // Nobody changes it: it is read from the disks.
         std::vector<BlockDevice*> devices;
         for (const host::LvmPhysicalVolume& physical : view.lvm().physical_volumes)

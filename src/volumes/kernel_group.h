@@ -5,9 +5,11 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/clock.h"
+#include "base/file_descriptor.h"
 #include "device/block_device.h"
 #include "host/command_runner.h"
 #include "host/kernel_mapper.h"
@@ -16,6 +18,17 @@
 #include "volumes/volume_group.h"
 
 namespace lamella {
+
+// A lock that ends with the process.
+class ChangeLock {
+  public:
+    // refused: somebody has it.
+    static Result<ChangeLock> take(const std::filesystem::path& path);
+
+  private:
+    explicit ChangeLock(FileDescriptor file) : file_(std::move(file)) {}
+    FileDescriptor file_;
+};
 
 // What a group stands on, and where what has to be remembered over the end of a process is kept.
 struct KernelHost {
@@ -71,6 +84,7 @@ class KernelGroup final : public VolumeGroup {
 
     // VolumeGroup
     Result<GroupInfo> info() override;
+    Result<std::vector<PhysicalVolumeInfo>> inspect_disks() override;
     Result<std::vector<VolumeInfo>> volumes() override;
     Result<VolumeInfo> volume(const std::string& name) override;
     Result<VolumeInfo> create_pool(const CreatePool& request, ChangeOptions options) override;
@@ -81,6 +95,9 @@ class KernelGroup final : public VolumeGroup {
     Result<VolumeInfo> change_tags(const std::string& name, const std::vector<std::string>& add, const std::vector<std::string>& remove,
                                    ChangeOptions options) override;
     Result<void> remove(const std::vector<std::string>& names, bool with_contents, ChangeOptions options) override;
+    Result<VolumeInfo> convert_to_pool(const ConvertToPool& request, ChangeOptions options) override;
+    Result<VolumeInfo> swap_metadata(const std::string& pool, const std::string& volume, ChangeOptions options) override;
+    Result<std::vector<VolumeInfo>> set_active(const SetActive& request, ChangeOptions options) override;
     Result<std::vector<PoolDependent>> pool_dependents(const std::string& pool) override;
     Result<void> remove_foreign(const std::string& pool, const std::vector<PoolDependent>& dependents, ChangeOptions options) override;
     Result<VolumeInfo> rollback(const std::string& name, const std::string& snapshot, ChangeOptions options) override;
@@ -101,8 +118,10 @@ class KernelGroup final : public VolumeGroup {
 
     // LVM's report is asked for again when it is older than a second or something was changed from here; the kernel is asked each time.
     Result<KernelView> look();
-    // For a change: a report of now, and a group that may be changed from here.
-    Result<KernelView> look_to_change();
+    enum class Purpose { change, activate };
+    // A report of now, of a group that may be changed, or have volumes activated, from here.
+    Result<KernelView> look_to(Purpose purpose);
+    Result<KernelView> look_to_change() { return look_to(Purpose::change); }
     Result<host::KernelDevice> active_pool(const KernelView& view, const std::string& pool);
     // Lets go of metadata snapshots that processes of before left.
     Result<void> release_leftovers();
@@ -112,8 +131,21 @@ class KernelGroup final : public VolumeGroup {
     Result<VolumeInfo> changed(const host::LvmWords& words, const std::string& name, VolumeInfo expected, const ChangeOptions& options);
     Result<void> change(const host::LvmWords& words, bool trial);
     Result<host::LvmWords> snapshot_words(const KernelView& view, const CreateSnapshot& request) const;
-    // Has LVM extend the pool by itself: a profile of the pool's own, in force and verified.
-    Result<void> autoextend(const std::string& pool, unsigned threshold, unsigned percent);
+    // The name of an LVM profile that has a pool extended automatically, made if it isn't there.
+    Result<std::string> write_profile(unsigned threshold, unsigned percent);
+    // Has dmeventd look after a pool with that profile, and looks whether it does.
+    Result<void> watch(const std::string& pool, const std::string& profile);
+    Result<VolumeInfo> create_pool_of_parts(const KernelView& view, const CreatePool& request, VolumeInfo info,
+                                            const ChangeOptions& options);
+    // Held over the commands of a change that takes several. refused: another process makes one.
+    Result<ChangeLock> lock_changes();
+    // Undoes or ends what a change of several commands left when it was broken off. Returns what was done; the caller has the lock.
+    Result<std::vector<std::string>> finish_unfinished();
+    bool is_unused_pool(const KernelView& view, const host::LvmVolume& pool);
+    // The same after the end of the process that made it.
+    Result<void> recover();
+    // Something other than these is in the way of their becoming inactive.
+    Result<void> refuse_used_by_others(const KernelView& view, const std::vector<const host::LvmVolume*>& leaving);
     // Thin volumes in a pool that somebody else made there, as container engines do.
     Result<void> refuse_foreign_children(const KernelView& view, const host::LvmVolume& pool);
 
@@ -123,6 +155,7 @@ class KernelGroup final : public VolumeGroup {
     std::optional<host::LvmGroup> report_;
     Duration reported_{};
     std::vector<std::string> recovered_;
+    std::vector<std::string> findings_;  // of what was broken off, and is left as it is
 };
 
 }  // namespace lamella

@@ -7,16 +7,8 @@
 #include <fcntl.h>
 #include <sys/file.h>
 #include <unistd.h>
-#include <cstdlib>
-#include <fstream>
-#include <sstream>
 
-#include <gmock/gmock.h>
-
-#include "base/test_support.h"
-#include "base/uuid.h"
-#include "host/fake_host.h"
-#include "lvm2/group.h"
+#include "volumes/kernel_fixture.h"
 
 namespace lamella {
 namespace {
@@ -25,97 +17,6 @@ using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
 using testing::StartsWith;
-
-constexpr std::uint64_t MiB = 1 << 20;
-
-class Kernel : public testing::Test {
-  protected:
-    void SetUp() override {
-        std::ifstream stream(HOST_TESTDATA "/group.json");
-        std::ostringstream text;
-        text << stream.rdbuf();
-        report = text.str();
-        const host::LvmGroup group = test::value_of(host::parse_lvm_report(report)).groups.at(0);
-        group_id = *LvmId::parse(group.id);
-        for (const host::LvmVolume& volume : group.volumes)
-            ids[volume.name] = *LvmId::parse(volume.id);
-        folder = testing::TempDir() + "lamella-kernel-XXXXXX";
-        ASSERT_NE(::mkdtemp(folder.data()), nullptr);
-        add("pool", "tpool", "thin-pool", "4 113/1024 5/1024 - rw no_discard_passdown queue_if_no_space - 256");
-        add("web", "", "thin", "640 639");
-        add("boot", "", "snapshot-origin", "");
-        add("boot-s", "", "snapshot", "16/57344 16");
-        add("str", "", "snapshot-origin", "");
-        add("str-s", "", "snapshot", "Invalid");
-    }
-    void TearDown() override { std::filesystem::remove_all(folder); }
-
-    void add(const std::string& volume, const char* layer, const char* type, const char* parameters) {
-        host::KernelDevice device;
-        device.name = lvm2::dm_name("my-vg", volume, layer);
-        device.uuid = lvm2::dm_uuid(group_id, ids.at(volume), layer);
-        device.number = {254, static_cast<std::uint32_t>(devices.size())};
-        device.status.push_back({0, 1000, type, parameters});
-        devices.push_back(device);
-    }
-    host::KernelDevice& device(const char* name) { return *std::ranges::find(devices, name, &host::KernelDevice::name); }
-
-    // Changes a word of the report.
-    void edit(const std::string& from, const std::string& to, std::size_t begin = 0) {
-        const std::size_t at = report.find(from, begin);
-        ASSERT_NE(at, std::string::npos) << from;
-        report.replace(at, from.size(), to);
-    }
-    // Within the row of a volume.
-    void edit_volume(const std::string& name, const std::string& from, const std::string& to) {
-        edit(from, to, report.find("\"lv_uuid\": \"" + ids.at(name).dashed()));
-    }
-
-    Result<std::unique_ptr<KernelGroup>> try_open() {
-        auto fake_runner = std::make_unique<host::FakeRunner>();
-        auto fake_mapper = std::make_unique<host::FakeMapper>();
-        runner = fake_runner.get();
-        mapper = fake_mapper.get();
-        mapper->all = devices;
-        mapper->refuse = refuse_mapper;
-        runner->answer = [this](const host::Command& command) -> Result<host::CommandResult> {
-            if (command.words[1] == "fullreport")
-                return host::CommandResult{0, 0, report, ""};
-            return on_change ? on_change(command) : host::CommandResult{};
-        };
-        return KernelGroup::open("my-vg", {std::move(fake_runner), std::move(fake_mapper), "/usr/sbin/lvm", folder, &clock});
-    }
-    // The group lives as long as the test: what it was asked is looked at afterwards.
-    KernelGroup* open() { return opened.emplace_back(test::value_of(try_open())).get(); }
-
-    std::vector<std::string> changes() const {
-        std::vector<std::string> lines;
-        for (std::size_t i = 0; i < runner->commands.size(); ++i)
-            if (runner->commands[i].changes)
-                lines.push_back(runner->line(i));
-        return lines;
-    }
-    std::size_t reports() const { return runner->commands.size() - changes().size(); }
-    template <typename T>
-    static void expect_error(const Result<T>& result, ErrorKind kind, const char* text) {
-        ASSERT_FALSE(result) << text;
-        EXPECT_EQ(result.error().kind(), kind) << result.error().message();
-        EXPECT_THAT(result.error().message(), HasSubstr(text));
-    }
-    std::string mark() const { return folder + "/metadata-snapshot-" + ids.at("pool").dashed(); }
-
-    std::string report;
-    LvmId group_id;
-    std::map<std::string, LvmId> ids;
-    std::string folder;
-    std::vector<host::KernelDevice> devices;
-    std::optional<Error> refuse_mapper;
-    std::function<Result<host::CommandResult>(const host::Command&)> on_change;
-    ManualClock clock;
-    std::vector<std::unique_ptr<KernelGroup>> opened;
-    host::FakeRunner* runner = nullptr;  // of the group opened last
-    host::FakeMapper* mapper = nullptr;
-};
 
 // --- Looking ----------------------------------------------------------------------------------------------------------------
 
@@ -202,12 +103,9 @@ TEST_F(Kernel, TellsOfMissingPhysicalVolumesAndRefusesChanges) {
     EXPECT_THAT(changes(), IsEmpty());
 }
 
-TEST_F(Kernel, LeavesExportedAndSharedGroupsAlone) {
+TEST_F(Kernel, LeavesExportedGroupsAlone) {
     edit("\"vg_exported\": \"0\"", "\"vg_exported\": \"1\"");
     expect_error(open()->rename("web", "www", {}), ErrorKind::refused, "exported");
-    edit("\"vg_exported\": \"1\"", "\"vg_exported\": \"0\"");
-    edit("\"vg_lock_type\": \"\"", "\"vg_lock_type\": \"sanlock\"");
-    expect_error(open()->rename("web", "www", {}), ErrorKind::refused, "sanlock");
     EXPECT_THAT(changes(), IsEmpty());
 }
 
@@ -253,8 +151,8 @@ TEST_F(Kernel, MakesPoolsAndVolumes) {
     EXPECT_THAT(
         changes(),
         ElementsAre(
-            "lvcreate --test --type thin-pool --yes --name pool2 --chunksize 128s --extents 50%FREE --zero n "
-            "--discards passdown -- my-vg",
+            "lvcreate --test --type thin-pool --yes --name pool2 --extents 50%FREE --chunksize 128s --zero n "
+            "--discards passdown --config activation { error_when_full=0 } -- my-vg",
             "lvcreate --test --yes --name db --type thin --virtualsize 24576s --thinpool pool --permission rw --addtag x -- my-vg",
             "lvcreate --test --yes --name log --type striped --size 16384s --stripes 2 --stripesize 128s --permission rw -- my-vg"));
 }
@@ -417,7 +315,8 @@ TEST_F(Kernel, PutsNothingIntoAPoolThatCannotTakeIt) {
 TEST_F(Kernel, SaysWhatItCannotDo) {
     auto group = open();
     expect_error(group->trim("pool", {}), ErrorKind::unsupported, "fstrim");
-    expect_error(group->make_spare({}), ErrorKind::unsupported, "spare");
+    expect_error(group->create_volume({.name = "new", .size = {.value = MiB}, .origin_file = "/image"}, {}), ErrorKind::unsupported,
+                 "image");
 }
 
 TEST_F(Kernel, PassesOnWhatLvmRefuses) {

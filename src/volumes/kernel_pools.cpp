@@ -2,14 +2,15 @@
 //
 // What stands on a pool of the host's LVM: its thin volumes, and devices that somebody else made in it, a container engine above all.
 #include <algorithm>
-#include <fstream>
 #include <map>
 #include <set>
 #include <sstream>
 
 #include "base/files.h"
 #include "base/uuid.h"
+#include "host/device_users.h"
 #include "volumes/kernel_group.h"
+#include "volumes/kernel_parts.h"
 
 namespace lamella {
 
@@ -19,14 +20,10 @@ constexpr std::size_t most_devices = 100'000;
 
 // Where a device is mounted first, as this process sees mounts.
 std::string mounted_on(const host::DeviceNumber& number) {
-    std::ifstream mounts("/proc/self/mountinfo");
     const std::string wanted = fmt::format("{}:{}", number.major, number.minor);
-    for (std::string line; std::getline(mounts, line);) {
-        std::istringstream words(line);
-        std::string id, parent, device, root, place;
-        if (words >> id >> parent >> device >> root >> place && device == wanted)
-            return place;
-    }
+    for (const host::Mount& mount : host::mounts())
+        if (mount.device == wanted)
+            return mount.point;
     return {};
 }
 
@@ -103,8 +100,8 @@ Result<std::vector<PoolDependent>> KernelGroup::pool_dependents(const std::strin
     return dependents;
 }
 
-Result<void> KernelGroup::autoextend(const std::string& pool, unsigned threshold, unsigned percent) {
-    const std::string profile = fmt::format("lamella-{}-{}", threshold, percent);
+Result<std::string> KernelGroup::write_profile(unsigned threshold, unsigned percent) {
+    std::string profile = fmt::format("lamella-{}-{}", threshold, percent);
     const std::filesystem::path file = host_.profile_directory / (profile + ".profile");
     const std::string text = fmt::format(
         "# a thin pool with this profile grows by {1} percent when {0} percent of it are in use\n"
@@ -112,9 +109,15 @@ Result<void> KernelGroup::autoextend(const std::string& pool, unsigned threshold
         threshold, percent);
     TRY(make_directories(host_.profile_directory.native()));
     TRY(write_file_aside(file.native(), text, 0644));
-    TRY(change(host::LvmWords("lvchange").option("--metadataprofile", profile).volume(name_, pool), false));
-    // The kernel hears of the threshold only when the table is loaded anew.
-    TRY(change(host::LvmWords("lvchange").option("--refresh").volume(name_, pool), false));
+    return profile;
+}
+
+Result<void> KernelGroup::watch(const std::string& pool, const std::string& profile) {
+    // lvconvert of 2.03.16 takes a profile and forgets it. The kernel hears of the threshold when the table is loaded anew.
+    if (TRY(volume(pool)).profile != profile) {
+        TRY(change(host::LvmWords("lvchange").option("--metadataprofile", profile).volume(name_, pool), false));
+        TRY(change(host::LvmWords("lvchange").option("--refresh").volume(name_, pool), false));
+    }
     TRY(change(host::LvmWords("lvchange").option("--monitor", "y").volume(name_, pool), false));
     const VolumeInfo now = TRY(volume(pool));
     if (now.profile != profile)
@@ -140,6 +143,10 @@ Result<void> KernelGroup::remove_foreign(const std::string& name, const std::vec
     }
     if (options.dry_run)
         return {};
+    // Until the pool is gone too.
+    const auto pool = TRY(look()).find(name);
+    if (pool && std::ranges::find((*pool)->tags, unfinished::removal) == (*pool)->tags.end())
+        TRY(change(host::LvmWords("lvchange").tag("--addtag", unfinished::removal).volume(name_, name), false));
     for (const PoolDependent& one : now)
         if (std::ranges::any_of(dependents, [&](const PoolDependent& dependent) { return one.foreign && same(one, dependent); }))
             TRY(host_.mapper->remove(one.name));

@@ -308,6 +308,7 @@ GroupInfo KernelView::info() const {
     info.lock_type = group_.lock_type == "none" ? "" : group_.lock_type;
     info.tags = group_.tags;
     info.writable = group_.writable && !group_.exported && !group_.partial;
+    info.capabilities = {Capability::activation, Capability::automatic_extension};
     for (const host::LvmPhysicalVolume& physical : group_.physical_volumes) {
         PhysicalVolumeInfo one;
         one.name = physical.device;

@@ -29,6 +29,10 @@ Result<void> call_void(ControlClient& client, std::string_view method, const Jso
 
 Result<GroupInfo> RemoteGroup::info() { return call<GroupInfo>(*client_, "info", Json::object()); }
 
+Result<std::vector<PhysicalVolumeInfo>> RemoteGroup::inspect_disks() {
+    return call<std::vector<PhysicalVolumeInfo>>(*client_, "inspect_disks", Json::object());
+}
+
 Result<std::vector<VolumeInfo>> RemoteGroup::volumes() { return call<std::vector<VolumeInfo>>(*client_, "volumes", Json::object()); }
 
 Result<VolumeInfo> RemoteGroup::volume(const std::string& name) { return call<VolumeInfo>(*client_, "volume", {{"name", exactly(name)}}); }
@@ -62,6 +66,19 @@ Result<VolumeInfo> RemoteGroup::change_tags(const std::string& name, const std::
 Result<void> RemoteGroup::remove(const std::vector<std::string>& list, bool with_contents, ChangeOptions options) {
     return call_void(*client_, "remove", {{"names", names(list)}, {"with_contents", with_contents}, {"options", to_json(options)}},
                      options.progress);
+}
+
+Result<VolumeInfo> RemoteGroup::convert_to_pool(const ConvertToPool& request, ChangeOptions options) {
+    return call<VolumeInfo>(*client_, "convert_to_pool", {{"request", to_json(request)}, {"options", to_json(options)}});
+}
+
+Result<VolumeInfo> RemoteGroup::swap_metadata(const std::string& pool, const std::string& volume, ChangeOptions options) {
+    return call<VolumeInfo>(*client_, "swap_metadata",
+                            {{"pool", exactly(pool)}, {"volume", exactly(volume)}, {"options", to_json(options)}});
+}
+
+Result<std::vector<VolumeInfo>> RemoteGroup::set_active(const SetActive& request, ChangeOptions options) {
+    return call<std::vector<VolumeInfo>>(*client_, "set_active", {{"request", to_json(request)}, {"options", to_json(options)}});
 }
 
 Result<std::vector<PoolDependent>> RemoteGroup::pool_dependents(const std::string& pool) {

@@ -5,6 +5,7 @@
 // Sizes are bytes everywhere. Times are seconds since 1970-01-01 UTC. Names are those of LVM2: a group, a logical volume.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -99,6 +100,17 @@ struct PhysicalVolumeInfo {
     std::vector<std::string> tags;
 };
 
+// What not every group can be asked for. What isn't among its capabilities it refuses (unsupported), and says what to do instead.
+enum class Capability {
+    activation,           // set_active()
+    automatic_extension,  // CreatePool::autoextend_threshold
+    external_origins,     // CreateVolume::external_origin
+    origin_files,         // CreateVolume::origin_file
+    sets_in_use,          // create_snapshots() of several volumes that are written meanwhile
+    smaller_pools,        // resize() of a pool's data to less
+    trim,                 // trim()
+};
+
 struct GroupInfo {
     std::string name;
     std::string id;
@@ -114,6 +126,9 @@ struct GroupInfo {
     std::vector<std::string> recovered;  // what opening it put right
     bool writable = true;
     bool served = false;  // answered by a process that serves it
+    std::vector<Capability> capabilities;
+
+    bool can(Capability capability) const { return std::ranges::find(capabilities, capability) != capabilities.end(); }
 };
 
 // A size as a user gives it, resolved by the engine that knows the group.
@@ -157,6 +172,24 @@ struct CreatePool {
     // the host doesn't run has none (unsupported).
     unsigned autoextend_threshold = 0;
     unsigned autoextend_percent = 0;
+};
+
+// Volumes that are there already become a pool, as by lvconvert --type thin-pool. What is on them is lost.
+struct ConvertToPool {
+    std::string name;                            // the volume that becomes its data; the pool goes by its name and id
+    std::string metadata;                        // the volume that becomes its metadata; empty: one is made
+    std::optional<std::uint64_t> metadata_size;  // of one that is made; nullopt: as LVM2 reckons it
+    std::uint64_t chunk_size = 64 * 1024;
+    bool zero_new_blocks = true;  // without it, what was on the volume shows through where a chunk isn't written whole
+    bool error_when_full = false;
+    std::string discards = "passdown";
+};
+
+// Makes volumes devices of this host, or takes these devices away.
+struct SetActive {
+    std::vector<std::string> names;  // empty: all of the group
+    bool active = true;
+    bool ignore_skip = false;  // those too that are marked to be skipped: thin snapshots, as LVM makes them
 };
 
 // What stands on a pool and has to go before it.
@@ -234,6 +267,9 @@ class VolumeGroup {
     virtual ~VolumeGroup() = default;
 
     virtual Result<GroupInfo> info() = 0;
+    // The physical volumes as info() has them, and what takes longer to find out: whether other devices carry them too, and the paths that
+    // the group's text has for them.
+    virtual Result<std::vector<PhysicalVolumeInfo>> inspect_disks() = 0;
     // In the order of the group's metadata; hidden ones too.
     virtual Result<std::vector<VolumeInfo>> volumes() = 0;
     virtual Result<VolumeInfo> volume(const std::string& name) = 0;
@@ -249,6 +285,13 @@ class VolumeGroup {
     // A pool goes only when it has no volumes left, or `with_contents`; those that the group's text doesn't know count, where that can be
     // told.
     virtual Result<void> remove(const std::vector<std::string>& names, bool with_contents, ChangeOptions options) = 0;
+    // refused: a volume of them is in use, or a part or the origin of another.
+    virtual Result<VolumeInfo> convert_to_pool(const ConvertToPool& request, ChangeOptions options) = 0;
+    // `volume` becomes the pool's metadata, and what that was goes by the volume's name and can be looked at, as by lvconvert
+    // --swapmetadata. What is on either isn't looked at. refused: the pool or one of its volumes is active.
+    virtual Result<VolumeInfo> swap_metadata(const std::string& pool, const std::string& volume, ChangeOptions options) = 0;
+    // Returns those that changed. refused: one is in use, by whom; named, and marked to be skipped.
+    virtual Result<std::vector<VolumeInfo>> set_active(const SetActive& request, ChangeOptions options) = 0;
     // In the order in which they have to go.
     virtual Result<std::vector<PoolDependent>> pool_dependents(const std::string& pool) = 0;
     // Takes away what dependents() told of that is foreign, and nothing else; afterwards the pool can be removed. refused: one is in use,

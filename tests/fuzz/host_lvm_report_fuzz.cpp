@@ -9,7 +9,10 @@
 using namespace lamella;
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-    const auto report = host::parse_lvm_report({reinterpret_cast<const char*>(data), size});
+    const std::string_view text(reinterpret_cast<const char*>(data), size);
+    (void)host::parse_lvm_groups(text);
+    (void)host::parse_lvm_duplicates(text);
+    const auto report = host::parse_lvm_report(text);
     if (!report)
         return 0;
     for (const host::LvmGroup& group : report->groups) {
