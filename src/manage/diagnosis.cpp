@@ -317,7 +317,11 @@ class Diagnosis {
         }
         if (!pool.metadata_size)
             return;
-        if (pool.metadata_used && pool.pool_mode != "ro" && part_of(*pool.metadata_used, *pool.metadata_size) >= options_.near_full) {
+        // The kernel's own mark: small metadata fills before 80 % have been seen.
+        const std::uint64_t mark = std::min<std::uint64_t>(*pool.metadata_size / 4, 4 << 20);
+        if (pool.metadata_used && pool.pool_mode != "ro" &&
+            (part_of(*pool.metadata_used, *pool.metadata_size) >= options_.near_full ||
+             *pool.metadata_used + mark >= *pool.metadata_size)) {
             Finding& finding = add(Urgency::warning, "pool-metadata-near-full", pool.name,
                                    fmt::format("{} of metadata in use", print_part(*pool.metadata_used, *pool.metadata_size)),
                                    "when it is full, the pool becomes read-only");

@@ -134,6 +134,16 @@ TEST_F(Doctor, APoolsMetadata) {
     EXPECT_THAT(kinds(), ElementsAre("pool-failed"));
 }
 
+TEST_F(Doctor, SmallMetadataIsNearlyFullSooner) {
+    volume("pool").size = volume("pool").data_used.emplace(0) + 2 * gib;
+    volume("web").size = gib;
+    volume("pool").metadata_size = 4 * mib;
+    volume("pool").metadata_used = 3 * mib - 4096;
+    EXPECT_THAT(kinds(), IsEmpty());
+    volume("pool").metadata_used = 3 * mib;
+    EXPECT_THAT(kinds(), ElementsAre("pool-metadata-near-full"));
+}
+
 TEST_F(Doctor, MetadataTooSmallForTheData) {
     volume("pool").size = 160 * gib;  // 2621440 chunks: 80 MiB
     seen.group.free = 200 * gib;

@@ -153,10 +153,19 @@ Result<std::vector<VolumeInfo>> KernelGroup::create_snapshots(const std::vector<
         TRY(check_new_name(view, request.name));
         names.push_back(request.name);
     }
+    // Killed between two of them, the next process makes it all or none.
+    const bool tagged = named.size() > 1 && !options.dry_run;
+    const std::string tag = unfinished::set + fmt::to_string(named.size());
     std::vector<LvmWords> commands;
-    for (const CreateSnapshot& request : named)
+    for (CreateSnapshot request : named) {
+        if (tagged)
+            request.tags.push_back(tag);
         commands.push_back(TRY(snapshot_words(view, request)));
+    }
 
+    std::optional<ChangeLock> lock;
+    if (tagged)
+        lock.emplace(TRY(lock_changes()));
     std::vector<VolumeInfo> made;
     for (std::size_t i = 0; i < commands.size(); ++i) {
         const host::LvmVolume& origin = *TRY(view.find(named[i].origin));
@@ -184,7 +193,15 @@ Result<std::vector<VolumeInfo>> KernelGroup::create_snapshots(const std::vector<
                                 fmt::join(undo, ", "), undone.error().message());
             return std::unexpected(one.error());
         }
+        std::erase(one->tags, tag);
         made.push_back(*std::move(one));
+    }
+    if (tagged) {
+        LvmWords words("lvchange");
+        words.tag("--deltag", tag);
+        for (const std::string& name : names)
+            words.volume(name_, name);
+        TRY(change(words, false));
     }
     return made;
 }

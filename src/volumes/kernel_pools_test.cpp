@@ -362,6 +362,32 @@ TEST_F(BrokenOff, MakingAPoolOfPartsIsUndone) {
                  7);
 }
 
+TEST_F(BrokenOff, ASetIsWholeOrNotThere) {
+    const auto prepare = [](LittleLvm& lvm) {
+        lvm.make("pool", "thin-pool");
+        for (const char* name : {"web", "db"})
+            lvm.make(name, "thin").pool = "pool";
+    };
+    std::vector<std::size_t> left;
+    kill_at_each(
+        prepare,
+        [](KernelGroup& group) {
+            test::value_of(group.create_snapshots({{.origin = "web"}, {.origin = "db", .tags = {"t"}}}, {}));
+        },
+        [&](LittleLvm& lvm, const GroupInfo& info, bool) {
+            left.push_back(lvm.names().size());
+            if (left.back() == 5) {
+                EXPECT_THAT(lvm.names(), ElementsAre("pool", "web", "db", "web-s1", "db-s1@t"));
+                EXPECT_EQ(info.recovered.size(), left.size() == 2 ? 1u : 0u);
+            } else {
+                EXPECT_THAT(lvm.names(), ElementsAre("pool", "web", "db"));
+                EXPECT_THAT(info.recovered, ElementsAre(StartsWith("web-s1: ")));
+            }
+        },
+        3);
+    EXPECT_THAT(left, ElementsAre(3, 5, 5, 5));
+}
+
 TEST_F(BrokenOff, AChangeThatFailsLeavesNothing) {
     for (unsigned at = 0; at < 4; ++at) {
         LittleLvm lvm;
