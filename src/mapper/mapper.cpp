@@ -43,9 +43,8 @@ class Mapper::Context final : public TargetContext {
 
     Words& words() override { return words_; }
     std::uint64_t length() const override { return length_; }
-    bool read_only() const override { return table_.read_only(); }
     Result<LowerDevice> open(std::string_view word, Access access) override {
-        LowerDevice lower = TRY(mapper_.open_lower(device_, word, directory_, read_only() || access == Access::read_only));
+        LowerDevice lower = TRY(mapper_.open_lower(device_, word, directory_, table_.read_only() || access == Access::read_only));
         table_.add_lower(lower);
         return lower;
     }

@@ -8,6 +8,8 @@ namespace lamella::mapper {
 Result<void> Table::add(std::uint64_t length, const TargetType& type, std::unique_ptr<Target> target) {
     if (!entries_.empty() && (type.singleton || entries_.front().type->singleton))
         return fail(ErrorKind::usage, "a {} target must be alone in its table", type.singleton ? type.name : entries_.front().type->name);
+    if (type.writeable && read_only_)
+        return fail(ErrorKind::usage, "a {} target can't be in a read-only table", type.name);
     const DeviceTraits traits = target->device().traits();
     if ((size_ | length) % traits.alignment != 0)
         return fail(ErrorKind::usage, "start and length must be multiples of the {} bytes that {} is aligned to", traits.alignment,

@@ -94,8 +94,6 @@ class TargetContext {
     virtual Words& words() = 0;
     // Bytes, a multiple of 512.
     virtual std::uint64_t length() const = 0;
-    // The table is to be read only.
-    virtual bool read_only() const = 0;
 
     enum class Access { as_table, read_only };
     // A device by the word of a table line. Errors: usage for a device that stands on this one itself; refused when it is held by
@@ -117,6 +115,7 @@ struct TargetType {
     bool singleton = false;  // alone in its table
     bool immutable = false;  // a device with it gets no table without it
     bool wildcard = false;   // but for one of these
+    bool writeable = false;  // not in a read-only table
     // Does I/O of its own on the devices below, beside what clients send: it isn't asked or ended while one of them is suspended.
     bool own_io = false;
 };

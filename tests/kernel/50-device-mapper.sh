@@ -107,6 +107,7 @@ try rename error --setuuid UUID-2
 try rename error --setuuid UUID-3
 try rename error --setuuid UUID-4
 try info error
+try wait error
 try create empty --notable
 try info empty
 try table empty
@@ -161,6 +162,25 @@ try reload pool --table "0 81920 thin-pool /dev/mapper/meta /dev/mapper/data 128
 try resume pool
 try status pool
 try table pool
+try reload pool --table "0 81920 thin-pool /dev/mapper/meta /dev/mapper/data 128 0 3 skip_block_zeroing error_if_no_space read_only"
+try table pool
+try resume pool
+try status pool
+try table pool
+try message pool 0 create_thin 7
+summed thin
+try reload pool --readonly --table "0 81920 thin-pool /dev/mapper/meta /dev/mapper/data 128 0 2 skip_block_zeroing error_if_no_space"
+try resume pool
+try status pool
+try table pool
+try info -c pool
+try reload pool --table "0 81920 thin-pool /dev/mapper/meta /dev/mapper/data 128 0 2 skip_block_zeroing error_if_no_space"
+try resume pool
+try status pool
+try table pool
+try message pool 0 create_thin 7
+try message pool 0 delete 7
+try info -c pool
 try reload pool --table "0 81920 linear $A 0"
 try reload thin --table "0 40960 thin /dev/mapper/pool 0"
 try resume thin

@@ -56,7 +56,6 @@ class ThinPoolTarget final : public Target {
         const LowerDevice metadata = TRY(context.open(TRY(words.take("the metadata device"))));
         const LowerDevice data = TRY(context.open(TRY(words.take("the data device"))));
         target->options_ = TRY(take_options(words));
-        target->options_.read_only = target->options_.read_only || context.read_only();
         target->length_ = context.length();
         if (metadata.device == data.device)
             return fail(ErrorKind::usage, "metadata and data are one device");
@@ -169,7 +168,12 @@ class ThinPoolTarget final : public Target {
 }  // namespace
 
 extern const TargetType thin_pool_target;
-const TargetType thin_pool_target = {
-    .name = "thin-pool", .version = {1, 22, 0}, .create = ThinPoolTarget::create, .singleton = true, .immutable = true, .own_io = true};
+const TargetType thin_pool_target = {.name = "thin-pool",
+                                     .version = {1, 22, 0},
+                                     .create = ThinPoolTarget::create,
+                                     .singleton = true,
+                                     .immutable = true,
+                                     .writeable = true,
+                                     .own_io = true};
 
 }  // namespace lamella::mapper
