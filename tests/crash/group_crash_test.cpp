@@ -5,6 +5,7 @@
 // writes of any of them. Afterwards the group must open for writing, text and pool agree, and hold every change that was reported done;
 // the one that was under way may be done or not, but not by half.
 #include <filesystem>
+#include <fstream>
 #include <map>
 #include <memory>
 #include <random>
@@ -33,6 +34,13 @@ class GroupWorld {
   public:
     explicit GroupWorld(std::uint64_t seed) : seed_(seed), random_(seed * 0x9e3779b97f4a7c15u + 7) {
         archive_ = std::filesystem::temp_directory_path() / fmt::format("lamella-crash-{}-{}", ::getpid(), seed);
+        // No disk of this machine: it stays as it is.
+        std::filesystem::create_directories(archive_);
+        image_ = archive_ / "base.raw";
+        std::vector<std::byte> bytes(3 * extent_bytes + sector_bytes);
+        fill_sector(bytes.data(), image_value, 0);
+        std::ofstream(image_, std::ios::binary)
+            .write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
     }
     ~GroupWorld() { std::filesystem::remove_all(archive_); }
 
@@ -50,6 +58,7 @@ class GroupWorld {
         Value value = 0;  // what its first sector holds
         std::string origin;
         std::set<std::string> tags{};
+        bool of_image = false;  // what it hasn't itself is read from an image outside of the group
         bool operator==(const Volume&) const = default;
     };
     // What the group should hold.
@@ -172,8 +181,13 @@ class GroupWorld {
             request.name = name;
             request.size.value = extent_bytes * (1 + draw(40));
             after.volumes[name] = {request.size.value};
+            if (draw(3) == 0) {
+                request.origin_file = image_;
+                after.volumes[name].value = image_value;
+                after.volumes[name].of_image = true;
+            }
             perform("create " + name, after, [&] { return group_->create_volume(request, {}); });
-            if (!power_->off() && model_.volumes.contains(name))
+            if (!power_->off() && model_.volumes.contains(name) && (request.origin_file.empty() || draw(2) == 0))
                 write(name, queue);
             return;
         }
@@ -237,7 +251,9 @@ class GroupWorld {
             for (const std::string& origin : origins) {
                 const std::string name = fmt::format("s{}", ++last_name_);
                 requests.push_back({origin, name, false, {}});
-                after.volumes[name] = {after.volumes[origin].size, after.volumes[origin].value, origin};
+                after.volumes[name] = after.volumes[origin];
+                after.volumes[name].origin = origin;
+                after.volumes[name].tags.clear();
             }
             return perform("snapshot", after, [&] { return group_->create_snapshots(requests, {}); });
         }
@@ -357,6 +373,7 @@ class GroupWorld {
             one.size = volume.size;
             one.origin = volume.origin;
             one.tags = {volume.tags.begin(), volume.tags.end()};
+            one.of_image = !volume.origin_file.empty();
             auto exported = exports->open(volume.name, true);
             EXPECT_TRUE(exported) << volume.name << ": " << exported.error().message();
             if (!exported)
@@ -373,14 +390,15 @@ class GroupWorld {
     static std::string describe(const Model& model) {
         std::string text = fmt::format("pool {} + {}", model.pool_size, model.metadata_size);
         for (const auto& [name, volume] : model.volumes)
-            text += fmt::format("; {} {} value {} origin '{}' tags {}", name, volume.size, volume.value, volume.origin,
-                                fmt::join(volume.tags, ","));
+            text += fmt::format("; {} {} value {} origin '{}' tags {}{}", name, volume.size, volume.value, volume.origin,
+                                fmt::join(volume.tags, ","), volume.of_image ? " of the image" : "");
         return text;
     }
 
     const std::uint64_t seed_;
     std::mt19937_64 random_;
     std::filesystem::path archive_;
+    std::filesystem::path image_;
     std::vector<SparseBytes> content_;
     std::unique_ptr<PowerSwitch> power_;
     EngineGroup* group_ = nullptr;
@@ -388,7 +406,8 @@ class GroupWorld {
     std::optional<Model> under_way_;
     std::string what_;
     unsigned last_name_ = 0;
-    Value last_value_ = 0;
+    static constexpr Value image_value = 1;
+    Value last_value_ = image_value;
 };
 
 class GroupCrash : public testing::TestWithParam<unsigned> {};
