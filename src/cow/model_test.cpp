@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // An origin and its snapshots against a plain model of what each shows: random reads, writes, discards, zeroes, snapshots, merges, fills,
-// growing stores and reopenings, over chunk sizes and kinds of stores. One request at a time: what happens at once is the affair of the
-// crash tests and of the threads' test below.
+// stores that grow, also on demand, and reopenings, over chunk sizes and kinds of stores. One request at a time: what happens at once is
+// the affair of the crash tests and of the threads' test below.
 #include <atomic>
 #include <map>
 #include <random>
 #include <thread>
+#include <utility>
 
 #include <gtest/gtest.h>
 
@@ -51,6 +52,7 @@ class Model {
         SnapshotOptions options;
         Shown shown;
         bool merging = false;  // the origin's content is this one's
+        bool grows = false;    // when it finds no room, mostly
     };
 
     std::uint64_t draw(std::uint64_t count) { return random_() % count; }
@@ -61,6 +63,7 @@ class Model {
             auto opened = origin_->open_snapshot(*taken.store, taken.options);
             ASSERT_TRUE(opened) << opened.error().message();
             taken.snapshot = *opened;
+            watch(taken);
         }
         for (auto& [number, taken] : taken_)
             if (taken.merging) {
@@ -68,9 +71,33 @@ class Model {
             }
     }
 
+    void watch(Taken& taken) {
+        if (taken.grows)
+            taken.snapshot->set_room_handler([this] { room_asked_ = true; });
+    }
+
+    // Makes room, or doesn't, for whoever waits for it meanwhile.
+    template <typename Condition>
+    void run_until(Condition condition) {
+        for (;;) {
+            home_->run_until([&] { return condition() || room_asked_; });
+            if (!std::exchange(room_asked_, false))
+                return;
+            for (auto& [number, taken] : taken_) {
+                if (!taken.snapshot->needs_room())
+                    continue;
+                if (draw(8) != 0)
+                    taken.store->grow(taken.store->size() + (1 + draw(50)) * sector_bytes);
+                taken.snapshot->room_seen_to();
+            }
+        }
+    }
+
     int submit(BlockDevice& device, IoOperation operation, std::uint64_t first, std::uint64_t count, std::byte* memory = nullptr) {
         test::Request request(operation, first * sector_bytes, count * sector_bytes, memory);
-        return request.run(device, *home_);
+        device.submit(*home_, request);
+        run_until([&] { return request.done; });
+        return request.error;
     }
 
     void fill(std::vector<std::byte>& bytes, std::uint32_t number) {
@@ -219,6 +246,8 @@ class Model {
         auto opened = origin_->open_snapshot(*taken.store, taken.options);
         ASSERT_TRUE(opened) << opened.error().message();
         taken.snapshot = *opened;
+        taken.grows = draw(2) == 0;
+        watch(taken);
         taken.shown = shown_;
         taken_.emplace(count_, std::move(taken));
     }
@@ -231,7 +260,7 @@ class Model {
                     ASSERT_TRUE(origin_->start_merge(merging.snapshot));
                     return;
                 }
-                home_->run_until([&] {
+                run_until([&] {
                     const SnapshotStatus status = merging.snapshot->snapshot_status();
                     return status.usage.allocated == status.usage.metadata;
                 });
@@ -271,6 +300,7 @@ class Model {
     std::map<unsigned, Taken> taken_;
     std::uint32_t last_ = 0;
     unsigned count_ = 0;
+    bool room_asked_ = false;
 };
 
 TEST(CowModel, ShowsWhatThePlainModelShows) {
