@@ -155,7 +155,7 @@ Result<std::unique_ptr<FileDevice>> FileDevice::open(const std::string& path, co
             return fail_errno(path);
         if (!S_ISREG(status.st_mode) && !S_ISBLK(status.st_mode))
             return fail(ErrorKind::usage, "{} is neither a file nor a block device", path);
-        const int claim = S_ISBLK(status.st_mode) && !options.read_only ? O_EXCL : 0;
+        const int claim = S_ISBLK(status.st_mode) && (!options.read_only || options.claim_read_only) ? O_EXCL : 0;
         device->fd_ = ::open(path.c_str(), (options.read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK | claim);
         if (device->fd_ < 0) {
             const int error = errno;

@@ -14,6 +14,8 @@ namespace lamella {
 struct FileOptions {
     // A shared lock instead of an exclusive one; writes fail with EROFS.
     bool read_only = false;
+    // Block devices are claimed read-only, too: no kernel starts to write to them meanwhile.
+    bool claim_read_only = false;
 
     enum class Direct { automatic, never };
     // automatic: O_DIRECT where the file has it.

@@ -244,6 +244,19 @@ struct GroupStore::State {
         return {};
     }
 
+    // LVM's commands on this host open physical volumes whoever has claimed them. Errors: refused, when an area isn't as it was left.
+    Result<void> check_unchanged() const {
+        for (const StoredArea& stored : areas) {
+            if (stored.failed || !stored.area)
+                continue;
+            const auto now = MetadataArea::open(*stored.block, stored.place);
+            if (now && now->committed() != stored.area->committed())
+                return fail(ErrorKind::refused, "group {}: somebody else has changed its text on {} meanwhile; open the group anew",
+                            group.name, stored.block->name());
+        }
+        return {};
+    }
+
     // Writes `new_text` to the areas that `wanted` picks, in the three steps. An area that fails is left out of the steps that
     // follow. Returns how many reached the end; the error says why when none did.
     template <typename Wanted>
@@ -400,6 +413,7 @@ Result<void> GroupStore::commit(VolumeGroup next, std::string_view description, 
         return fail(ErrorKind::usage, "group {}: a change of its physical volumes", state.group.name);
     if (next.seqno == std::numeric_limits<std::uint32_t>::max())
         return fail(ErrorKind::refused, "group {}: its seqno can't grow", state.group.name);
+    TRY(state.check_unchanged());
     ++next.seqno;
     state.stamp(next, description);
 

@@ -98,7 +98,7 @@ class GroupStore {
     // Makes `next`, a changed copy of group(), the group: durably in every usable area, with the next seqno and this description
     // ("lamella create web"). The text that it replaces goes to the archive before anything is written, unless this commit only
     // finishes an earlier one. An area that can't be written is left behind with a note as long as one other can.
-    // Errors: usage (not a copy of the present group), no_space (the text has outgrown an area), failed. When it is not known
+    // Errors: usage (not a copy of the present group), refused (somebody else has committed a text meanwhile), no_space (the text has outgrown an area), failed. When it is not known
     // which text a reader would find, every further commit is refused until the group is opened anew.
     Result<void> commit(VolumeGroup next, std::string_view description, Archive archive = Archive::previous);
 

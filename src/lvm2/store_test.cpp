@@ -65,6 +65,21 @@ TEST(Store, CreatesCommitsAndOpens) {
     EXPECT_EQ(disks.create().error().kind(), ErrorKind::exists);  // not blank
 }
 
+// LVM's commands write to physical volumes that somebody has claimed. What they wrote is not lost.
+TEST(Store, OverwritesNoTextOfSomebodyElse) {
+    Disks disks;
+    ASSERT_TRUE(disks.create());
+    auto ours = GroupStore::open(disks.both, writing());
+    auto theirs = GroupStore::open(disks.both, writing());
+    ASSERT_TRUE(commit_tag(*theirs, "theirs"));
+    const auto refused = commit_tag(*ours, "ours");
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().kind(), ErrorKind::refused);
+    EXPECT_THAT(refused.error().message(), HasSubstr("somebody else has changed"));
+    EXPECT_EQ(GroupStore::open(disks.both, writing())->group().tags, Words{"theirs"});
+    EXPECT_TRUE(commit_tag(*theirs, "more"));
+}
+
 TEST(Store, RefusesWhatIsNotOneWholeGroup) {
     Disks disks, others;
     ASSERT_TRUE(disks.create());
