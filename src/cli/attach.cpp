@@ -19,8 +19,10 @@
 #include "cli/attachment.h"
 #include "cli/command_line.h"
 #include "cli/context.h"
+#include "cli/environment.h"
 #include "cli/serving.h"
 #include "volumes/control.h"
+#include "volumes/kernel_group.h"
 
 namespace lamella::cli {
 
@@ -50,7 +52,7 @@ namespace {
 }
 
 // Returns when the group is served.
-Result<void> start_background(const std::vector<std::string>& paths, bool read_only) {
+Result<void> start_background(const std::vector<std::string>& paths, const EngineOptions& engine) {
     std::string directory = TRY(make_runtime_directory());
     std::string name = TRY(control_socket_name(paths.front()));
     std::string stem = fmt::format("{}/{}", directory, name.substr(0, name.rfind('.')));
@@ -80,7 +82,7 @@ Result<void> start_background(const std::vector<std::string>& paths, bool read_o
         ::fcntl(3, F_SETFD, FD_CLOEXEC);
         ServingOptions options;
         options.paths = paths;
-        options.engine.read_only = read_only;
+        options.engine = engine;
         options.automatic = true;
         // Not by the group's name: another group of that name may be attached too.
         options.nbd.unix_sockets = {stem + ".nbd.sock"};
@@ -117,22 +119,23 @@ Result<std::vector<std::string>> absolute(const std::vector<std::string>& paths)
     return result;
 }
 
-Result<void> needs_paths(const VolumeAddress& volume) {
-    if (volume.group.paths.empty())
-        return fail(ErrorKind::unsupported, "group {}: only groups on paths are attached; LVM activates its own", volume.group.name);
-    return {};
+// The physical volumes of a group, by which a process that serves it is found.
+Result<std::vector<std::string>> paths_of(const GroupAddress& group) {
+    return group.paths.empty() ? TRY(open_kernel_group(group.name))->disks() : absolute(group.paths);
 }
 
 // Ends a background process that attach started for nothing.
 void let_go(ControlClient& client, const std::string& volume) { (void)client.call("detach", {{"volume", volume}}); }
 
-Result<void> attach(Context& context, const VolumeAddress& volume, bool read_only, bool only_file) {
-    TRY(needs_paths(volume));
-    std::vector<std::string> paths = TRY(absolute(volume.group.paths));
+Result<void> attach(Context& context, const VolumeAddress& volume, bool read_only, bool only_file, bool user_space) {
+    const std::vector<std::string> paths = TRY(paths_of(volume.group));
     std::unique_ptr<ControlClient> client = TRY(ControlClient::connect(paths));
     const bool started = !client;
     if (started) {
-        TRY(start_background(paths, read_only));
+        EngineOptions engine;
+        engine.read_only = read_only;
+        TRY(paths_to_serve(volume.group, user_space, engine));
+        TRY(start_background(paths, engine));
         client = TRY(ControlClient::connect(paths));
         if (!client)
             return fail(ErrorKind::failed, "the background process for {} ended at once", volume.group.text());
@@ -173,9 +176,9 @@ Result<void> attach(Context& context, const VolumeAddress& volume, bool read_onl
 }
 
 Result<void> detach(Context& context, const VolumeAddress& volume) {
-    TRY(needs_paths(volume));
-    std::unique_ptr<ControlClient> client = TRY(ControlClient::connect(volume.group.paths));
-    const std::vector<std::string> nbd_devices = TRY(nbd_devices_of(volume.group.paths, volume.volume));
+    const std::vector<std::string> paths = TRY(paths_of(volume.group));
+    std::unique_ptr<ControlClient> client = TRY(ControlClient::connect(paths));
+    const std::vector<std::string> nbd_devices = TRY(nbd_devices_of(paths, volume.volume));
     std::string group;
     bool attached = false;
     bool dead_file = false;
@@ -232,6 +235,7 @@ void define_attach(CommandLine& line) {
         VolumeAddress volume;
         bool read_only = false;
         bool file = false;
+        bool user_space = false;
     };
     auto arguments = std::make_shared<Arguments>();
     line.describe(
@@ -243,7 +247,10 @@ void define_attach(CommandLine& line) {
     line.argument("VOLUME", arguments->volume, "the volume");
     line.flag("--read-only", arguments->read_only, "for reading only");
     line.flag("--file", arguments->file, "a file, no block device");
-    line.runs([arguments](Context& context) { return attach(context, arguments->volume, arguments->read_only, arguments->file); });
+    line.flag("--user-space", arguments->user_space, "of a group of this host's LVM: as serve --user-space");
+    line.runs([arguments](Context& context) {
+        return attach(context, arguments->volume, arguments->read_only, arguments->file, arguments->user_space);
+    });
 }
 
 void define_detach(CommandLine& line) {

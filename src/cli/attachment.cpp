@@ -185,12 +185,19 @@ Result<void> remove_loop_device(const std::string& path) {
 }
 
 void grow_attached(Context& context, const VolumeAddress& address, VolumeGroup& group, const VolumeInfo& volume) {
-    if (context.dry_run || address.group.paths.empty())
+    if (context.dry_run)
         return;
     const auto follow = [&]() -> Result<void> {
-        for (const std::string& device : TRY(nbd_devices_of(address.group.paths, volume.name)))
+        const GroupInfo info = TRY(group.info());
+        std::vector<std::string> paths = address.group.paths;
+        if (paths.empty() && info.served)
+            for (const PhysicalVolumeInfo& physical : info.physical_volumes)
+                paths.push_back(physical.device);
+        if (paths.empty())
+            return {};
+        for (const std::string& device : TRY(nbd_devices_of(paths, volume.name)))
             TRY(nbd::resize_kernel_device(device, volume.size));
-        const std::string file = mount_point_of(TRY(group.info()).name, volume.name) + "/" + volume.name;
+        const std::string file = mount_point_of(info.name, volume.name) + "/" + volume.name;
         for (const std::string& path : loop_devices_of(file)) {
             struct statx status;  // asking the file's process makes the kernel see its new size
             const FileDescriptor device = open_file(path, O_RDWR);

@@ -30,6 +30,8 @@ class Context {
     // For one run of a tool: at a terminal it shows how far it has come, until the control is gone; an interrupt stops it.
     tools::Control control() const;
 
+    Clock& clock() const { return *environment_.clock; }
+
     // The group stays open until the command ends.
     Result<VolumeGroup*> open(const GroupAddress& address, Access access);
 

@@ -10,6 +10,7 @@
 #include "tools/text_sink.h"
 #include "volumes/control.h"
 #include "volumes/engine_group.h"
+#include "volumes/kernel_group.h"
 #include "volumes/remote_group.h"
 
 namespace lamella::cli {
@@ -76,8 +77,13 @@ Result<std::vector<std::string>> host_groups() {
 }
 
 Result<std::unique_ptr<VolumeGroup>> open_group(const GroupAddress& address, Access access) {
-    if (address.paths.empty())
-        return TRY(open_kernel_group(address.name));
+    if (address.paths.empty()) {
+        std::unique_ptr<KernelGroup> kernel = TRY(open_kernel_group(address.name));
+        // While LVM has it inactive, a process of ours may serve it.
+        if (std::unique_ptr<ControlClient> client = TRY(ControlClient::connect(TRY(kernel->disks()))))
+            return std::make_unique<RemoteGroup>(std::move(client));
+        return kernel;
+    }
     if (std::unique_ptr<ControlClient> client = TRY(ControlClient::connect(address.paths)))
         return std::make_unique<RemoteGroup>(std::move(client));
     return TRY(EngineGroup::open(address.paths, {.read_only = access == Access::read}));

@@ -9,9 +9,12 @@
 
 #include "base/clock.h"
 #include "base/result.h"
-#include "volumes/kernel_group.h"
 #include "volumes/names.h"
 #include "volumes/volume_group.h"
+
+namespace lamella {
+class KernelGroup;
+}
 
 namespace lamella::cli {
 
@@ -46,7 +49,7 @@ Result<std::unique_ptr<KernelGroup>> open_kernel_group(const std::string& name);
 // Errors: refused when not root; not_found without LVM; failed.
 Result<std::vector<std::string>> host_groups();
 
-// Opens a group by whatever runs it: this host's LVM, a process that serves it, else the engine in this process.
+// Opens a group by whatever runs it: a process that serves it, this host's LVM, else the engine in this process.
 Result<std::unique_ptr<VolumeGroup>> open_group(const GroupAddress& address, Access access);
 
 }  // namespace lamella::cli

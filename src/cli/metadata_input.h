@@ -11,6 +11,7 @@
 #include "lvm2/store.h"
 #include "tools/control.h"
 #include "tools/visitor.h"
+#include "volumes/kernel_group.h"
 
 namespace lamella::cli {
 

@@ -117,6 +117,23 @@ std::string local_time(std::optional<std::int64_t> seconds) {
 
 std::string joined(const std::vector<std::string>& words) { return or_dash(fmt::format("{}", fmt::join(words, ","))); }
 
+static std::string shown_age(std::optional<std::int64_t> seconds) {
+    if (!seconds)
+        return "-";
+    if (*seconds < 60)
+        return fmt::format("{} s", *seconds);
+    if (*seconds < 3600)
+        return fmt::format("{} min", *seconds / 60);
+    return *seconds < 48 * 3600 ? fmt::format("{} h", *seconds / 3600) : fmt::format("{} d", *seconds / 86400);
+}
+
+static std::string shown_origin(const VolumeInfo& volume) {
+    return or_dash(!volume.origin.empty()          ? volume.origin
+                   : !volume.former_origin.empty() ? "(" + volume.former_origin + ")"
+                   : !volume.origin_file.empty()   ? volume.origin_file
+                                                   : volume.external_origin);
+}
+
 std::string volume_table(const std::vector<VolumeInfo>& volumes) {
     Table table;
     table.column("LV");
@@ -139,15 +156,47 @@ std::string volume_table(const std::vector<VolumeInfo>& volumes) {
                                                 : shown_percent(is_pool ? volume.data_used : volume.mapped, volume.size),
             shown_percent(volume.metadata_used, volume.metadata_size),
             or_dash(volume.pool),
-            or_dash(!volume.origin.empty()        ? volume.origin
-                    : !volume.origin_file.empty() ? volume.origin_file
-                                                  : volume.external_origin),
+            shown_origin(volume),
             !volume.refused.empty() ? "refused"
             : volume.read_only      ? "read-only"
                                     : "read-write",
             local_time(volume.creation_time),
             joined(volume.tags),
         });
+    }
+    return table.text();
+}
+
+std::string snapshot_table(const std::vector<VolumeInfo>& volumes) {
+    const bool exclusive = std::ranges::any_of(volumes, [](const VolumeInfo& volume) { return volume.exclusive.has_value(); });
+    Table table;
+    using Align = Table::Align;
+    table.column("Snapshot");
+    table.column("Kind");
+    table.column("State");
+    table.column("Size", Align::right);
+    table.column("Used", Align::right);
+    table.column("Used%", Align::right);
+    if (exclusive)
+        table.column("Exclusive", Align::right);
+    table.column("Origin");
+    table.column("Age", Align::right);
+    table.column("Tags");
+    for (const VolumeInfo& volume : volumes) {
+        const bool thin = volume.kind == VolumeKind::thin;
+        const std::optional<std::uint64_t> used = thin ? volume.mapped : volume.store_used;
+        std::vector<std::string> row = {
+            volume.visible ? volume.name : "[" + volume.name + "]",
+            thin ? "thin" : "classic",
+            volume.state,
+            print_size(volume.size),
+            used ? print_size(*used) : "-",
+            shown_percent(used, thin ? volume.size : volume.store_size),
+        };
+        if (exclusive)
+            row.push_back(volume.exclusive ? print_size(*volume.exclusive) : "-");
+        row.insert(row.end(), {shown_origin(volume), shown_age(volume.age), joined(volume.tags)});
+        table.row(std::move(row));
     }
     return table.text();
 }
@@ -164,21 +213,25 @@ std::string describe_volume(const VolumeInfo& volume) {
     text.line("Skipped at activation", volume.skip_activation ? "yes" : "");
     text.line("Tags", fmt::format("{}", fmt::join(volume.tags, ",")));
     if (volume.creation_time)
-        text.line("Created", local_time(volume.creation_time) + (volume.creation_host.empty() ? "" : " on " + volume.creation_host));
+        text.line("Created", local_time(volume.creation_time) + (volume.age ? fmt::format(", {} ago", shown_age(volume.age)) : "") +
+                                 (volume.creation_host.empty() ? "" : " on " + volume.creation_host));
     if (volume.kind == VolumeKind::thin) {
         text.line("Pool", volume.pool);
         text.line("Origin", volume.origin);
+        text.line("Origin once", volume.former_origin);
         text.line("External origin", volume.origin_file.empty()
                                          ? volume.external_origin
                                          : fmt::format("{} (volume {})", volume.origin_file, volume.external_origin));
         text.number("Device id", volume.device_id);
         text.share("Mapped", volume.mapped, volume.size);
+        if (!volume.state.empty())
+            text.line("State", volume.state);
     }
     if (volume.kind == VolumeKind::file)
         text.line("File", volume.origin_file);
     if (volume.kind == VolumeKind::snapshot) {
         text.line("Origin", volume.origin);
-        text.line("State", or_dash(volume.snapshot_state));
+        text.line("State", volume.state);
         text.size("Chunk size", volume.chunk_size);
         text.size("Store size", volume.store_size);
         text.share("Store used", volume.store_used, volume.store_size);

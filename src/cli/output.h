@@ -35,6 +35,10 @@ std::string local_time(std::optional<std::int64_t> seconds);
 // "-" for an empty list.
 std::string joined(const std::vector<std::string>& words);
 
+// Of snapshots: state, age, use.
+std::string snapshot_table(const std::vector<VolumeInfo>& volumes);
+// VolumeInfo::age of each.
+void find_ages(const Clock& clock, std::vector<VolumeInfo>& volumes);
 std::string volume_table(const std::vector<VolumeInfo>& volumes);
 // A volume, a group: a line for each thing that is known of it.
 std::string describe_volume(const VolumeInfo& volume);

@@ -68,6 +68,7 @@ class Commands : public testing::Test {
             return group_.remove_foreign(p, d, o);
         }
         Result<PoolContents> pool_contents(const std::string& p, bool c) override { return group_.pool_contents(p, c); }
+        Result<std::vector<ThinUsage>> pool_usage(const std::string& p) override { return group_.pool_usage(p); }
         Result<PackedMetadata> pack_metadata(const std::string& p, const std::string& f) override { return group_.pack_metadata(p, f); }
         Result<VolumeInfo> make_spare(ChangeOptions o) override { return group_.make_spare(o); }
         Result<std::string> status_line(const std::string& n) override { return group_.status_line(n); }
@@ -306,6 +307,57 @@ TEST_F(Commands, List) {
     EXPECT_EQ(json()["volumes"].size(), 2u);
 }
 
+TEST_F(Commands, SnapshotWarnsOfAPoolThatIsNearlyFull) {
+    ASSERT_EQ(run({"snapshot", "./vms.img:web"}), 0);
+    EXPECT_EQ(err, "");
+    group.list[0].data_used = group.list[0].size / 100 * 93;
+    group.list[0].metadata_used = 60ull << 20;
+    ASSERT_EQ(run({"snapshot", "./vms.img:web", "--name", "second"}), 0);
+    EXPECT_THAT(err, HasSubstr("pool: 93.00 % of its data"));
+    EXPECT_THAT(err, HasSubstr("of its metadata is in use"));
+    group.list[0].data_used = group.list[0].metadata_used = std::nullopt;
+    ASSERT_EQ(run({"snapshot", "./vms.img:web", "--name", "third"}), 0);
+    EXPECT_EQ(err, "") << "what isn't known warns of nothing";
+}
+
+TEST_F(Commands, ListOfSnapshots) {
+    const auto add = [&](const char* name, VolumeKind kind) -> VolumeInfo& {
+        VolumeInfo& volume = group.list.emplace_back(FakeGroup::made(name, kind, "", 10ull << 30));
+        volume.state = "valid";
+        volume.creation_time = Clock::system().wall_seconds() - 3 * 86400;
+        return volume;
+    };
+    VolumeInfo& thin = add("before", VolumeKind::thin);
+    thin.pool = "pool";
+    thin.origin = "web";
+    thin.device_id = 2;
+    thin.mapped = 4ull << 30;
+    VolumeInfo& sibling = add("older", VolumeKind::thin);
+    sibling.former_origin = "web";
+    sibling.state = "inactive";
+    sibling.creation_time = Clock::system().wall_seconds() + 86400;  // by a clock that was wrong
+    VolumeInfo& classic = add("upgrade", VolumeKind::snapshot);
+    classic.origin = "boot";
+    classic.store_size = 1ull << 30;
+    classic.state = "invalid";
+    VolumeInfo& merging = add("going", VolumeKind::thin);
+    merging.visible = false;
+    merging.state = "merging";
+    ASSERT_EQ(run({"list", "./vms.img", "--snapshots", "--exclusive"}), 0);
+    EXPECT_EQ(out,
+              "Snapshot  Kind     State          Size      Used  Used%  Exclusive  Origin  Age  Tags\n"
+              "before    thin     valid     10.00 GiB  4.00 GiB  40.00   1.00 GiB  web     3 d  -\n"
+              "older     thin     inactive  10.00 GiB         -      -          -  (web)     -  -\n"
+              "upgrade   classic  invalid   10.00 GiB         -      -          -  boot    3 d  -\n"
+              "[going]   thin     merging   10.00 GiB         -      -          -  -       3 d  -\n");
+    ASSERT_EQ(run({"list", "./vms.img", "--snapshots", "--json"}), 0);
+    EXPECT_EQ(json()["volumes"].size(), 4u);
+    EXPECT_TRUE(json()["volumes"][0]["exclusive"].is_null()) << "nobody asked for the walk";
+    EXPECT_GE(json()["volumes"][0]["age"], 3 * 86400);
+    ASSERT_EQ(run({"list", "./vms.img"}), 0);
+    EXPECT_THAT(out, Not(HasSubstr("going")));
+}
+
 TEST_F(Commands, ListOfTenThousand) {
     for (int i = 0; i < 10'000; ++i)
         group.list.push_back(FakeGroup::made(fmt::format("volume-{}", i), VolumeKind::thin, "thin", 1 << 30));
@@ -537,9 +589,11 @@ TEST_F(Commands, Completion) {
     }
 }
 
-TEST_F(Commands, HostGroupsAreNotServed) {
-    EXPECT_EQ(run({"attach", "vg0/web"}), 4);
+TEST_F(Commands, HostGroupsAreServedOnlyWhereTheUserSaysSo) {
+    EXPECT_NE(run({"attach", "vg0/web"}), 0);
     EXPECT_EQ(run({"serve", "vg0"}), 4);
+    EXPECT_THAT(err, HasSubstr("--user-space"));
+    EXPECT_EQ(run({"serve", "./vms.img", "--user-space"}), 2);
 }
 
 }  // namespace

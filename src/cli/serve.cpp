@@ -19,6 +19,7 @@ struct Arguments {
     ServingOptions options;
     std::string socket;
     bool read_only = false;
+    bool user_space = false;
     NbdArguments nbd;
     std::uint32_t threads = 0;
     std::uint32_t no_space_timeout = 60;
@@ -28,11 +29,9 @@ struct Arguments {
 };
 
 Result<void> serve(Context& context, Arguments& arguments) {
-    if (arguments.group.paths.empty())
-        return fail(ErrorKind::unsupported, "group {}: only groups on paths are served; name their physical volumes", arguments.group.name);
     ServingOptions& options = arguments.options;
-    options.paths = arguments.group.paths;
     options.engine.read_only = arguments.read_only;
+    options.paths = TRY(paths_to_serve(arguments.group, arguments.user_space, options.engine));
     options.engine.no_space_timeout = arguments.no_space_timeout;
     if (arguments.autoextend_threshold < 50 || arguments.autoextend_threshold > 100 || arguments.autoextend_percent == 0 ||
         arguments.autoextend_percent > 1000)
@@ -72,10 +71,15 @@ void define_serve(CommandLine& line) {
     line.example("serve ./vms.img", "at a socket in the runtime directory; its name is printed");
     line.example("serve ./vms.img --socket ./vms.sock", "nbdinfo --list 'nbd+unix:///?socket=./vms.sock' shows the volumes");
     line.example("serve ./vms.img --listen 0.0.0.0:10809 --tls-certificates /etc/pki/lamella", "to other hosts, by TLS");
-    line.argument("GROUP", arguments->group, "paths of its physical volumes, separated by commas");
+    line.example("serve vg0 --user-space", "a group of this host's LVM, which has it inactive");
+    line.argument("GROUP", arguments->group,
+                  "paths of its physical volumes, separated by commas; with --user-space the name of a group of this host's LVM");
     line.option("--socket", "PATH", arguments->socket, "unix socket to listen on (default: GROUP.nbd.sock in the runtime directory)");
     arguments->nbd.define(line);
     line.flag("--read-only", arguments->read_only, "open and serve for reading only");
+    line.flag(
+        "--user-space", arguments->user_space,
+        "open the disks of a group of this host's LVM here; refused while anything of it is active, and LVM can't activate it meanwhile");
     line.option("--export", "LV", options.exports, "serve this volume only; may be given several times");
     line.option("--threads", "N", arguments->threads, "threads for clients (default: one a core, up to 4)");
     line.option_size("--cache-size", options.engine.mapping_cache_bytes, "most memory for mappings (default 512M)");

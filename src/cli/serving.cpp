@@ -14,11 +14,29 @@
 #include "base/files.h"
 #include "cli/attachment.h"
 #include "cli/end_signals.h"
+#include "cli/environment.h"
 #include "serve/fuse/fuse_export.h"
 #include "serve/nbd/kernel_client.h"
 #include "volumes/control.h"
+#include "volumes/kernel_group.h"
 
 namespace lamella::cli {
+
+Result<std::vector<std::string>> paths_to_serve(const GroupAddress& group, bool user_space, EngineOptions& engine) {
+    if (!group.paths.empty()) {
+        if (user_space)
+            return fail(ErrorKind::usage, "--user-space is for groups that this host's LVM runs; one on paths is opened here anyway");
+        return group.paths;
+    }
+    if (!user_space)
+        return fail(ErrorKind::unsupported,
+                    "group {}: LVM activates the groups of this host; with --user-space lamella opens its disks while LVM has it inactive",
+                    group.name);
+    HostDisks disks = TRY(TRY(open_kernel_group(group.name))->inactive_disks());
+    engine.system_id = std::move(disks.system_id);
+    engine.claim_read_only = true;
+    return std::move(disks.paths);
+}
 
 class Serving::Implementation {
   public:

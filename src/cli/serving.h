@@ -11,6 +11,7 @@
 #include "base/result.h"
 #include "serve/nbd/server.h"
 #include "volumes/engine_group.h"
+#include "volumes/names.h"
 
 namespace lamella::cli {
 
@@ -24,6 +25,10 @@ struct ServingOptions {
     // Started by `attach`: ends when the last attached volume is detached and no client is left.
     bool automatic = false;
 };
+
+// The physical volumes to open for serving a group. One that the host's LVM runs is opened here only where the user says so and nothing of it
+// is active; `engine` is told what that takes. Errors: unsupported, usage, refused.
+Result<std::vector<std::string>> paths_to_serve(const GroupAddress& group, bool user_space, EngineOptions& engine);
 
 // Beside VolumeGroup's methods (volumes/control.h) the control socket answers
 //   serving  {}                        {"group", "process", "automatic", "uris": [...], "attached": [volumes]}

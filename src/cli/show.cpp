@@ -16,9 +16,10 @@ void define_show(CommandLine& line) {
     line.runs([address](Context& context) -> Result<void> {
         if (const auto* volume_address = std::get_if<VolumeAddress>(address.get())) {
             VolumeGroup& group = *TRY(context.open(volume_address->group, Access::read));
-            VolumeInfo volume = TRY(group.volume(volume_address->volume));
+            std::vector<VolumeInfo> volume{TRY(group.volume(volume_address->volume))};
+            find_ages(context.clock(), volume);
             note_findings(context, TRY(group.info()));
-            return context.answer(describe_volume(volume), {{"volume", to_json(volume)}});
+            return context.answer(describe_volume(volume[0]), {{"volume", to_json(volume[0])}});
         }
         VolumeGroup& group = *TRY(context.open(std::get<GroupAddress>(*address), Access::read));
         GroupInfo info = TRY(group.info());

@@ -1,10 +1,33 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <set>
+
 #include "cli/command_line.h"
 #include "cli/context.h"
 #include "cli/output.h"
 #include "cli/sizes.h"
 
 namespace lamella::cli {
+
+// A snapshot takes room only as its origin changes; then it may be too late to make some.
+static void warn_of_full_pools(Context& context, VolumeGroup& group, const std::vector<VolumeInfo>& snapshots) {
+    std::set<std::string> pools;
+    for (const VolumeInfo& snapshot : snapshots) {
+        if (snapshot.pool.empty() || !pools.insert(snapshot.pool).second)
+            continue;
+        const auto pool = group.volume(snapshot.pool);
+        if (!pool)
+            continue;
+        const auto fuller = [](std::optional<std::uint64_t> used, std::uint64_t of, unsigned percent) {
+            return used && of != 0 && *used >= of / 100 * percent;
+        };
+        if (fuller(pool->data_used, pool->size, 90))
+            context.note(fmt::format("warning: pool {}: {} % of its data is in use, and changes to snapshot volumes take more", pool->name,
+                                     shown_percent(pool->data_used, pool->size)));
+        if (fuller(pool->metadata_used, pool->metadata_size.value_or(0), 75))
+            context.note(fmt::format("warning: pool {}: {} % of its metadata is in use, and snapshots take more", pool->name,
+                                     shown_percent(pool->metadata_used, pool->metadata_size)));
+    }
+}
 
 void define_snapshot(CommandLine& line) {
     struct Arguments {
@@ -65,6 +88,7 @@ void define_snapshot(CommandLine& line) {
         }
         VolumeGroup& group = *TRY(context.open(volumes.front().group, Access::write));
         std::vector<VolumeInfo> snapshots = TRY(group.create_snapshots(requests, context.change()));
+        warn_of_full_pools(context, group, snapshots);
         std::string text;
         for (const VolumeInfo& snapshot : snapshots)
             text += fmt::format("snapshot {} of {}: {}\n", snapshot.name, snapshot.origin, context.done("created"));

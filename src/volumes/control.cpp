@@ -228,6 +228,9 @@ ControlHandlers group_handlers(VolumeGroup& group) {
         const std::string pool = TRY(name(params, "pool"));
         return to_json(TRY(group.pool_contents(pool, TRY(member<bool>(params, "check", "params")))));
     };
+    handlers["pool_usage"] = [&group, name](const Json& params, const ReportProgress&) -> Result<Json> {
+        return to_json(TRY(group.pool_usage(TRY(name(params, "pool")))));
+    };
     handlers["pack_metadata"] = [&group, name](const Json& params, const ReportProgress&) -> Result<Json> {
         const std::string pool = TRY(name(params, "pool"));
         const std::string file = TRY(name(params, "file"));

@@ -13,6 +13,7 @@
 #include "lvm2/allocation.h"
 #include "volumes/engine_state.h"
 #include "volumes/size_request.h"
+#include "volumes/snapshot_state.h"
 
 namespace lamella {
 
@@ -146,9 +147,10 @@ std::string default_group_name(const std::string& path) {
 
 namespace {
 
-lvm2::StoreOptions store_options(bool writable, const std::filesystem::path& archive) {
+lvm2::StoreOptions store_options(bool writable, const std::filesystem::path& archive, const std::string& system_id = {}) {
     lvm2::StoreOptions options;
     options.writable = writable;
+    options.system_id = system_id;
     options.archive_directory = archive.empty() && !state_directory().empty() ? state_directory() / "archive" : archive;
     return options;
 }
@@ -239,13 +241,15 @@ Result<std::unique_ptr<EngineGroup>> EngineGroup::open(const std::vector<std::st
     std::vector<std::unique_ptr<BlockDevice>> devices;
     FileOptions file_options;
     file_options.read_only = options.read_only;
+    file_options.claim_read_only = options.claim_read_only;
     for (const std::string& path : paths)
         devices.push_back(TRY(FileDevice::open(path, file_options)));
     return open(std::move(devices), options);
 }
 
 Result<std::unique_ptr<EngineGroup>> EngineGroup::open(std::vector<std::unique_ptr<BlockDevice>> devices, const EngineOptions& options) {
-    lvm2::GroupStore store = TRY(lvm2::GroupStore::open(pointers(devices), store_options(!options.read_only, options.archive_directory)));
+    lvm2::GroupStore store =
+        TRY(lvm2::GroupStore::open(pointers(devices), store_options(!options.read_only, options.archive_directory, options.system_id)));
     std::unique_ptr<EngineGroup> group(new EngineGroup(std::make_unique<State>(options, std::move(devices), std::move(store))));
     if (!options.read_only)
         // A pool that can't be brought in line is a finding: the others, and thick volumes, are none the worse for it.
@@ -583,6 +587,10 @@ Result<VolumeInfo> EngineGroup::rollback(const std::string& name, const std::str
     TRY(state_->refuse_in_use(*volume));
     TRY(state_->refuse_in_use(*source));
     lvm2::VolumeGroup next = state_->group();
+    for (lvm2::LogicalVolume& other : next.logical_volumes)
+        if (const auto* sibling = other.sole<lvm2::Thin>();
+            sibling != nullptr && sibling->origin == name && other.name != snapshot && !has_lineage_tag(other.tags))
+            other.tags.push_back(lineage_tag(name));
     TRY(lvm2::merge_thin_snapshot(next, snapshot));
     if (options.dry_run)
         return state_->describe(next, *next.logical_volume(name), nullptr);

@@ -17,6 +17,10 @@ namespace lamella {
 
 struct EngineOptions {
     bool read_only = false;
+    // Of the host's own LVM: the system id by which groups are this host's (empty: none), and whether block devices are claimed for
+    // reading, too, so that LVM activates nothing of the group meanwhile.
+    std::string system_id;
+    bool claim_read_only = false;
     // Bounds on memory, in bytes.
     std::uint64_t mapping_cache_bytes = 512ull << 20;
     std::uint64_t metadata_cache_bytes = 32ull << 20;
@@ -96,6 +100,7 @@ class EngineGroup final : public VolumeGroup {
     Result<void> release_metadata_snapshot(const std::string& pool, ChangeOptions options) override;
     Result<std::uint64_t> trim(const std::string& pool, ChangeOptions options) override;
     Result<PoolContents> pool_contents(const std::string& pool, bool check) override;
+    Result<std::vector<ThinUsage>> pool_usage(const std::string& pool) override;
     Result<PackedMetadata> pack_metadata(const std::string& pool, const std::string& file) override;
     Result<VolumeInfo> make_spare(ChangeOptions options) override;
     Result<std::string> status_line(const std::string& name) override;

@@ -4,6 +4,8 @@
 #include <unistd.h>
 #include <utility>
 
+#include "volumes/snapshot_state.h"
+
 namespace lamella {
 
 EngineGroup::State::State(const EngineOptions& its_options, std::vector<std::unique_ptr<BlockDevice>> its_devices,
@@ -506,6 +508,8 @@ VolumeInfo EngineGroup::State::describe(const lvm2::VolumeGroup& from, const lvm
         info.kind = VolumeKind::thin;
         info.pool = thin->pool;
         info.origin = thin->origin;
+        if (info.origin.empty())
+            info.former_origin = origin_by_tag(info.tags);
         info.external_origin = thin->external_origin;
         if (const lvm2::LogicalVolume* origin = from.logical_volume(thin->external_origin))
             if (const auto file = OriginFile::of(*origin))
@@ -562,6 +566,7 @@ VolumeInfo EngineGroup::State::describe(const lvm2::VolumeGroup& from, const lvm
         info.open_count = open->second->users;
     if (info.visible && info.kind != VolumeKind::thin_pool)
         info.refused = why_refused(volume);
+    info.state = snapshot_state_of(info);
     return info;
 }
 

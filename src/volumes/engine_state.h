@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -80,6 +81,9 @@ class EngineGroup::State {
         std::unordered_map<ThinId, thin::DeviceDetails> devices;
     };
     Result<std::vector<PoolDependent>> pool_dependents(const lvm2::LogicalVolume& pool);
+    // The pool's metadata; while the pool is open, as its metadata snapshot has it, which is reserved for it unless it is held already.
+    using ReadMetadata = std::function<Result<void>(BlockDevice& metadata, const thin::PoolStatus& status, bool in_snapshot)>;
+    Result<void> read_metadata(const std::string& pool, const ReadMetadata& read);
     Result<PoolView> view_pool(const lvm2::LogicalVolume& pool, bool with_devices);
 
     // The device that a hidden volume of a pool is, or the store of a snapshot.

@@ -144,29 +144,49 @@ Result<void> EngineGroup::remove_foreign(const std::string& name, const std::vec
     return {};
 }
 
-Result<PackedMetadata> EngineGroup::pack_metadata(const std::string& pool, const std::string& file) {
-    std::lock_guard lock(state_->mutex);
-    const lvm2::LogicalVolume* volume = TRY(state_->find(pool));
+Result<void> EngineGroup::State::read_metadata(const std::string& name, const ReadMetadata& read) {
+    const lvm2::LogicalVolume* volume = TRY(find(name));
     const auto* segment = volume->sole<lvm2::ThinPool>();
     if (segment == nullptr)
-        return fail(ErrorKind::usage, "{} is not a thin pool", pool);
-    const auto metadata = TRY(state_->map(segment->metadata_volume));
-    if (!state_->pool_is_open(*volume)) {
-        const State::PoolView view = TRY_WITHIN(pool, state_->view_pool(*volume, false));
-        const tools::PackReport report = TRY_WITHIN(pool, tools::pack_into_file(*metadata, file));
-        return PackedMetadata{report.bytes, view.status.transaction_id, false};
+        return fail(ErrorKind::usage, "{} is not a thin pool", name);
+    const auto metadata = TRY(map(segment->metadata_volume));
+    if (!pool_is_open(*volume)) {
+        const PoolView view = TRY_WITHIN(name, view_pool(*volume, false));
+        TRY_WITHIN(name, read(*metadata, view.status, false));
+        return {};
     }
-    thin::ThinPool* open = TRY(state_->pool(pool));
+    thin::ThinPool* open = TRY(pool(name));
     thin::PoolStatus status = TRY(open->status());
     const bool held_before = status.held_root.has_value();
     if (!held_before) {
-        TRY_WITHIN(pool, open->reserve_metadata_snapshot());
+        TRY_WITHIN(name, open->reserve_metadata_snapshot());
         status = TRY(open->status());
     }
-    const auto report = tools::pack_into_file(*metadata, file);
+    Result<void> done = read(*metadata, status, true);
     if (!held_before)
-        TRY_WITHIN(pool, open->release_metadata_snapshot());
-    return PackedMetadata{TRY_WITHIN(pool, report).bytes, status.transaction_id, true};
+        TRY_WITHIN(name, open->release_metadata_snapshot());
+    TRY_WITHIN(name, std::move(done));
+    return {};
+}
+
+Result<PackedMetadata> EngineGroup::pack_metadata(const std::string& pool, const std::string& file) {
+    std::lock_guard lock(state_->mutex);
+    PackedMetadata packed;
+    TRY(state_->read_metadata(pool, [&](BlockDevice& metadata, const thin::PoolStatus& status, bool in_snapshot) -> Result<void> {
+        packed = {TRY(tools::pack_into_file(metadata, file)).bytes, status.transaction_id, in_snapshot};
+        return {};
+    }));
+    return packed;
+}
+
+Result<std::vector<ThinUsage>> EngineGroup::pool_usage(const std::string& pool) {
+    std::lock_guard lock(state_->mutex);
+    std::vector<ThinUsage> usage;
+    TRY(state_->read_metadata(pool, [&](BlockDevice& metadata, const thin::PoolStatus&, bool in_snapshot) -> Result<void> {
+        usage = TRY(thin_usage(metadata, in_snapshot));
+        return {};
+    }));
+    return usage;
 }
 
 Result<VolumeInfo> EngineGroup::make_spare(ChangeOptions options) {

@@ -183,6 +183,14 @@ class FakeGroup : public VolumeGroup {
         std::ranges::sort(agreed.device_ids);
         return agreed;
     }
+    Result<std::vector<ThinUsage>> pool_usage(const std::string& pool) override {
+        TRY(find(pool));
+        std::vector<ThinUsage> usage;
+        for (const VolumeInfo& volume : list)
+            if (volume.pool == pool && volume.device_id)
+                usage.push_back({*volume.device_id, volume.mapped.value_or(0), volume.mapped.value_or(0) / 4});
+        return usage;
+    }
     Result<PackedMetadata> pack_metadata(const std::string& pool, const std::string& file) override {
         const VolumeInfo& info = *TRY(find(pool));
         std::ofstream(file) << "packed";

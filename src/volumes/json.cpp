@@ -124,15 +124,18 @@ struct Fields<VolumeInfo> {
         Field{"tags", &VolumeInfo::tags},
         Field{"creation_time", &VolumeInfo::creation_time},
         Field{"creation_host", &VolumeInfo::creation_host},
+        Field{"age", &VolumeInfo::age},
         Field{"stripes", &VolumeInfo::stripes},
         Field{"stripe_size", &VolumeInfo::stripe_size},
         Field{"physical_volumes", &VolumeInfo::physical_volumes},
         Field{"pool", &VolumeInfo::pool},
         Field{"origin", &VolumeInfo::origin},
+        Field{"former_origin", &VolumeInfo::former_origin},
         Field{"external_origin", &VolumeInfo::external_origin},
         Field{"origin_file", &VolumeInfo::origin_file},
         Field{"device_id", &VolumeInfo::device_id},
         Field{"mapped", &VolumeInfo::mapped},
+        Field{"exclusive", &VolumeInfo::exclusive},
         Field{"transaction_id", &VolumeInfo::transaction_id},
         Field{"chunk_size", &VolumeInfo::chunk_size},
         Field{"data_used", &VolumeInfo::data_used},
@@ -149,6 +152,7 @@ struct Fields<VolumeInfo> {
         Field{"store_used", &VolumeInfo::store_used},
         Field{"store_metadata", &VolumeInfo::store_metadata},
         Field{"snapshot_state", &VolumeInfo::snapshot_state},
+        Field{"state", &VolumeInfo::state},
         Field{"active", &VolumeInfo::active},
         Field{"monitored", &VolumeInfo::monitored},
         Field{"profile", &VolumeInfo::profile},
@@ -246,6 +250,15 @@ struct Fields<PoolContents> {
 };
 
 template <>
+struct Fields<ThinUsage> {
+    static constexpr std::tuple list{
+        Field{"device_id", &ThinUsage::device_id},
+        Field{"mapped", &ThinUsage::mapped},
+        Field{"exclusive", &ThinUsage::exclusive},
+    };
+};
+
+template <>
 struct Fields<PackedMetadata> {
     static constexpr std::tuple list{
         Field{"bytes", &PackedMetadata::bytes},
@@ -273,7 +286,7 @@ constexpr bool all_fields_listed =
     ((takes<T>(std::make_index_sequence<listed<T>>()) && !takes<T>(std::make_index_sequence<listed<T> + 1>())) && ...);
 static_assert(
     all_fields_listed<SizeRequest, CreateVolume, CreatePool, CreateSnapshot, ResizeVolume, Progress, VolumeInfo, PhysicalVolumeInfo,
-                      GroupInfo, ConvertToPool, SetActive, PoolDependent, PoolCheck, PoolContents, PackedMetadata>);
+                      GroupInfo, ConvertToPool, SetActive, PoolDependent, PoolCheck, PoolContents, ThinUsage, PackedMetadata>);
 
 template <typename T>
 struct Words;
@@ -514,6 +527,7 @@ LAMELLA_JSON_TYPE(GroupInfo)
 LAMELLA_JSON_TYPE(std::vector<PhysicalVolumeInfo>)
 LAMELLA_JSON_TYPE(std::vector<PoolDependent>)
 LAMELLA_JSON_TYPE(PoolContents)
+LAMELLA_JSON_TYPE(std::vector<ThinUsage>)
 LAMELLA_JSON_TYPE(PackedMetadata)
 
 Json error_to_json(const Error& error) {

@@ -44,29 +44,31 @@ TEST(Json, Requests) {
 }
 
 TEST(Json, VolumeInfo) {
-    VolumeInfo volume{"n",   "i",     VolumeKind::thin_pool,
-                      "s",   1,       false,
-                      true,  true,    {"t"},
-                      -2,    "h",     3,
-                      4,     {"pv0"}, "p",
-                      "o",   "e",     "f",
-                      5,     6,       7,
-                      8,     9,       10,
-                      11,    12,      "d",
-                      false, true,    "ed",
-                      "m",   true,    14,
-                      15,    16,      "x",
-                      true,  false,   "pf",
-                      13,    "r"};
+    VolumeInfo volume{"n",   "i",  VolumeKind::thin_pool,
+                      "s",   1,    false,
+                      true,  true, {"t"},
+                      -2,    "h",  17,
+                      3,     4,    {"pv0"},
+                      "p",   "o",  "fo",
+                      "e",   "f",  5,
+                      6,     18,   7,
+                      8,     9,    10,
+                      11,    12,   "d",
+                      false, true, "ed",
+                      "m",   true, 14,
+                      15,    16,   "x",
+                      "y",   true, false,
+                      "pf",  13,   "r"};
     expect_round_trip(
-        volume, R"({"name":"n","id":"i","kind":"thin_pool","segment_type":"s","size":1,"visible":false,"read_only":true,)"
-                R"("skip_activation":true,"tags":["t"],"creation_time":-2,"creation_host":"h","stripes":3,"stripe_size":4,)"
-                R"("physical_volumes":["pv0"],"pool":"p","origin":"o","external_origin":"e","origin_file":"f","device_id":5,"mapped":6,)"
-                R"("transaction_id":7,"chunk_size":8,"data_used":9,"metadata_size":10,"metadata_used":11,"metadata_snapshot":12,)"
-                R"("discards":"d","zero_new_blocks":false,"error_when_full":true,"effective_discards":"ed","pool_mode":"m",)"
-                R"("needs_check":true,"store_size":14,"store_used":15,"store_metadata":16,"snapshot_state":"x",)"
-                R"("active":true,"monitored":false,"profile":"pf",)"
-                R"("open_count":13,"refused":"r"})");
+        volume,
+        R"({"name":"n","id":"i","kind":"thin_pool","segment_type":"s","size":1,"visible":false,"read_only":true,)"
+        R"("skip_activation":true,"tags":["t"],"creation_time":-2,"creation_host":"h","age":17,"stripes":3,"stripe_size":4,)"
+        R"("physical_volumes":["pv0"],"pool":"p","origin":"o","former_origin":"fo","external_origin":"e","origin_file":"f","device_id":5,"mapped":6,"exclusive":18,)"
+        R"("transaction_id":7,"chunk_size":8,"data_used":9,"metadata_size":10,"metadata_used":11,"metadata_snapshot":12,)"
+        R"("discards":"d","zero_new_blocks":false,"error_when_full":true,"effective_discards":"ed","pool_mode":"m",)"
+        R"("needs_check":true,"store_size":14,"store_used":15,"store_metadata":16,"snapshot_state":"x","state":"y",)"
+        R"("active":true,"monitored":false,"profile":"pf",)"
+        R"("open_count":13,"refused":"r"})");
 }
 
 TEST(Json, UnknownIsNull) {

@@ -12,6 +12,7 @@
 #include "lvm2/group.h"
 #include "volumes/kernel_group.h"
 #include "volumes/kernel_parts.h"
+#include "volumes/snapshot_state.h"
 
 namespace lamella {
 
@@ -22,8 +23,19 @@ using host::LvmWords;
 constexpr std::uint64_t least_snapshot_chunk = std::uint64_t{lvm2::min_snapshot_chunk_sectors} * sector_bytes;
 constexpr std::uint64_t most_snapshot_chunk = std::uint64_t{lvm2::max_snapshot_chunk_sectors} * sector_bytes;
 
+// LVM sends a pool its messages as it suspends a volume. One that is suspended already it leaves alone, sends nothing, and calls that a
+// success: its text then has a snapshot that the pool hasn't, and their transaction ids part (lvcreate of 2.03.16).
+Result<void> refuse_suspended(const KernelView& view, const host::LvmVolume& volume) {
+    for (const host::KernelDevice* device : {view.device(volume), view.device(volume, "real"), view.pool_device(volume)})
+        if (device != nullptr && device->suspended)
+            return fail(ErrorKind::refused, "{} is suspended (dmsetup resume {}), and LVM would take no snapshot though it says so",
+                        volume.name, device->name);
+    return {};
+}
+
 // LVM would go on with a pool that can't take anything, as far as it gets.
 Result<void> refuse_bad_pool(const KernelView& view, const host::LvmVolume& pool) {
+    TRY(refuse_suspended(view, pool));
     const VolumeInfo info = view.describe(pool);
     if (info.needs_check || info.pool_mode == "Fail" || info.pool_mode == "ro")
         return fail(ErrorKind::refused, "pool {} is {}", pool.name,
@@ -32,6 +44,31 @@ Result<void> refuse_bad_pool(const KernelView& view, const host::LvmVolume& pool
                                              : "failed");
     if (info.pool_mode == "out_of_data_space")
         return fail(ErrorKind::no_space, "pool {} is full", pool.name);
+    if (info.metadata_used && info.metadata_size && *info.metadata_used >= *info.metadata_size)
+        return fail(ErrorKind::no_space, "pool {}: its metadata is full", pool.name);
+    return {};
+}
+
+// Of a part of the group LVM takes what there is.
+Result<void> check_room(const KernelView& view, const std::vector<CreateSnapshot>& requests) {
+    const std::uint64_t extent = view.lvm().extent_size;
+    std::uint64_t room = view.lvm().free_extents * extent;
+    for (const CreateSnapshot& request : requests) {
+        const VolumeInfo origin = view.describe(*TRY(view.find(request.origin)));
+        if ((origin.kind == VolumeKind::thin && !request.classic) ||
+            (request.size.base != SizeRequest::Base::bytes && request.size.base != SizeRequest::Base::percent_of_origin))
+            continue;
+        const auto chunk_sectors = static_cast<std::uint32_t>(request.chunk_size / sector_bytes);
+        const auto wanted = request.size.base == SizeRequest::Base::bytes
+                                ? static_cast<unsigned __int128>(request.size.value)
+                                : static_cast<unsigned __int128>(origin.size) * request.size.value / 10000;
+        const std::uint64_t most = cow::largest_useful_store(origin.size, chunk_sectors);
+        const std::uint64_t store = rounded_up(wanted < most ? static_cast<std::uint64_t>(wanted) : most, extent);
+        if (store > room)
+            return fail(ErrorKind::no_space, "a classic snapshot of {} takes {} bytes, and group {} has {} free for it", request.origin,
+                        store, view.lvm().name, room);
+        room -= store;
+    }
     return {};
 }
 
@@ -142,12 +179,14 @@ Result<std::vector<VolumeInfo>> KernelGroup::create_snapshots(const std::vector<
         const host::LvmVolume* origin = TRY(view.find(request.origin));
         if (origin->hidden)
             return fail(ErrorKind::refused, "{} is a hidden part of something else", request.origin);
-        // LVM takes one after the other: their moments are the same only when nobody writes between them.
+        // LVM takes one after the other: their moments are the same only when nobody writes between them. To suspend them all before is no
+        // way out: see below.
         if (requests.size() > 1 && view.open_count(*origin) > 0)
             return fail(
                 ErrorKind::unsupported,
                 "{} is in use: LVM takes one snapshot after the other, so those of several volumes are of one moment only while none is",
                 request.origin);
+        TRY(refuse_suspended(view, *origin));
         if (request.name.empty())
             request.name = plain_name(request.origin, view, names);
         TRY(check_new_name(view, request.name));
@@ -162,6 +201,7 @@ Result<std::vector<VolumeInfo>> KernelGroup::create_snapshots(const std::vector<
             request.tags.push_back(tag);
         commands.push_back(TRY(snapshot_words(view, request)));
     }
+    TRY(check_room(view, named));
 
     std::optional<ChangeLock> lock;
     if (tagged)
@@ -372,6 +412,20 @@ Result<void> KernelGroup::remove(const std::vector<std::string>& names, bool wit
     return {};
 }
 
+// LVM forgets of whom the other snapshots of the origin are.
+Result<void> KernelGroup::remember_origin(const KernelView& view, const host::LvmVolume& origin, const host::LvmVolume& merged) {
+    LvmWords words("lvchange");
+    words.tag("--addtag", lineage_tag(origin.name));
+    bool any = false;
+    for (const host::LvmVolume& other : view.lvm().volumes)
+        if (other.origin == origin.name && other.pool == origin.pool && !other.pool.empty() && other.id != merged.id && !other.hidden &&
+            !has_lineage_tag(other.tags)) {
+            words.volume(name_, other.name);
+            any = true;
+        }
+    return any ? change(words, false) : Result<void>();
+}
+
 Result<VolumeInfo> KernelGroup::rollback(const std::string& name, const std::string& snapshot_name, ChangeOptions options) {
     const KernelView view = TRY(look_to_change());
     const host::LvmVolume& volume = *TRY(view.find(name));
@@ -393,16 +447,20 @@ Result<VolumeInfo> KernelGroup::rollback(const std::string& name, const std::str
     TRY(refuse_in_use(view, snapshot));
     if (classic && !info.snapshot_state.empty() && info.snapshot_state != "active")
         return fail(ErrorKind::refused, "{} is {}: what it held of {} is lost", snapshot_name, info.snapshot_state, name);
+    if (!classic && !options.dry_run)
+        TRY(remember_origin(view, volume, snapshot));
     LvmWords words("lvconvert");
     words.option("--yes");
     if (classic)
         words.option("--background").option("--interval", "1");
     words.option("--merge");
     VolumeInfo result = TRY(changed(words.volume(name_, snapshot_name), name, view.describe(volume), options));
-    if (!classic && !options.dry_run)
-        if (const auto left = TRY(look()).find(snapshot_name); left && (*left)->id == snapshot.id)
+    if (!classic && !options.dry_run) {
+        const KernelView now = TRY(look());
+        if (const auto left = now.find(snapshot_name); left && (*left)->id == snapshot.id)
             return fail(ErrorKind::refused, "{} came into use meanwhile: {} is merged into it when it is activated next", name,
                         snapshot_name);
+    }
     return result;
 }
 

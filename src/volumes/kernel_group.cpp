@@ -201,6 +201,26 @@ Result<std::string> KernelGroup::table_line(const std::string& name) {
     return joined(TRY(host_.mapper->table(device->name)));
 }
 
+Result<std::vector<std::string>> KernelGroup::disks() {
+    const KernelView view = TRY(look());
+    std::vector<std::string> paths;
+    for (const host::LvmPhysicalVolume& physical : view.lvm().physical_volumes)
+        if (!physical.missing)
+            paths.push_back(physical.device);
+    return paths;
+}
+
+Result<HostDisks> KernelGroup::inactive_disks() {
+    const KernelView view = TRY(look_to_change());
+    if (!view.kernel())
+        return std::unexpected(view.kernel().error());
+    const std::string ours = "LVM-" + std::string(TRY(LvmId::parse(view.lvm().id)).plain());
+    for (const host::KernelDevice& device : *view.kernel())
+        if (device.uuid.starts_with(ours))
+            return fail(ErrorKind::refused, "group {} is active in the kernel ({}): vgchange -an {} first", name_, device.name, name_);
+    return HostDisks{TRY(disks()), view.lvm().system_id};
+}
+
 // --- Messages and metadata snapshots ----------------------------------------------------------------------------------------
 
 Result<host::KernelDevice> KernelGroup::active_pool(const KernelView& view, const std::string& name) {
@@ -352,6 +372,11 @@ Result<PoolContents> KernelGroup::pool_contents(const std::string& pool, bool ch
     if (check && !metadata->in_snapshot())
         ids.contents.check = TRY_WITHIN(pool, check_metadata(metadata->device()));
     return std::move(ids.contents);
+}
+
+Result<std::vector<ThinUsage>> KernelGroup::pool_usage(const std::string& pool) {
+    const auto metadata = TRY(read_metadata(pool));
+    return TRY_WITHIN(pool, thin_usage(metadata->device(), metadata->in_snapshot()));
 }
 
 Result<PackedMetadata> KernelGroup::pack_metadata(const std::string& pool, const std::string& file) {

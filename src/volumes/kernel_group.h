@@ -66,6 +66,12 @@ class HeldMetadata {
     int mark_ = -1;  // a locked file that tells of the metadata snapshot; -1: it isn't ours
 };
 
+// What the user-space engine opens in LVM's place.
+struct HostDisks {
+    std::vector<std::string> paths;  // of all physical volumes
+    std::string system_id;           // by which the group is this host's; empty: it is any host's
+};
+
 // A group that this host's LVM and device mapper run. Text metadata is read and changed by LVM's commands, one at a time; the state of
 // devices is asked of the kernel itself. Listing all of a group takes one command of LVM's and one pass of device mapper's ioctls.
 //
@@ -81,6 +87,12 @@ class KernelGroup final : public VolumeGroup {
     // The pool's metadata as it is now. The group outlives the result. Errors: not_found, usage, refused (another process reads it this
     // way), failed.
     Result<std::unique_ptr<HeldMetadata>> read_metadata(const std::string& pool);
+
+    // The group's disks while the kernel has nothing of it active. It may have a moment later: only who has claimed them keeps it from that.
+    // Errors: refused, when something is active, or the group may not be changed from here.
+    Result<HostDisks> inactive_disks();
+    // Whatever is active.
+    Result<std::vector<std::string>> disks();
 
     // VolumeGroup
     Result<GroupInfo> info() override;
@@ -105,6 +117,7 @@ class KernelGroup final : public VolumeGroup {
     Result<void> release_metadata_snapshot(const std::string& pool, ChangeOptions options) override;
     Result<std::uint64_t> trim(const std::string& pool, ChangeOptions options) override;
     Result<PoolContents> pool_contents(const std::string& pool, bool check) override;
+    Result<std::vector<ThinUsage>> pool_usage(const std::string& pool) override;
     Result<PackedMetadata> pack_metadata(const std::string& pool, const std::string& file) override;
     Result<VolumeInfo> make_spare(ChangeOptions options) override;
     Result<std::string> status_line(const std::string& name) override;
@@ -130,6 +143,7 @@ class KernelGroup final : public VolumeGroup {
     // What is found afterwards. In a trial, `expected`.
     Result<VolumeInfo> changed(const host::LvmWords& words, const std::string& name, VolumeInfo expected, const ChangeOptions& options);
     Result<void> change(const host::LvmWords& words, bool trial);
+    Result<void> remember_origin(const KernelView& view, const host::LvmVolume& origin, const host::LvmVolume& merged);
     Result<host::LvmWords> snapshot_words(const KernelView& view, const CreateSnapshot& request) const;
     // The name of an LVM profile that has a pool extended automatically, made if it isn't there.
     Result<std::string> write_profile(unsigned threshold, unsigned percent);

@@ -8,6 +8,8 @@
 #include <sys/file.h>
 #include <unistd.h>
 
+#include <nlohmann/json.hpp>
+
 #include "volumes/kernel_fixture.h"
 
 namespace lamella {
@@ -116,6 +118,21 @@ TEST_F(Kernel, SaysWhyTheGroupIsNotThere) {
     expect_error(try_open(), ErrorKind::not_found, "my-vg");
 }
 
+// The user-space engine gets the disks of a group of which nothing is active, by whatever name.
+TEST_F(Kernel, GivesItsDisksAwayOnlyWhileNothingIsActive) {
+    auto group = open();
+    expect_error(group->inactive_disks(), ErrorKind::refused, "my--vg-pool-tpool");
+    const std::vector<std::string> disks = test::value_of(group->disks());
+    devices.clear();
+    EXPECT_EQ(test::value_of(open()->inactive_disks()).paths, disks);
+    EXPECT_FALSE(disks.empty());
+    refuse_mapper = Error(ErrorKind::refused, "not root");
+    expect_error(open()->inactive_disks(), ErrorKind::refused, "not root");
+    refuse_mapper.reset();
+    edit("\"vg_exported\": \"0\"", "\"vg_exported\": \"1\"");
+    expect_error(open()->inactive_disks(), ErrorKind::refused, "exported");
+}
+
 // A change elsewhere is seen, if not in the same second.
 TEST_F(Kernel, AsksAgainAfterASecondAndAfterEachChange) {
     auto group = open();
@@ -184,6 +201,89 @@ TEST_F(Kernel, TakesSeveralSnapshotsOnlyWhereNobodyWritesBetweenThem) {
     expect_error(group->create_snapshots({{.origin = "web"}, {.origin = "ro"}}, {}), ErrorKind::unsupported,
                  "one snapshot after the other");
     EXPECT_THAT(changes(), IsEmpty());
+}
+
+// LVM's lvcreate ends with 0 then, and its text has a snapshot that the pool hasn't.
+TEST_F(Kernel, TakesNoSnapshotOfWhatIsSuspended) {
+    device("my--vg-web").suspended = true;
+    expect_error(open()->create_snapshots({{.origin = "web"}}, {}), ErrorKind::refused, "suspended");
+    device("my--vg-web").suspended = false;
+    device("my--vg-pool-tpool").suspended = true;
+    expect_error(open()->create_snapshots({{.origin = "web"}}, {}), ErrorKind::refused, "pool is suspended");
+    CreateVolume thin;
+    thin.name = "x";
+    thin.size.value = 4 * MiB;
+    expect_error(open()->create_volume(thin, {}), ErrorKind::refused, "suspended");
+    EXPECT_THAT(changes(), IsEmpty());
+}
+
+TEST_F(Kernel, LooksForRoomFirst) {
+    edit("\"vg_free_count\": \"", "\"vg_free_count\": \"00000");
+    const std::size_t at = report.find("\"vg_free_count\": \"00000") + 18;
+    report.replace(at, report.find('"', at) - at, "3");
+    const auto take = [&](const char* origin, std::uint64_t bytes) {
+        CreateSnapshot request;
+        request.origin = origin;
+        request.size.value = bytes;
+        request.size.base = SizeRequest::Base::bytes;
+        return request;
+    };
+    auto group = open();
+    expect_error(group->create_snapshots({take("boot", 16 * MiB)}, {}), ErrorKind::no_space, "has 12582912 free");
+    expect_error(group->create_snapshots({take("boot", 4 * MiB), take("boot", 12 * MiB)}, {}), ErrorKind::no_space, "snapshot of boot");
+    EXPECT_THAT(changes(), IsEmpty());
+    test::value_of(group->create_snapshots({take("boot", 12 * MiB)}, {.dry_run = true}));
+    device("my--vg-pool-tpool").status[0].parameters = "4 1024/1024 5/1024 - rw no_discard_passdown queue_if_no_space - 256";
+    expect_error(open()->create_snapshots({{.origin = "web"}}, {}), ErrorKind::no_space, "metadata is full");
+}
+
+// However many volumes there are: one command, one pass over the kernel's devices, and nothing asked for each of them.
+TEST_F(Kernel, ListsTenThousandByOneCommandAndOnePass) {
+    constexpr unsigned count = 10'000;
+    nlohmann::json whole = nlohmann::json::parse(report);
+    nlohmann::json& group_report = whole["report"][0];
+    const auto row_of = [&](const char* section, const LvmId& id) {
+        for (const nlohmann::json& row : group_report[section])
+            if (row.value("lv_uuid", "") == id.dashed())
+                return row;
+        return nlohmann::json();
+    };
+    nlohmann::json volume = row_of("lv", ids.at("web-s2")), segment = row_of("seg", ids.at("web-s2"));
+    host::KernelDevice active = device("my--vg-web");
+    for (unsigned i = 0; i < count; ++i) {
+        const LvmId id = LvmId::generate();
+        volume["lv_uuid"] = segment["lv_uuid"] = id.dashed();
+        volume["lv_name"] = fmt::format("s{}", i);
+        group_report["lv"].push_back(volume);
+        group_report["seg"].push_back(segment);
+        active.name = lvm2::dm_name("my-vg", fmt::format("s{}", i));
+        active.uuid = lvm2::dm_uuid(group_id, id);
+        if (i % 10 == 0)
+            devices.push_back(active);
+    }
+    report = whole.dump();
+    auto group = open();
+    const unsigned opening = mapper->passes;
+    const std::vector<VolumeInfo> all = test::value_of(group->volumes());
+    EXPECT_EQ(all.size(), count + 15u);
+    EXPECT_EQ(std::ranges::count(all, std::optional<std::uint64_t>(640 * 512), &VolumeInfo::mapped), count / 10 + 1);
+    EXPECT_EQ(runner->commands.size(), 1u);
+    EXPECT_EQ(mapper->passes, opening + 1);
+}
+
+// Who a snapshot is of is remembered where LVM forgets it.
+TEST_F(Kernel, RemembersTheOriginOfTheOthersBeforeAMerge) {
+    edit_volume("web-s1", "\"lv_merging\": \"1\"", "\"lv_merging\": \"0\"");
+    edit_volume("web-s1", "\"lv_name\": \"[web-s1]\"", "\"lv_name\": \"web-s1\"");
+    auto group = open();
+    expect_error(group->rollback("web", "web-s2", {}), ErrorKind::refused, "when it is activated next");
+    EXPECT_THAT(changes(), ElementsAre("lvchange --addtag lamella.origin=web -- my-vg/web-s1", "lvconvert --yes --merge -- my-vg/web-s2"));
+    edit_volume("web-s1", "\"lv_tags\": \"\"", "\"lv_tags\": \"lamella.origin=web\"");
+    edit_volume("web-s1", "\"origin\": \"web\"", "\"origin\": \"\"");
+    const VolumeInfo orphan = test::value_of(open()->volume("web-s1"));
+    EXPECT_EQ(orphan.origin, "");
+    EXPECT_EQ(orphan.former_origin, "web");
+    EXPECT_EQ(orphan.state, "inactive");
 }
 
 TEST_F(Kernel, RemovesASetThatIsNotWhole) {

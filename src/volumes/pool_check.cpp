@@ -2,6 +2,7 @@
 #include "volumes/pool_check.h"
 
 #include "tools/check.h"
+#include "tools/usage.h"
 
 namespace lamella {
 
@@ -17,6 +18,15 @@ Result<PoolCheck> check_metadata(BlockDevice& metadata) {
         if (found.findings.size() < most)
             found.findings.push_back(finding.to_text());
     return found;
+}
+
+Result<std::vector<ThinUsage>> thin_usage(BlockDevice& metadata, bool in_metadata_snapshot) {
+    const tools::Usage usage = TRY(tools::usage(metadata, {.metadata_snapshot = in_metadata_snapshot, .highest = false}));
+    const std::uint64_t block_bytes = usage.data_block_sectors * sector_bytes;
+    std::vector<ThinUsage> volumes;
+    for (const tools::VolumeUsage& volume : usage.volumes)
+        volumes.push_back({volume.id.value(), volume.details.mapped_blocks * block_bytes, volume.exclusive_blocks * block_bytes});
+    return volumes;
 }
 
 }  // namespace lamella

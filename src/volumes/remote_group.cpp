@@ -111,6 +111,10 @@ Result<PoolContents> RemoteGroup::pool_contents(const std::string& pool, bool ch
     return call<PoolContents>(*client_, "pool_contents", {{"pool", exactly(pool)}, {"check", check}});
 }
 
+Result<std::vector<ThinUsage>> RemoteGroup::pool_usage(const std::string& pool) {
+    return call<std::vector<ThinUsage>>(*client_, "pool_usage", {{"pool", exactly(pool)}});
+}
+
 Result<PackedMetadata> RemoteGroup::pack_metadata(const std::string& pool, const std::string& file) {
     // The other process may have another current folder.
     return call<PackedMetadata>(*client_, "pack_metadata",

@@ -40,6 +40,7 @@ class RemoteGroup final : public VolumeGroup {
     Result<void> release_metadata_snapshot(const std::string& pool, ChangeOptions options) override;
     Result<std::uint64_t> trim(const std::string& pool, ChangeOptions options) override;
     Result<PoolContents> pool_contents(const std::string& pool, bool check) override;
+    Result<std::vector<ThinUsage>> pool_usage(const std::string& pool) override;
     Result<PackedMetadata> pack_metadata(const std::string& pool, const std::string& file) override;
     Result<VolumeInfo> make_spare(ChangeOptions options) override;
     Result<std::string> status_line(const std::string& name) override;

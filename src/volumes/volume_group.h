@@ -42,6 +42,7 @@ struct VolumeInfo {
     std::vector<std::string> tags;
     std::optional<std::int64_t> creation_time;
     std::string creation_host;
+    std::optional<std::int64_t> age;  // seconds since creation_time, by the clock of the command that lists it; else empty
     std::uint32_t stripes = 1;
     std::uint64_t stripe_size = 0;
     std::vector<std::string> physical_volumes;  // names in the group's metadata, of a linear or striped volume
@@ -49,10 +50,14 @@ struct VolumeInfo {
     // Thin volumes.
     std::string pool;
     std::string origin;  // the thin volume that this is a snapshot of, while that exists
+    // Of a snapshot without `origin`: the volume that it is of, where another snapshot was merged into that since. As the group's tags or
+    // LVM's history have it; the name may be another's by now.
+    std::string former_origin;
     std::string external_origin;
     std::string origin_file;  // where the external origin is an image outside; also of a volume of kind `file`
     std::optional<std::uint32_t> device_id;
-    std::optional<std::uint64_t> mapped;  // bytes that have blocks of their own or shared ones
+    std::optional<std::uint64_t> mapped;     // bytes that have blocks of their own or shared ones
+    std::optional<std::uint64_t> exclusive;  // of these, what no other volume maps; only where pool_usage() was asked
 
     // Thin pools.
     std::optional<std::uint64_t> transaction_id;
@@ -75,6 +80,8 @@ struct VolumeInfo {
     std::optional<std::uint64_t> store_metadata;  // while merging: done when store_used has come down to this
     // "active", "merging", "Invalid", "Overflow", "Merge failed"; empty when unknown.
     std::string snapshot_state;
+    // Of snapshots of either kind: "valid", "full", "invalid", "overflow", "merging", "merge failed", "inactive", "refused", "unknown".
+    std::string state;
 
     // What only a group that the host's LVM runs has. Unknown elsewhere.
     std::optional<bool> active;
@@ -238,6 +245,13 @@ struct PoolContents {
     std::optional<PoolCheck> check;
 };
 
+// What a thin volume has in its pool, in bytes.
+struct ThinUsage {
+    std::uint32_t device_id = 0;
+    std::uint64_t mapped = 0;
+    std::uint64_t exclusive = 0;  // mapped by no other volume: what removing this one alone would free
+};
+
 struct PackedMetadata {
     std::uint64_t bytes = 0;  // of the file
     std::uint64_t transaction_id = 0;
@@ -312,6 +326,9 @@ class VolumeGroup {
 
     // `check`: its metadata is read whole, unless it is in use.
     virtual Result<PoolContents> pool_contents(const std::string& pool, bool check) = 0;
+    // Every volume's, exactly. It takes a walk over all of the pool's mappings; of a pool in use over its metadata snapshot, as for
+    // pack_metadata().
+    virtual Result<std::vector<ThinUsage>> pool_usage(const std::string& pool) = 0;
     // The pool's metadata as tools/pack.h has it, in a file that is made or replaced, and durable. A pool in use gives its metadata snapshot,
     // which is reserved and released for it unless it is held already.
     virtual Result<PackedMetadata> pack_metadata(const std::string& pool, const std::string& file) = 0;

@@ -62,6 +62,30 @@ check_status 4 "nor put back to a snapshot" "$LAMELLA" rollback vg0/web --to web
 check_status 4 "nor snapshot in a set" "$LAMELLA" snapshot vg0/web vg0/web-s1
 exec 9<&-
 
+# --- Suspended by somebody else: lvcreate would end with 0 and leave the pool without the snapshot
+dmsetup suspend vg0-web
+check_status 4 "no snapshot of a suspended volume" "$LAMELLA" snapshot vg0/web
+dmsetup resume vg0-web
+check "group check finds nothing wrong with the pool" "$LAMELLA" group check vg0
+
+# --- Snapshots, and who they are of after a merge of LVM's makes it forget
+of_snapshots() { # FILE MEMBER: of web's snapshots
+    /usr/bin/python3 -c 'import json, sys
+print([one[sys.argv[2]] for one in json.load(open(sys.argv[1]))["volumes"] if "web-s" in str(one.get("name", one.get("volume")))])' "$@"
+}
+check "two more" bash -c '"$LAMELLA" snapshot vg0/web --name web-s2 --tag keep && "$LAMELLA" snapshot vg0/web --name web-s3'
+check "what each has to itself" bash -c '"$LAMELLA" list vg0 --snapshots --exclusive --json >snapshots.json && "$LAMELLA" ls vg0/pool --json >listed.json'
+check_equal "is what ls says" "$(of_snapshots listed.json exclusive_bytes)" "$(of_snapshots snapshots.json exclusive)"
+check_equal "their states" "['inactive', 'inactive', 'inactive']" "$(of_snapshots snapshots.json state)"
+check "a merge" "$LAMELLA" rollback vg0/web --to web-s3 --yes
+check_equal "LVM forgets" "" "$(lvs --noheadings -o origin vg0/web-s1 vg0/web-s2 | tr -d ' \n')"
+"$LAMELLA" list vg0 --snapshots --json >snapshots.json
+check_equal "we don't" "['web', 'web']" "$(of_snapshots snapshots.json former_origin)"
+check_equal "the tags that were there stay" "keep,lamella.origin=web" "$(lvs --noheadings -o lv_tags vg0/web-s2 | tr -d ' ')"
+"$LAMELLA" list vg0 --snapshots
+check "one less" "$LAMELLA" remove vg0/web-s2 --yes
+check "what is left" bash -c '"$LAMELLA" ls vg0/pool >listed'
+
 # --- An overrun classic snapshot
 quietly lvcreate -y -n boot -L 12M vg0
 quietly lvcreate -s -n small -L 4M vg0/boot

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+# shellcheck shell=bash
+#
+# A group that the host's LVM runs, opened by the user-space engine while LVM has it inactive: refused while anything of it is active; LVM
+# can't activate it meanwhile, and what LVM's commands write to its text meanwhile is not overwritten; the data is the same on both sides.
+source "$(dirname "$0")/../support/host-side.sh"
+
+truncate -s 128M one.img
+truncate -s 128M two.img
+export KERNEL_SECONDS=300
+in_kernel one.img two.img <<'END'
+mount --bind "$LVM_SYSTEM_DIR" /etc/lvm
+cd "$SCRATCH"
+export LAMELLA_RUNTIME_DIR=/run/lamella
+says() { # WHAT WORD COMMAND...
+    "${@:3}" >said 2>&1 || true
+    check "$1" grep -qF -- "$2" said || cat said
+}
+serving=
+serve() { # OPTION...
+    "$LAMELLA" serve vg0 --user-space --socket /run/vg0.sock "$@" >served 2>serve.err &
+    serving=$!
+    wait_for 20 grep -q '^serving' served
+}
+end_serving() {
+    kill -TERM "$serving"
+    wait "$serving" || fail "serving ended with $?: $(cat serve.err)"
+}
+
+quietly pvcreate /dev/ubda /dev/ubdb
+quietly vgcreate vg0 /dev/ubda /dev/ubdb
+quietly lvcreate -y -L 64M -T vg0/pool
+quietly lvcreate -V 32M -T vg0/pool -n web
+quietly lvcreate -y -n boot -i 2 -L 16M vg0
+scatter /dev/vg0/web 1
+scatter /dev/vg0/boot 2
+sync
+web=$(sum_of /dev/vg0/web)
+boot=$(sum_of /dev/vg0/boot)
+
+# --- Not while anything is active
+check_status 4 "without the option nothing is opened" "$LAMELLA" serve vg0
+check_status 4 "an active group isn't served" "$LAMELLA" serve vg0 --user-space
+quietly lvchange -an vg0/pool vg0/web
+check_status 4 "nor one with one volume active" "$LAMELLA" serve vg0 --user-space --read-only
+check_status 4 "nor attached" "$LAMELLA" attach vg0/web --user-space
+deactivate vg0
+
+# --- Attached: its commands go to the process that has it
+device=$("$LAMELLA" attach vg0/web --user-space)
+check_equal "the volume as LVM's kernel had it" "$web" "$(sum_of "$device")"
+check "it is listed" bash -c '"$LAMELLA" list vg0 | grep -q "^web"'
+says "by who serves it" '"served": true' "$LAMELLA" show vg0 --json
+check "a snapshot" "$LAMELLA" snapshot vg0/web --name before
+scatter "$device" 3
+sync "$device"
+changed=$(sum_of "$device")
+
+# --- LVM keeps out meanwhile
+for volume in boot web pool; do
+    check_status 5 "LVM can't activate $volume" lvchange -ay "vg0/$volume"
+done
+check_equal "nothing is active" "" "$(dmsetup ls | grep vg0 || true)"
+check "detach" "$LAMELLA" detach vg0/web
+activate vg0
+check_equal "what was written is there" "$changed" "$(sum_of /dev/vg0/web)"
+check_equal "what was before, in the snapshot" "$web" "$(sum_of /dev/vg0/before)"
+check_equal "and the striped one" "$boot" "$(sum_of /dev/vg0/boot)"
+deactivate vg0
+
+# --- Read-only it is claimed, too
+serve --read-only
+check_status 5 "LVM can't activate it" lvchange -ay vg0/boot
+end_serving
+
+# --- LVM's commands write texts all the same: nothing of theirs is lost
+serve
+quietly lvchange --addtag theirs vg0/boot
+says "a change from here is refused" "somebody else has changed" "$LAMELLA" create vg0/more --size 4M
+end_serving
+check_equal "LVM's change is there" theirs "$(lvs --noheadings -o lv_tags vg0/boot | tr -d ' ')"
+serve
+check "served anew, it can be changed" "$LAMELLA" create vg0/more --size 4M
+end_serving
+check_clean vg0 "afterwards"
+END
