@@ -10,18 +10,22 @@
 
 namespace lamella::cli {
 
-// One walk over each pool's mappings.
-Result<void> find_exclusive(VolumeGroup& group, std::vector<VolumeInfo>& volumes) {
-    std::map<std::pair<std::string, std::uint32_t>, std::uint64_t> exclusive;
+// One walk over each pool's mappings. It also tells what a volume has that isn't active.
+static Result<void> find_exclusive(VolumeGroup& group, std::vector<VolumeInfo>& volumes) {
+    std::map<std::pair<std::string, std::uint32_t>, ThinUsage> found;
     std::set<std::string> pools;
     for (const VolumeInfo& volume : volumes)
         if (!volume.pool.empty() && pools.insert(volume.pool).second)
             for (const ThinUsage& usage : TRY(group.pool_usage(volume.pool)))
-                exclusive[{volume.pool, usage.device_id}] = usage.exclusive;
-    for (VolumeInfo& volume : volumes)
-        if (volume.device_id)
-            if (const auto found = exclusive.find({volume.pool, *volume.device_id}); found != exclusive.end())
-                volume.exclusive = found->second;
+                found[{volume.pool, usage.device_id}] = usage;
+    for (VolumeInfo& volume : volumes) {
+        const auto usage = volume.device_id ? found.find({volume.pool, *volume.device_id}) : found.end();
+        if (usage == found.end())
+            continue;
+        volume.exclusive = usage->second.exclusive;
+        if (!volume.mapped)
+            volume.mapped = usage->second.mapped;
+    }
     return {};
 }
 

@@ -334,6 +334,8 @@ TEST_F(Commands, ListOfSnapshots) {
     thin.mapped = 4ull << 30;
     VolumeInfo& sibling = add("older", VolumeKind::thin);
     sibling.former_origin = "web";
+    sibling.pool = "pool";
+    sibling.device_id = 3;
     sibling.state = "inactive";
     sibling.creation_time = Clock::system().wall_seconds() + 86400;  // by a clock that was wrong
     VolumeInfo& classic = add("upgrade", VolumeKind::snapshot);
@@ -347,7 +349,7 @@ TEST_F(Commands, ListOfSnapshots) {
     EXPECT_EQ(out,
               "Snapshot  Kind     State          Size      Used  Used%  Exclusive  Origin  Age  Tags\n"
               "before    thin     valid     10.00 GiB  4.00 GiB  40.00   1.00 GiB  web     3 d  -\n"
-              "older     thin     inactive  10.00 GiB         -      -          -  (web)     -  -\n"
+              "older     thin     inactive  10.00 GiB       0 B   0.00        0 B  (web)     -  -\n"
               "upgrade   classic  invalid   10.00 GiB         -      -          -  boot    3 d  -\n"
               "[going]   thin     merging   10.00 GiB         -      -          -  -       3 d  -\n");
     ASSERT_EQ(run({"list", "./vms.img", "--snapshots", "--json"}), 0);
