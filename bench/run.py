@@ -3,7 +3,8 @@
 """Measurements of Lamella beside its peers: docs/benchmarks.md. Ends with 1 if something couldn't be run; a missed target is no error.
 
 Programs: $LAMELLA (default build/lamella), and $BENCH_PROGRAMS (default: the folder bench beside it) for bench_nbd_load,
-bench_null_server, bench_make_pool, bench_snapshot_load and bench_target_load. The rest comes from Debian and is looked for in $PATH.
+bench_null_server, bench_make_pool, bench_snapshot_load, bench_target_load and bench_report_load. The rest comes from Debian and is
+looked for in $PATH.
 """
 
 import argparse
@@ -30,7 +31,7 @@ class Programs:
         built = pathlib.Path(os.environ.get("BENCH_PROGRAMS", lamella.parent / "bench"))
         self._places = {"lamella": lamella, "bench_nbd_load": built / "bench_nbd_load", "bench_null_server": built / "bench_null_server",
                         "bench_make_pool": built / "bench_make_pool", "bench_snapshot_load": built / "bench_snapshot_load",
-                        "bench_target_load": built / "bench_target_load"}
+                        "bench_target_load": built / "bench_target_load", "bench_report_load": built / "bench_report_load"}
 
     def need(self, name):
         place = self._places.get(name)

@@ -62,3 +62,6 @@ def run(bench):
     bench.bound("lamella list", timed(["list", image]), 0.3, unit="s", note=note)
     group.serve()
     bench.bound("lamella list of a group that is served", timed(["list", image]), 0.3, unit="s", note=note)
+    own = bench.processes.run([bench.programs.need("bench_report_load"), str(count), str(bench.rounds)])
+    bench.bound("the kernel engine's own part, LVM's report and the kernel's devices at hand", float(own), 0.3, unit="s",
+                note=f"{count} snapshots, a tenth of them active")
