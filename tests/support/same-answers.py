@@ -7,8 +7,8 @@ less: what it calls unknown may be anything, what it calls known has to be the s
 import json
 import sys
 
-# Never the same, or one engine's alone (state: a thin snapshot that isn't active); writable: the user-space engine opens only for reading what it lists; a store's use: a new one has
-# no header before its origin is in use, and the kernel has it in use at once.
+# Never the same, or one engine's alone (state: a thin snapshot that isn't active); writable: the user-space engine opens only for reading
+# what it lists; a store's use: a new one has no header before its origin is in use, and the kernel has it in use at once.
 OTHERWISE = {"id", "sequence_number", "creation_time", "creation_host", "physical_volumes", "open_count", "active", "monitored", "profile",
              "effective_discards", "metadata_used", "extents", "allocated", "served", "message", "errno", "try", "metadata_snapshot", "status",
              "findings", "writable", "store_used", "store_metadata", "capabilities", "age", "state"}
