@@ -270,8 +270,9 @@ std::string describe_group(const GroupInfo& group) {
     text.line("System id", group.system_id);
     text.line("Lock type", group.lock_type);
     text.line("Tags", fmt::format("{}", fmt::join(group.tags, ",")));
+    const Json json = to_json(group);
     std::vector<std::string> can;
-    for (const Json& word : to_json(group).at("capabilities"))
+    for (const Json& word : json.at("capabilities"))
         std::ranges::replace(can.emplace_back(word.get<std::string>()), '_', ' ');
     text.line("Can also", fmt::format("{}", fmt::join(can, ", ")));
     text.line("Served", group.served ? group.writable ? "yes" : "yes, read-only" : "no");

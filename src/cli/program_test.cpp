@@ -117,6 +117,9 @@ TEST_F(Commands, ActivateVolumesOfOneGroup) {
     EXPECT_EQ(json()["volumes"].size(), 1u);
     EXPECT_EQ(run({"activate", "vg0/web"}), 0);
     EXPECT_THAT(out, HasSubstr("nothing to be activated"));
+    group.group.capabilities.push_back(Capability::automatic_extension);
+    EXPECT_EQ(run({"show", "vg0"}), 0);
+    EXPECT_THAT(out, HasSubstr("Can also         activation, automatic extension\n"));
     EXPECT_EQ(run({"deactivate", "vg0", "--dry-run"}), 0);
     EXPECT_THAT(out, HasSubstr("volume web: would be deactivated"));
     EXPECT_EQ(run({"activate", "vg0/web", "vg1/web"}), 2);

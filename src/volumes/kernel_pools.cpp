@@ -144,8 +144,8 @@ Result<void> KernelGroup::remove_foreign(const std::string& name, const std::vec
     if (options.dry_run)
         return {};
     // Until the pool is gone too.
-    const auto pool = TRY(look()).find(name);
-    if (pool && std::ranges::find((*pool)->tags, unfinished::removal) == (*pool)->tags.end())
+    const std::vector<std::string> tags = TRY(volume(name)).tags;
+    if (std::ranges::find(tags, unfinished::removal) == tags.end())
         TRY(change(host::LvmWords("lvchange").tag("--addtag", unfinished::removal).volume(name_, name), false));
     for (const PoolDependent& one : now)
         if (std::ranges::any_of(dependents, [&](const PoolDependent& dependent) { return one.foreign && same(one, dependent); }))
