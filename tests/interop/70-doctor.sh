@@ -98,6 +98,6 @@ again
 
 # --- Bad input ---
 check_status 3 "a group that there isn't" "$LAMELLA" doctor "$SCRATCH/absent.img"
-check_status 2 "none" "$LAMELLA" doctor
+check_status 2 "two of them" "$LAMELLA" doctor ./one.img ./two.img
 check_status 2 "no copies at all" "$LAMELLA" metadata-backup "$group" --keep 0
 check_status 1 "a folder that is a file" "$LAMELLA" metadata-backup "$group" --folder "$group"
