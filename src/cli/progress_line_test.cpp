@@ -3,6 +3,7 @@
 // Progress at a terminal: by a clock that the tests move, and at a pseudo-terminal with the program's own streams.
 #include "cli/progress_line.h"
 
+#include <cstdio>
 #include <cstdlib>
 #include <string>
 #include <vector>
@@ -119,6 +120,7 @@ class Terminal : public testing::Test {
     std::string at_terminal(const std::vector<std::string>& words) {
         int terminal = -1;
         winsize size{24, 60, 0, 0};
+        std::fflush(nullptr);  // or the child would print it, too
         pid_t child = ::forkpty(&terminal, nullptr, nullptr, &size);
         if (child == 0)
             run_in_child(words);
@@ -127,6 +129,7 @@ class Terminal : public testing::Test {
     std::string at_pipe(const std::vector<std::string>& words) {
         int pipe[2];
         EXPECT_EQ(::pipe(pipe), 0);
+        std::fflush(nullptr);
         pid_t child = ::fork();
         if (child == 0) {
             ::dup2(pipe[1], STDOUT_FILENO);
