@@ -98,6 +98,22 @@ check_status 4 "an origin isn't removed without asking" "$LAMELLA" remove vg0/bo
 check_equal "and is there" boot "$(lvs --noheadings -o lv_name vg0/boot | tr -d ' ')"
 check "the snapshot is removed" "$LAMELLA" remove vg0/small --yes
 
+# --- Full to its last chunk (1024, less the header and four areas of the table), and overrun where its table says that it may be
+quietly lvcreate -s -n small -L 4M --chunksize 4k vg0/boot
+dd if=/dev/urandom of=/dev/vg0/boot bs=4k count=1019 oflag=direct status=none
+state_of_small() { "$LAMELLA" list vg0 --snapshots --json | /usr/bin/python3 -c 'import json, sys
+print(*(one["state"] for one in json.load(sys.stdin)["volumes"] if one["name"] == "small"))'; }
+check_equal "not a chunk is left" "8192/8192" "$(dmsetup status vg0-small | awk '{ print $4 }')"
+check_equal "it is full, and not invalid" full "$(state_of_small)"
+dmsetup suspend vg0-boot
+dmsetup suspend vg0-small
+dmsetup table vg0-small | sed 's/ P 8$/ PO 8/' | dmsetup reload vg0-small
+dmsetup resume vg0-small
+dmsetup resume vg0-boot
+dd if=/dev/urandom of=/dev/vg0/small bs=4k seek=2000 count=1 oflag=direct status=none 2>/dev/null || true
+check_equal "it has overflowed" overflow "$(state_of_small)"
+check "the snapshot is removed" "$LAMELLA" remove vg0/small --yes
+
 # --- A set of snapshots, while nobody writes
 check "two at one moment" "$LAMELLA" snapshot vg0/web vg0/boot --name w2 --name b2
 check "and gone again" "$LAMELLA" remove vg0/w2 vg0/b2 --yes
