@@ -511,7 +511,7 @@ VolumeInfo EngineGroup::State::describe(const lvm2::VolumeGroup& from, const lvm
         if (info.origin.empty())
             info.former_origin = origin_by_tag(info.tags);
         info.external_origin = thin->external_origin;
-        if (const lvm2::LogicalVolume* origin = from.logical_volume(thin->external_origin))
+        if (const lvm2::LogicalVolume* origin = thin->external_origin.empty() ? nullptr : from.logical_volume(thin->external_origin))
             if (const auto file = OriginFile::of(*origin))
                 info.origin_file = file->path;
         info.device_id = thin->device_id.value();
