@@ -111,13 +111,13 @@ void Exports::release_now(OpenExport& open) {
     Result<void> flushed;
     if (!open.read_only && open.source->flush_at_end())
         flushed = flush_now(open.device);
-    const std::string name = open.name;
-    found->second.open.reset();
+    // The entry stays whole meanwhile: who wants the export closed looks at it.
+    open.source.reset();
 
     std::lock_guard lock(mutex_);
-    entries_.erase(found);
     if (!flushed)
-        flush_errors_.insert_or_assign(name, flushed.error().within(name));
+        flush_errors_.insert_or_assign(open.name, flushed.error().within(open.name));
+    entries_.erase(found);
     closed_.notify_all();
 }
 

@@ -43,8 +43,8 @@ struct OpenExport {
     ExportFacts facts() const;
 
     const std::string name;
-    const std::unique_ptr<Export> source;
-    BlockDevice& device;
+    std::unique_ptr<Export> source;  // until its last connection is gone
+    BlockDevice& device;             // of the source
     const DeviceTraits traits;
     const std::uint64_t alignment;
     const bool read_only;
