@@ -3,11 +3,13 @@
 
 #include <algorithm>
 
+#include "tools/copier.h"
+
 namespace lamella::tools {
 
 namespace {
 
-constexpr std::uint64_t most_bytes = std::uint64_t{4} << 20;  // in one piece
+constexpr std::uint64_t most_memory = std::uint64_t{4} << 20;
 
 }  // namespace
 
@@ -52,23 +54,11 @@ DataMove DataMoves::move(DataBlock block, std::uint64_t length) const {
 }
 
 Result<void> DataMoves::copy(BlockDevice& data, std::uint64_t block_bytes, const Control& control) const {
-    AlignedBuffer buffer(std::min(std::max(most_bytes, block_bytes), std::max(blocks_, std::uint64_t{1}) * block_bytes));
     const std::uint64_t total = blocks_ * block_bytes;
-    std::uint64_t done = 0;
-    for (const DataMove& run : runs_) {
-        const std::uint64_t bytes = run.length * block_bytes;
-        for (std::uint64_t at = 0; at < bytes;) {
-            if (control.stopped())
-                return Control::interrupted();
-            const auto piece = buffer.bytes().first(std::min<std::uint64_t>(buffer.size(), bytes - at));
-            TRY_WITHIN(data.name(), read_now(data, run.from.value() * block_bytes + at, piece));
-            TRY_WITHIN(data.name(), write_now(data, run.to.value() * block_bytes + at, piece));
-            at += piece.size();
-            done += piece.size();
-            if (control.progress)
-                control.progress(done, total);
-        }
-    }
+    const auto copier = TRY(Copier::start(data, data, std::clamp<std::uint64_t>(total, 4096, most_memory), total, control));
+    for (const DataMove& run : runs_)
+        TRY(copier->copy(run.from.value() * block_bytes, run.to.value() * block_bytes, run.length * block_bytes));
+    TRY(copier->finish());
     return flush_now(data);
 }
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "tools/copier.h"
 #include "tools/volume_trees.h"
 
 namespace lamella::tools {
@@ -39,7 +40,8 @@ Result<TransferReport> transfer(BlockDevice& metadata, BlockDevice& data, const 
     const std::uint64_t block_bytes = TRY(data_block_bytes(metadata));
     const TransferSize expected = TRY(measure_transfer(metadata, options));
     const Control& control = options.control;
-    AlignedBuffer buffer(std::max<std::uint64_t>(std::min(target.buffer, expected.copied), 4096));
+    const std::uint64_t memory = std::max<std::uint64_t>(std::min(target.memory, expected.copied), 4096);
+    const auto copier = TRY(Copier::start(data, target.device, memory, expected.copied, control));
     TransferReport report;
 
     const auto zero = [&](std::uint64_t from, std::uint64_t end) -> Result<void> {
@@ -53,22 +55,6 @@ Result<TransferReport> transfer(BlockDevice& metadata, BlockDevice& data, const 
         }
         return {};
     };
-    const auto copy = [&](std::uint64_t to, std::uint64_t end, std::uint64_t from) -> Result<void> {
-        while (to < end) {
-            if (control.stopped())
-                return Control::interrupted();
-            const auto piece = buffer.bytes().first(std::min<std::uint64_t>(buffer.size(), end - to));
-            TRY_WITHIN(data.name(), read_now(data, from, piece));
-            TRY_WITHIN(target.device.name(), write_now(target.device, to, piece));
-            to += piece.size();
-            from += piece.size();
-            report.copied += piece.size();
-            if (control.progress)
-                control.progress(report.copied, expected.copied);
-        }
-        return {};
-    };
-
     TransferOptions located = options;
     located.locate_data = true;
     located.control.progress = {};
@@ -78,12 +64,17 @@ Result<TransferReport> transfer(BlockDevice& metadata, BlockDevice& data, const 
         const std::uint64_t end = std::min(bytes_until(run.begin.value(), run.length, block_bytes), target.size);
         if (target.zero_rest)
             TRY(zero(done, begin));
-        TRY(run.kind == TransferRun::Kind::copy ? copy(begin, end, bytes_until(run.data_begin.value(), 0, block_bytes)) : zero(begin, end));
+        if (run.kind == TransferRun::Kind::copy)
+            TRY(copier->copy(bytes_until(run.data_begin.value(), 0, block_bytes), begin, end - begin));
+        else
+            TRY(zero(begin, end));
         done = end;
         return {};
     }));
     if (target.zero_rest)
         TRY(zero(done, target.size));
+    TRY(copier->finish());
+    report.copied = copier->copied();
     if (!options.base)
         report.left = target.size - report.copied - report.zeroed;
     TRY(flush_now(target.device));

@@ -30,7 +30,7 @@ struct TransferTarget {
     BlockDevice& device;
     std::uint64_t size = 0;    // of the volume in bytes; what is mapped beyond it isn't copied. At most the device's
     bool zero_rest = false;    // make zeros of what the volume doesn't map; not with a base, where that is what the base has
-    std::uint64_t buffer = 0;  // bytes at a time, at least 4096
+    std::uint64_t memory = 0;  // bytes for what is under way between the devices, at least 4096
 };
 
 // Copies what the volume maps, or has changed since the base, which the target must hold then: what is mapped there only becomes zeros.

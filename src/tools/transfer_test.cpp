@@ -2,10 +2,12 @@
 #include "tools/transfer.h"
 
 #include <random>
+#include <thread>
 
 #include <gtest/gtest.h>
 
 #include "base/endian.h"
+#include "device/fault_device.h"
 #include "tools/pool_test_support.h"
 
 namespace lamella::tools {
@@ -79,7 +81,7 @@ TEST(Transfer, MakesACopyAndThenOnlyWhatDiffers) {
         DataPool pool(seed);
         pool.draw();
         MemoryDevice copy(volume_size, "copy");
-        const TransferTarget target{.device = copy, .size = volume_size, .buffer = 3 * 4096};
+        const TransferTarget target{.device = copy, .size = volume_size, .memory = 3 * 4096};
         TransferReport report = value_of(transfer(pool.pool.device, pool.data, target, {.volume = ThinId(2)}));
         EXPECT_EQ(report.zeroed, 0u);
         EXPECT_EQ(report.copied + report.left, volume_size);
@@ -97,7 +99,7 @@ TEST(Transfer, LeavesTheRestOrMakesZerosOfIt) {
     std::vector<std::byte> old(volume_size, std::byte{0xee});
     MemoryDevice copy(volume_size, "copy");
     value_of(write_now(copy, 0, old));
-    TransferTarget target{.device = copy, .size = volume_size, .buffer = 1 << 20};
+    TransferTarget target{.device = copy, .size = volume_size, .memory = 1 << 20};
     TransferReport report = value_of(transfer(pool.pool.device, pool.data, target, {.volume = ThinId(1)}));
     EXPECT_GT(report.left, 0u);
     std::vector<std::byte> bytes(volume_size);
@@ -124,10 +126,70 @@ TEST(Transfer, CopiesOfABiggerVolumeWhatTheTargetHolds) {
     std::vector<std::byte> beyond(size, std::byte{0xee});
     value_of(write_now(copy, size, beyond));
     value_of(
-        transfer(pool.pool.device, pool.data, {.device = copy, .size = size, .zero_rest = true, .buffer = 4096}, {.volume = ThinId(1)}));
+        transfer(pool.pool.device, pool.data, {.device = copy, .size = size, .zero_rest = true, .memory = 4096}, {.volume = ThinId(1)}));
     std::vector<std::byte> bytes(size);
     value_of(read_now(copy, size, bytes));
     EXPECT_EQ(bytes, beyond);
+}
+
+TEST(Transfer, EndsWithinAUnitOfTheDevices) {
+    DataPool pool(11);
+    pool.draw();
+    const std::uint64_t size = volume_size - 100;
+    MemoryDevice copy(volume_size, "copy");
+    std::vector<std::byte> old(volume_size, std::byte{0xee});
+    value_of(write_now(copy, 0, old));
+    const TransferTarget target{.device = copy, .size = size, .zero_rest = true, .memory = 1 << 20};
+    const TransferReport report = value_of(transfer(pool.pool.device, pool.data, target, {.volume = ThinId(1)}));
+    EXPECT_EQ(report.copied + report.zeroed, size);
+    std::vector<std::byte> bytes(volume_size);
+    value_of(read_now(copy, 0, bytes));
+    EXPECT_TRUE(std::equal(old.end() - 100, old.end(), bytes.end() - 100)) << "what lies behind the volume was changed";
+    EXPECT_EQ(std::to_integer<unsigned>(bytes[size - 1]), 0u);
+    // The last block's second number lies within that unit.
+    EXPECT_EQ(load_little<std::uint64_t>(bytes.data() + (blocks - 1) * block_bytes), pool.contents[1].at(blocks - 1));
+}
+
+TEST(Transfer, ReadsWhileItWrites) {
+    DataPool pool(12);
+    pool.draw();
+    MemoryDevice copy(volume_size, "copy");
+    FaultDevice data(pool.data);
+    FaultDevice slow(copy);
+    slow.add({.operation = IoOperation::write, .count = 1, .hold = true});
+    std::atomic<bool> ended = false;
+    std::thread transferring([&] {
+        value_of(transfer(pool.pool.device, data, {.device = slow, .size = volume_size, .memory = 4 * 4096}, {.volume = ThinId(1)}));
+        ended = true;
+    });
+    // One of the four pieces waits for its write, the others go on until all is read but what would take its place.
+    while (slow.count(IoOperation::write) < 100)
+        std::this_thread::yield();
+    EXPECT_EQ(slow.held(), 1u);
+    EXPECT_FALSE(ended);
+    slow.release();
+    transferring.join();
+    pool.expect(1, copy);
+}
+
+TEST(Transfer, TellsWhatCouldNotBeReadOrWritten) {
+    DataPool pool(13);
+    pool.draw();
+    MemoryDevice copy(volume_size, "copy");
+    FaultDevice data(pool.data);
+    data.add({.operation = IoOperation::read, .skip = 20, .count = 1});
+    auto report = transfer(pool.pool.device, data, {.device = copy, .size = volume_size, .memory = 8 * 4096}, {.volume = ThinId(1)});
+    ASSERT_FALSE(report);
+    EXPECT_EQ(report.error().error_number(), EIO);
+    EXPECT_NE(report.error().message().find("reading 4096 bytes at "), std::string::npos) << report.error().message();
+    EXPECT_LT(data.count(IoOperation::read), 40u) << "goes on reading though it has failed";
+
+    FaultDevice full(copy);
+    full.add({.operation = IoOperation::write, .skip = 20, .error = ENOSPC});
+    report = transfer(pool.pool.device, pool.data, {.device = full, .size = volume_size, .memory = 8 * 4096}, {.volume = ThinId(1)});
+    ASSERT_FALSE(report);
+    EXPECT_EQ(report.error().kind(), ErrorKind::no_space) << report.error().message();
+    EXPECT_EQ(full.count(IoOperation::flush), 0u);
 }
 
 // A key beyond all sizes, in a leaf with a right checksum, is no place to write to.
@@ -141,7 +203,7 @@ TEST(Transfer, BelievesNoImpossibleMapping) {
         store_little<std::uint64_t>(test::key_place(node, 2), UINT64_MAX);
     });
     MemoryDevice copy(volume_size, "copy");
-    const auto report = transfer(pool.pool.device, pool.data, {.device = copy, .size = volume_size, .zero_rest = true, .buffer = 4096},
+    const auto report = transfer(pool.pool.device, pool.data, {.device = copy, .size = volume_size, .zero_rest = true, .memory = 4096},
                                  {.volume = ThinId(1)});
     if (report) {
         std::byte bytes[8];
@@ -159,7 +221,7 @@ TEST(Transfer, StopsWhenItIsTold) {
     std::atomic<bool> stop = false;
     MemoryDevice copy(volume_size, "copy");
     const Control control{.progress = [&](std::uint64_t done, std::uint64_t) { stop = done >= 10 * block_bytes; }, .stop = &stop};
-    const auto report = transfer(pool.pool.device, pool.data, {.device = copy, .size = volume_size, .buffer = block_bytes},
+    const auto report = transfer(pool.pool.device, pool.data, {.device = copy, .size = volume_size, .memory = block_bytes},
                                  {.volume = ThinId(1), .control = control});
     ASSERT_FALSE(report);
     EXPECT_EQ(report.error().message(), "interrupted");

@@ -160,7 +160,7 @@ Result<void> migrate(PeerContext& context, const Arguments& arguments) {
                                                              {.device = *destination.device,
                                                               .size = source.size.value_or(destination.device->size()),
                                                               .zero_rest = arguments.zero_rest && !fresh,
-                                                              .buffer = arguments.buffer.value_or(4) * mebibyte},
+                                                              .memory = arguments.buffer.value_or(4) * mebibyte},
                                                              options));
     destination.made.clear();
     if (!fresh && report.left != 0)
@@ -194,7 +194,7 @@ void define_thin_migrate(PeerCommand& command) {
     command.option("--delta-id", "ID", arguments->base, "copy only what differs from the volume of that id");
     command.flag("--zero-dest", arguments->zero_rest, "make zeros of what the volume doesn't map");
     command.exclude("--zero-dest", "--delta-id");
-    command.option("--buffer-size-meg", "MEBIBYTES", arguments->buffer, "how much is copied at a time: 1 to 1024 (4)");
+    command.option("--buffer-size-meg", "MEBIBYTES", arguments->buffer, "memory for what is under way between them: 1 to 1024 (4)");
     command.quiet();
     command.runs([arguments](PeerContext& context) -> Result<int> {
         TRY(migrate(context, *arguments));
