@@ -17,7 +17,7 @@ constexpr std::size_t line_bytes = 512;
 // Text that grows until it is worth a system call.
 class Text {
   public:
-    explicit Text(TextSink& sink) : sink_(sink), bytes_(std::make_unique<char[]>(piece_bytes)) {}
+    explicit Text(TextSink& sink) : sink_(sink), bytes_(std::make_unique_for_overwrite<char[]>(piece_bytes)) {}
 
     // Before a line.
     Result<void> make_room() {

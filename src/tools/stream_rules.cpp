@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tools/stream_rules.h"
 
+#include <bit>
+
 #include "pdata/metadata_space_map.h"
 #include "thin/superblock.h"
 
@@ -12,8 +14,6 @@ namespace {
 constexpr std::uint64_t max_definitions = pdata::MetadataSpaceMap::max_blocks;
 
 }  // namespace
-
-StreamRules::StreamRules() : devices_(std::size_t{thin::max_thin_id} + 1) {}
 
 Result<void> StreamRules::superblock(const PoolHeader& header) {
     if (header.version == 0 || header.version > thin::superblock_version)
@@ -48,6 +48,8 @@ Result<void> StreamRules::definition_end() {
 Result<void> StreamRules::device_begin(const DeviceHeader& header) {
     if (header.id.value() > thin::max_thin_id)
         return fail(ErrorKind::damaged, "device {}, at most {} is possible", header.id, thin::max_thin_id);
+    if (header.id.value() >= devices_.size())
+        devices_.resize(std::bit_ceil(std::size_t{header.id.value()} + 1));
     if (devices_[header.id.value()])
         return fail(ErrorKind::damaged, "device {} was there before", header.id);
     if (header.transaction_id > header_.transaction_id)

@@ -13,11 +13,9 @@ namespace lamella::tools {
 // ids no later than the pool's, mappings in ascending order and inside the pool's data, no device or definition twice, every device with
 // as many mapped blocks as it says. Told of each thing in the order of PoolVisitor; an error is of kind damaged and doesn't say where.
 //
-// Memory: 2 MiB, and some 60 bytes a definition.
+// Memory: 2 MiB at most, and some 60 bytes a definition.
 class StreamRules {
   public:
-    StreamRules();
-
     Result<void> superblock(const PoolHeader& header);
     Result<void> definition_begin(DefinitionId id);
     Result<void> definition_end();
@@ -48,7 +46,7 @@ class StreamRules {
 
     PoolHeader header_;
     std::unordered_map<DefinitionId, Definition> definitions_;
-    std::vector<bool> devices_;
+    std::vector<bool> devices_;  // by id: the device was there; up to the highest so far
     // Of the open definition or device.
     DefinitionId definition_{};
     DeviceHeader device_;
