@@ -95,7 +95,7 @@ std::string print_answer(std::string_view key, Json content) {
     answer[std::string(key)] = std::move(content);
     Result<std::string> line = print_json(answer);
     if (line && line->size() <= max_control_answer)
-        return *line;
+        return *std::move(line);
     Error error = line ? Error(ErrorKind::failed, "the answer is too long for the control socket") : line.error();
     return print_answer("error", error_to_json(error));
 }
@@ -148,7 +148,11 @@ ControlHandlers group_handlers(VolumeGroup& group) {
     handlers["inspect_disks"] = [&group](const Json&, const ReportProgress&) -> Result<Json> {
         return to_json(TRY(group.inspect_disks()));
     };
-    handlers["volumes"] = [&group](const Json&, const ReportProgress&) -> Result<Json> { return to_json(TRY(group.volumes())); };
+    handlers["volumes"] = [&group](const Json& params, const ReportProgress&) -> Result<Json> {
+        const bool brief = params.contains("brief") && TRY(member<bool>(params, "brief", "params"));
+        const std::vector<VolumeInfo> volumes = TRY(group.volumes());
+        return brief ? to_json_brief(volumes) : to_json(volumes);
+    };
     handlers["volume"] = [&group, name](const Json& params, const ReportProgress&) -> Result<Json> {
         return to_json(TRY(group.volume(TRY(name(params)))));
     };

@@ -410,6 +410,21 @@ TEST_F(Waiting, TheServerEndsWithoutThem) {
     ::close(socket);
 }
 
+// Who asks as documented is told everything; what RemoteGroup asks leaves out what it knows without.
+TEST_F(Control, VolumesInBriefForWhoAsks) {
+    const ControlHandlers handlers = group_handlers(group);
+    const auto ask = [&](std::string_view params) {
+        return *parse_json(answer_control_request(handlers, fmt::format(R"({{"version":1,"method":"volumes","params":{}}})", params)));
+    };
+    const Json all = ask("{}");
+    EXPECT_EQ(all["result"], to_json(group.list));
+    EXPECT_EQ(ask(R"({"brief":false})"), all);
+    const Json brief = ask(R"({"brief":true})");
+    EXPECT_LT(brief.dump().size(), all.dump().size() / 2);
+    EXPECT_EQ(to_json(*from_json<std::vector<VolumeInfo>>(brief["result"], "v")), all["result"]);
+    EXPECT_EQ(ask(R"({"brief":1})")["error"]["kind"], "usage");
+}
+
 TEST_F(Control, Garbage) {
     auto server = serve();
     int socket = raw_connection();

@@ -4,8 +4,10 @@
 // come apart.
 #include "volumes/json.h"
 
+#include <algorithm>
 #include <array>
-#include <tuple>
+#include <optional>
+#include <string_view>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -18,252 +20,275 @@ namespace lamella {
 
 namespace {
 
-template <typename Owner, typename Member>
+template <typename T>
+Json write(const T& value, bool brief);
+// What it says of `json` goes behind its place.
+template <typename T>
+Result<void> read(const Json& json, T& value);
+template <typename T>
+bool is_absent(const T& value, const T& absent);
+
+template <typename Owner>
 struct Field {
-    const char* name;
-    Member Owner::*member;
+    std::string_view name;
+    // `absent`, if not null: nullopt where nothing else than in that stands in the owner, and the same for what is in its field.
+    std::optional<Json> (*write)(const Owner& owner, const Owner* absent);
+    Result<void> (*read)(const Json& json, Owner& owner);
 };
+
 template <typename Owner, typename Member>
-Field(const char*, Member Owner::*) -> Field<Owner, Member>;
+Owner owner_of(Member Owner::*);
+
+template <auto member>
+constexpr auto field(std::string_view name) {
+    using Owner = decltype(owner_of(member));
+    return Field<Owner>{name,
+                        [](const Owner& owner, const Owner* absent) -> std::optional<Json> {
+                            if (absent && is_absent(owner.*member, absent->*member))
+                                return std::nullopt;
+                            return lamella::write(owner.*member, absent != nullptr);
+                        },
+                        [](const Json& json, Owner& owner) { return lamella::read(json, owner.*member); }};
+}
 
 template <typename T>
 struct Fields;
 
 template <>
 struct Fields<SizeRequest> {
-    static constexpr std::tuple list{
-        Field{"base", &SizeRequest::base},
-        Field{"relation", &SizeRequest::relation},
-        Field{"value", &SizeRequest::value},
+    static constexpr std::array list{
+        field<&SizeRequest::base>("base"),
+        field<&SizeRequest::relation>("relation"),
+        field<&SizeRequest::value>("value"),
     };
 };
 
 template <>
 struct Fields<CreateVolume> {
-    static constexpr std::tuple list{
-        Field{"name", &CreateVolume::name},
-        Field{"size", &CreateVolume::size},
-        Field{"pool", &CreateVolume::pool},
-        Field{"linear", &CreateVolume::linear},
-        Field{"stripes", &CreateVolume::stripes},
-        Field{"stripe_size", &CreateVolume::stripe_size},
-        Field{"external_origin", &CreateVolume::external_origin},
-        Field{"origin_file", &CreateVolume::origin_file},
-        Field{"tags", &CreateVolume::tags},
-        Field{"read_only", &CreateVolume::read_only},
+    static constexpr std::array list{
+        field<&CreateVolume::name>("name"),
+        field<&CreateVolume::size>("size"),
+        field<&CreateVolume::pool>("pool"),
+        field<&CreateVolume::linear>("linear"),
+        field<&CreateVolume::stripes>("stripes"),
+        field<&CreateVolume::stripe_size>("stripe_size"),
+        field<&CreateVolume::external_origin>("external_origin"),
+        field<&CreateVolume::origin_file>("origin_file"),
+        field<&CreateVolume::tags>("tags"),
+        field<&CreateVolume::read_only>("read_only"),
     };
 };
 
 template <>
 struct Fields<CreatePool> {
-    static constexpr std::tuple list{
-        Field{"name", &CreatePool::name},
-        Field{"size", &CreatePool::size},
-        Field{"chunk_size", &CreatePool::chunk_size},
-        Field{"metadata_size", &CreatePool::metadata_size},
-        Field{"stripes", &CreatePool::stripes},
-        Field{"stripe_size", &CreatePool::stripe_size},
-        Field{"zero_new_blocks", &CreatePool::zero_new_blocks},
-        Field{"error_when_full", &CreatePool::error_when_full},
-        Field{"discards", &CreatePool::discards},
-        Field{"tags", &CreatePool::tags},
-        Field{"data_on", &CreatePool::data_on},
-        Field{"metadata_on", &CreatePool::metadata_on},
-        Field{"autoextend_threshold", &CreatePool::autoextend_threshold},
-        Field{"autoextend_percent", &CreatePool::autoextend_percent},
+    static constexpr std::array list{
+        field<&CreatePool::name>("name"),
+        field<&CreatePool::size>("size"),
+        field<&CreatePool::chunk_size>("chunk_size"),
+        field<&CreatePool::metadata_size>("metadata_size"),
+        field<&CreatePool::stripes>("stripes"),
+        field<&CreatePool::stripe_size>("stripe_size"),
+        field<&CreatePool::zero_new_blocks>("zero_new_blocks"),
+        field<&CreatePool::error_when_full>("error_when_full"),
+        field<&CreatePool::discards>("discards"),
+        field<&CreatePool::tags>("tags"),
+        field<&CreatePool::data_on>("data_on"),
+        field<&CreatePool::metadata_on>("metadata_on"),
+        field<&CreatePool::autoextend_threshold>("autoextend_threshold"),
+        field<&CreatePool::autoextend_percent>("autoextend_percent"),
     };
 };
 
 template <>
 struct Fields<CreateSnapshot> {
-    static constexpr std::tuple list{
-        Field{"origin", &CreateSnapshot::origin},         Field{"name", &CreateSnapshot::name},
-        Field{"read_only", &CreateSnapshot::read_only},   Field{"tags", &CreateSnapshot::tags},
-        Field{"classic", &CreateSnapshot::classic},       Field{"size", &CreateSnapshot::size},
-        Field{"chunk_size", &CreateSnapshot::chunk_size},
+    static constexpr std::array list{
+        field<&CreateSnapshot::origin>("origin"),         field<&CreateSnapshot::name>("name"),
+        field<&CreateSnapshot::read_only>("read_only"),   field<&CreateSnapshot::tags>("tags"),
+        field<&CreateSnapshot::classic>("classic"),       field<&CreateSnapshot::size>("size"),
+        field<&CreateSnapshot::chunk_size>("chunk_size"),
     };
 };
 
 template <>
 struct Fields<ResizeVolume> {
-    static constexpr std::tuple list{
-        Field{"name", &ResizeVolume::name},
-        Field{"size", &ResizeVolume::size},
-        Field{"metadata", &ResizeVolume::metadata},
-        Field{"shrink_allowed", &ResizeVolume::shrink_allowed},
+    static constexpr std::array list{
+        field<&ResizeVolume::name>("name"),
+        field<&ResizeVolume::size>("size"),
+        field<&ResizeVolume::metadata>("metadata"),
+        field<&ResizeVolume::shrink_allowed>("shrink_allowed"),
     };
 };
 
 // Its `progress` is a matter of the request around it (control.h).
 template <>
 struct Fields<ChangeOptions> {
-    static constexpr std::tuple list{
-        Field{"dry_run", &ChangeOptions::dry_run},
+    static constexpr std::array list{
+        field<&ChangeOptions::dry_run>("dry_run"),
     };
 };
 
 template <>
 struct Fields<Progress> {
-    static constexpr std::tuple list{
-        Field{"done", &Progress::done},
-        Field{"total", &Progress::total},
+    static constexpr std::array list{
+        field<&Progress::done>("done"),
+        field<&Progress::total>("total"),
     };
 };
 
 template <>
 struct Fields<VolumeInfo> {
-    static constexpr std::tuple list{
-        Field{"name", &VolumeInfo::name},
-        Field{"id", &VolumeInfo::id},
-        Field{"kind", &VolumeInfo::kind},
-        Field{"segment_type", &VolumeInfo::segment_type},
-        Field{"size", &VolumeInfo::size},
-        Field{"visible", &VolumeInfo::visible},
-        Field{"read_only", &VolumeInfo::read_only},
-        Field{"skip_activation", &VolumeInfo::skip_activation},
-        Field{"tags", &VolumeInfo::tags},
-        Field{"creation_time", &VolumeInfo::creation_time},
-        Field{"creation_host", &VolumeInfo::creation_host},
-        Field{"age", &VolumeInfo::age},
-        Field{"stripes", &VolumeInfo::stripes},
-        Field{"stripe_size", &VolumeInfo::stripe_size},
-        Field{"physical_volumes", &VolumeInfo::physical_volumes},
-        Field{"pool", &VolumeInfo::pool},
-        Field{"origin", &VolumeInfo::origin},
-        Field{"former_origin", &VolumeInfo::former_origin},
-        Field{"external_origin", &VolumeInfo::external_origin},
-        Field{"origin_file", &VolumeInfo::origin_file},
-        Field{"device_id", &VolumeInfo::device_id},
-        Field{"mapped", &VolumeInfo::mapped},
-        Field{"exclusive", &VolumeInfo::exclusive},
-        Field{"transaction_id", &VolumeInfo::transaction_id},
-        Field{"chunk_size", &VolumeInfo::chunk_size},
-        Field{"data_used", &VolumeInfo::data_used},
-        Field{"metadata_size", &VolumeInfo::metadata_size},
-        Field{"metadata_used", &VolumeInfo::metadata_used},
-        Field{"metadata_snapshot", &VolumeInfo::metadata_snapshot},
-        Field{"discards", &VolumeInfo::discards},
-        Field{"zero_new_blocks", &VolumeInfo::zero_new_blocks},
-        Field{"error_when_full", &VolumeInfo::error_when_full},
-        Field{"effective_discards", &VolumeInfo::effective_discards},
-        Field{"pool_mode", &VolumeInfo::pool_mode},
-        Field{"needs_check", &VolumeInfo::needs_check},
-        Field{"store_size", &VolumeInfo::store_size},
-        Field{"store_used", &VolumeInfo::store_used},
-        Field{"store_metadata", &VolumeInfo::store_metadata},
-        Field{"snapshot_state", &VolumeInfo::snapshot_state},
-        Field{"state", &VolumeInfo::state},
-        Field{"active", &VolumeInfo::active},
-        Field{"monitored", &VolumeInfo::monitored},
-        Field{"profile", &VolumeInfo::profile},
-        Field{"open_count", &VolumeInfo::open_count},
-        Field{"refused", &VolumeInfo::refused},
+    static constexpr std::array list{
+        field<&VolumeInfo::name>("name"),
+        field<&VolumeInfo::id>("id"),
+        field<&VolumeInfo::kind>("kind"),
+        field<&VolumeInfo::segment_type>("segment_type"),
+        field<&VolumeInfo::size>("size"),
+        field<&VolumeInfo::visible>("visible"),
+        field<&VolumeInfo::read_only>("read_only"),
+        field<&VolumeInfo::skip_activation>("skip_activation"),
+        field<&VolumeInfo::tags>("tags"),
+        field<&VolumeInfo::creation_time>("creation_time"),
+        field<&VolumeInfo::creation_host>("creation_host"),
+        field<&VolumeInfo::age>("age"),
+        field<&VolumeInfo::stripes>("stripes"),
+        field<&VolumeInfo::stripe_size>("stripe_size"),
+        field<&VolumeInfo::physical_volumes>("physical_volumes"),
+        field<&VolumeInfo::pool>("pool"),
+        field<&VolumeInfo::origin>("origin"),
+        field<&VolumeInfo::former_origin>("former_origin"),
+        field<&VolumeInfo::external_origin>("external_origin"),
+        field<&VolumeInfo::origin_file>("origin_file"),
+        field<&VolumeInfo::device_id>("device_id"),
+        field<&VolumeInfo::mapped>("mapped"),
+        field<&VolumeInfo::exclusive>("exclusive"),
+        field<&VolumeInfo::transaction_id>("transaction_id"),
+        field<&VolumeInfo::chunk_size>("chunk_size"),
+        field<&VolumeInfo::data_used>("data_used"),
+        field<&VolumeInfo::metadata_size>("metadata_size"),
+        field<&VolumeInfo::metadata_used>("metadata_used"),
+        field<&VolumeInfo::metadata_snapshot>("metadata_snapshot"),
+        field<&VolumeInfo::discards>("discards"),
+        field<&VolumeInfo::zero_new_blocks>("zero_new_blocks"),
+        field<&VolumeInfo::error_when_full>("error_when_full"),
+        field<&VolumeInfo::effective_discards>("effective_discards"),
+        field<&VolumeInfo::pool_mode>("pool_mode"),
+        field<&VolumeInfo::needs_check>("needs_check"),
+        field<&VolumeInfo::store_size>("store_size"),
+        field<&VolumeInfo::store_used>("store_used"),
+        field<&VolumeInfo::store_metadata>("store_metadata"),
+        field<&VolumeInfo::snapshot_state>("snapshot_state"),
+        field<&VolumeInfo::state>("state"),
+        field<&VolumeInfo::active>("active"),
+        field<&VolumeInfo::monitored>("monitored"),
+        field<&VolumeInfo::profile>("profile"),
+        field<&VolumeInfo::open_count>("open_count"),
+        field<&VolumeInfo::refused>("refused"),
     };
 };
 
 template <>
 struct Fields<PhysicalVolumeInfo> {
-    static constexpr std::tuple list{
-        Field{"name", &PhysicalVolumeInfo::name},
-        Field{"id", &PhysicalVolumeInfo::id},
-        Field{"device", &PhysicalVolumeInfo::device},
-        Field{"size", &PhysicalVolumeInfo::size},
-        Field{"allocated", &PhysicalVolumeInfo::allocated},
-        Field{"extents", &PhysicalVolumeInfo::extents},
-        Field{"missing", &PhysicalVolumeInfo::missing},
-        Field{"duplicate", &PhysicalVolumeInfo::duplicate},
-        Field{"device_hint", &PhysicalVolumeInfo::device_hint},
-        Field{"tags", &PhysicalVolumeInfo::tags},
+    static constexpr std::array list{
+        field<&PhysicalVolumeInfo::name>("name"),
+        field<&PhysicalVolumeInfo::id>("id"),
+        field<&PhysicalVolumeInfo::device>("device"),
+        field<&PhysicalVolumeInfo::size>("size"),
+        field<&PhysicalVolumeInfo::allocated>("allocated"),
+        field<&PhysicalVolumeInfo::extents>("extents"),
+        field<&PhysicalVolumeInfo::missing>("missing"),
+        field<&PhysicalVolumeInfo::duplicate>("duplicate"),
+        field<&PhysicalVolumeInfo::device_hint>("device_hint"),
+        field<&PhysicalVolumeInfo::tags>("tags"),
     };
 };
 
 template <>
 struct Fields<GroupInfo> {
-    static constexpr std::tuple list{
-        Field{"name", &GroupInfo::name},
-        Field{"id", &GroupInfo::id},
-        Field{"sequence_number", &GroupInfo::sequence_number},
-        Field{"extent_size", &GroupInfo::extent_size},
-        Field{"size", &GroupInfo::size},
-        Field{"free", &GroupInfo::free},
-        Field{"system_id", &GroupInfo::system_id},
-        Field{"lock_type", &GroupInfo::lock_type},
-        Field{"tags", &GroupInfo::tags},
-        Field{"physical_volumes", &GroupInfo::physical_volumes},
-        Field{"findings", &GroupInfo::findings},
-        Field{"recovered", &GroupInfo::recovered},
-        Field{"writable", &GroupInfo::writable},
-        Field{"served", &GroupInfo::served},
-        Field{"capabilities", &GroupInfo::capabilities},
+    static constexpr std::array list{
+        field<&GroupInfo::name>("name"),
+        field<&GroupInfo::id>("id"),
+        field<&GroupInfo::sequence_number>("sequence_number"),
+        field<&GroupInfo::extent_size>("extent_size"),
+        field<&GroupInfo::size>("size"),
+        field<&GroupInfo::free>("free"),
+        field<&GroupInfo::system_id>("system_id"),
+        field<&GroupInfo::lock_type>("lock_type"),
+        field<&GroupInfo::tags>("tags"),
+        field<&GroupInfo::physical_volumes>("physical_volumes"),
+        field<&GroupInfo::findings>("findings"),
+        field<&GroupInfo::recovered>("recovered"),
+        field<&GroupInfo::writable>("writable"),
+        field<&GroupInfo::served>("served"),
+        field<&GroupInfo::capabilities>("capabilities"),
     };
 };
 
 template <>
 struct Fields<ConvertToPool> {
-    static constexpr std::tuple list{
-        Field{"name", &ConvertToPool::name},
-        Field{"metadata", &ConvertToPool::metadata},
-        Field{"metadata_size", &ConvertToPool::metadata_size},
-        Field{"chunk_size", &ConvertToPool::chunk_size},
-        Field{"zero_new_blocks", &ConvertToPool::zero_new_blocks},
-        Field{"error_when_full", &ConvertToPool::error_when_full},
-        Field{"discards", &ConvertToPool::discards},
+    static constexpr std::array list{
+        field<&ConvertToPool::name>("name"),
+        field<&ConvertToPool::metadata>("metadata"),
+        field<&ConvertToPool::metadata_size>("metadata_size"),
+        field<&ConvertToPool::chunk_size>("chunk_size"),
+        field<&ConvertToPool::zero_new_blocks>("zero_new_blocks"),
+        field<&ConvertToPool::error_when_full>("error_when_full"),
+        field<&ConvertToPool::discards>("discards"),
     };
 };
 
 template <>
 struct Fields<SetActive> {
-    static constexpr std::tuple list{
-        Field{"names", &SetActive::names},
-        Field{"active", &SetActive::active},
-        Field{"ignore_skip", &SetActive::ignore_skip},
+    static constexpr std::array list{
+        field<&SetActive::names>("names"),
+        field<&SetActive::active>("active"),
+        field<&SetActive::ignore_skip>("ignore_skip"),
     };
 };
 
 template <>
 struct Fields<PoolDependent> {
-    static constexpr std::tuple list{
-        Field{"name", &PoolDependent::name},       Field{"id", &PoolDependent::id},           Field{"device_id", &PoolDependent::device_id},
-        Field{"foreign", &PoolDependent::foreign}, Field{"used_by", &PoolDependent::used_by},
+    static constexpr std::array list{
+        field<&PoolDependent::name>("name"),       field<&PoolDependent::id>("id"),           field<&PoolDependent::device_id>("device_id"),
+        field<&PoolDependent::foreign>("foreign"), field<&PoolDependent::used_by>("used_by"),
     };
 };
 
 template <>
 struct Fields<PoolCheck> {
-    static constexpr std::tuple list{
-        Field{"grade", &PoolCheck::grade},
-        Field{"findings", &PoolCheck::findings},
-        Field{"finding_count", &PoolCheck::finding_count},
-        Field{"leaked_data_blocks", &PoolCheck::leaked_data_blocks},
-        Field{"leaked_metadata_blocks", &PoolCheck::leaked_metadata_blocks},
+    static constexpr std::array list{
+        field<&PoolCheck::grade>("grade"),
+        field<&PoolCheck::findings>("findings"),
+        field<&PoolCheck::finding_count>("finding_count"),
+        field<&PoolCheck::leaked_data_blocks>("leaked_data_blocks"),
+        field<&PoolCheck::leaked_metadata_blocks>("leaked_metadata_blocks"),
     };
 };
 
 template <>
 struct Fields<PoolContents> {
-    static constexpr std::tuple list{
-        Field{"transaction_id", &PoolContents::transaction_id},
-        Field{"changing", &PoolContents::changing},
-        Field{"device_ids", &PoolContents::device_ids},
-        Field{"check", &PoolContents::check},
+    static constexpr std::array list{
+        field<&PoolContents::transaction_id>("transaction_id"),
+        field<&PoolContents::changing>("changing"),
+        field<&PoolContents::device_ids>("device_ids"),
+        field<&PoolContents::check>("check"),
     };
 };
 
 template <>
 struct Fields<ThinUsage> {
-    static constexpr std::tuple list{
-        Field{"device_id", &ThinUsage::device_id},
-        Field{"mapped", &ThinUsage::mapped},
-        Field{"exclusive", &ThinUsage::exclusive},
+    static constexpr std::array list{
+        field<&ThinUsage::device_id>("device_id"),
+        field<&ThinUsage::mapped>("mapped"),
+        field<&ThinUsage::exclusive>("exclusive"),
     };
 };
 
 template <>
 struct Fields<PackedMetadata> {
-    static constexpr std::tuple list{
-        Field{"bytes", &PackedMetadata::bytes},
-        Field{"transaction_id", &PackedMetadata::transaction_id},
-        Field{"of_metadata_snapshot", &PackedMetadata::of_metadata_snapshot},
+    static constexpr std::array list{
+        field<&PackedMetadata::bytes>("bytes"),
+        field<&PackedMetadata::transaction_id>("transaction_id"),
+        field<&PackedMetadata::of_metadata_snapshot>("of_metadata_snapshot"),
     };
 };
 
@@ -280,7 +305,7 @@ consteval bool takes(std::index_sequence<Each...>) {
 }
 
 template <typename T>
-constexpr std::size_t listed = std::tuple_size_v<decltype(Fields<T>::list)>;
+constexpr std::size_t listed = Fields<T>::list.size();
 template <typename... T>
 constexpr bool all_fields_listed =
     ((takes<T>(std::make_index_sequence<listed<T>>()) && !takes<T>(std::make_index_sequence<listed<T> + 1>())) && ...);
@@ -350,6 +375,8 @@ constexpr bool is_optional<std::optional<T>> = true;
 
 // A group's text may hold bytes that aren't UTF-8; they become "?", as a listing has to go on.
 std::string valid_utf8(const std::string& text) {
+    if (std::ranges::all_of(text, [](char c) { return static_cast<unsigned char>(c) < 0x80; }))
+        return text;
     std::string result;
     result.reserve(text.size());
     for (std::size_t i = 0; i < text.size();) {
@@ -379,20 +406,37 @@ std::string valid_utf8(const std::string& text) {
 }
 
 template <typename T>
-Json write(const T& value) {
+bool is_absent(const T& value, const T& absent) {
+    if constexpr (Described<T>)
+        return false;
+    else if constexpr (is_vector<T>)
+        return value.empty() && absent.empty();
+    else if constexpr (is_optional<T>)
+        return !value && !absent;
+    else
+        return value == absent;
+}
+
+template <typename T>
+Json write(const T& value, bool brief) {
     if constexpr (Described<T>) {
+        static const T absent{};
         Json json = Json::object();
-        std::apply(
-            [&](const auto&... field) { (json.get_ref<Json::object_t&>().emplace_back(field.name, write(value.*field.member)), ...); },
-            Fields<T>::list);
+        auto& members = json.get_ref<Json::object_t&>();
+        if (!brief)
+            members.reserve(Fields<T>::list.size());
+        for (const auto& field : Fields<T>::list)
+            if (std::optional<Json> content = field.write(value, brief ? &absent : nullptr))
+                members.emplace_back(field.name, *std::move(content));
         return json;
     } else if constexpr (is_vector<T>) {
         Json json = Json::array();
+        json.get_ref<Json::array_t&>().reserve(value.size());
         for (const auto& item : value)
-            json.push_back(write(item));
+            json.push_back(write(item, brief));
         return json;
     } else if constexpr (is_optional<T>) {
-        return value ? write(*value) : Json();
+        return value ? write(*value, brief) : Json();
     } else if constexpr (std::is_enum_v<T>) {
         for (const auto& [known, word] : Words<T>::list)
             if (known == value)
@@ -405,36 +449,43 @@ Json write(const T& value) {
     }
 }
 
+std::unexpected<Error> behind(const std::string& place, const Error& error) {
+    return std::unexpected(Error(error.kind(), place + error.message(), error.error_number()));
+}
+
 template <typename T>
-Result<void> read(const Json& json, T& value, const std::string& place) {
+Result<void> read(const Json& json, T& value) {
     if constexpr (Described<T>) {
         if (!json.is_object())
-            return fail(ErrorKind::usage, "{}: expected an object", place);
-        Result<void> outcome;
-        auto read_field = [&](const auto& field) {
-            auto found = json.find(field.name);
-            if (found != json.end())
-                outcome = read(*found, value.*field.member, place + "." + field.name);
-            return outcome.has_value();
-        };
-        std::apply([&](const auto&... field) { (read_field(field) && ...); }, Fields<T>::list);
-        return outcome;
+            return fail(ErrorKind::usage, ": expected an object");
+        constexpr const auto& list = Fields<T>::list;
+        std::size_t next = 0;  // where it is if the members come in the order of the list
+        for (const auto& [name, content] : json.get_ref<const Json::object_t&>())
+            for (std::size_t i = 0; i < list.size(); ++i) {
+                const auto& field = list[(next + i) % list.size()];
+                if (field.name != name)
+                    continue;
+                if (Result<void> outcome = field.read(content, value); !outcome)
+                    return behind("." + name, outcome.error());
+                next += i + 1;
+                break;
+            }
+        return {};
     } else if constexpr (is_vector<T>) {
         if (!json.is_array())
-            return fail(ErrorKind::usage, "{}: expected an array", place);
+            return fail(ErrorKind::usage, ": expected an array");
         value.clear();
         value.reserve(json.size());
-        for (const Json& item : json) {
-            std::string item_place = fmt::format("{}[{}]", place, value.size());
-            TRY(read(item, value.emplace_back(), item_place));
-        }
+        for (const Json& item : json)
+            if (Result<void> outcome = read(item, value.emplace_back()); !outcome)
+                return behind(fmt::format("[{}]", value.size() - 1), outcome.error());
         return {};
     } else if constexpr (is_optional<T>) {
         if (json.is_null()) {
             value.reset();
             return {};
         }
-        return read(json, value.emplace(), place);
+        return read(json, value.emplace());
     } else if constexpr (std::is_enum_v<T>) {
         if (json.is_string())
             for (const auto& [known, word] : Words<T>::list)
@@ -442,15 +493,15 @@ Result<void> read(const Json& json, T& value, const std::string& place) {
                     value = known;
                     return {};
                 }
-        return fail(ErrorKind::usage, "{}: not a word that is known here", place);
+        return fail(ErrorKind::usage, ": not a word that is known here");
     } else if constexpr (std::is_same_v<T, bool>) {
         if (!json.is_boolean())
-            return fail(ErrorKind::usage, "{}: expected true or false", place);
+            return fail(ErrorKind::usage, ": expected true or false");
         value = json.get<bool>();
         return {};
     } else if constexpr (std::is_same_v<T, std::string>) {
         if (!json.is_string())
-            return fail(ErrorKind::usage, "{}: expected a string", place);
+            return fail(ErrorKind::usage, ": expected a string");
         value = json.get_ref<const std::string&>();
         return {};
     } else {
@@ -458,7 +509,7 @@ Result<void> read(const Json& json, T& value, const std::string& place) {
         bool fits = json.is_number_unsigned() ? std::in_range<T>(json.get<std::uint64_t>())
                                               : json.is_number_integer() && std::in_range<T>(json.get<std::int64_t>());
         if (!fits)
-            return fail(ErrorKind::usage, "{}: expected a whole number of {} bits", place, sizeof(T) * 8);
+            return fail(ErrorKind::usage, ": expected a whole number of {} bits", sizeof(T) * 8);
         value = json.get<T>();
         return {};
     }
@@ -466,6 +517,39 @@ Result<void> read(const Json& json, T& value, const std::string& place) {
 
 constexpr std::size_t max_depth = 16;
 constexpr std::size_t max_members = 256;
+
+// Objects keep their members in order, and look for one along the list: without a limit, many members would take for ever. What isn't JSON
+// may pass: what it has up to the fault, where the parser ends, is counted as the parser would.
+bool within_limits(std::string_view text) {
+    std::array<std::size_t, max_depth + 1> members{};  // of the object at each depth
+    std::size_t depth = 0;
+    bool in_string = false;
+    for (std::size_t i = 0; i < text.size(); ++i) {
+        switch (text[i]) {
+        case '"': in_string = !in_string; break;
+        case '\\': i += in_string; break;
+        case '{':
+        case '[':
+            if (in_string)
+                break;
+            if (depth == max_depth)
+                return false;
+            members[++depth] = 0;
+            break;
+        case '}':
+        case ']':
+            if (!in_string && depth > 0)
+                --depth;
+            break;
+        case ':':
+            if (!in_string && ++members[depth] > max_members)
+                return false;
+            break;
+        default: break;
+        }
+    }
+    return true;
+}
 
 constexpr std::array error_kinds{ErrorKind::failed,  ErrorKind::usage,   ErrorKind::not_found, ErrorKind::exists,
                                  ErrorKind::refused, ErrorKind::damaged, ErrorKind::no_space,  ErrorKind::unsupported};
@@ -482,13 +566,19 @@ Result<std::string> print(const Json& json, int indent) {
 
 template <typename T>
 Json to_json(const T& value) {
-    return write(value);
+    return write(value, false);
+}
+
+template <typename T>
+Json to_json_brief(const T& value) {
+    return write(value, true);
 }
 
 template <typename T>
 Result<T> from_json(const Json& json, std::string_view place) {
     T value{};
-    TRY(read(json, value, std::string(place)));
+    if (Result<void> outcome = read(json, value); !outcome)
+        return behind(std::string(place), outcome.error());
     return value;
 }
 
@@ -530,6 +620,8 @@ LAMELLA_JSON_TYPE(PoolContents)
 LAMELLA_JSON_TYPE(std::vector<ThinUsage>)
 LAMELLA_JSON_TYPE(PackedMetadata)
 
+template Json to_json_brief(const std::vector<VolumeInfo>&);
+
 Json error_to_json(const Error& error) {
     Json json = Json::object();
     json["kind"] = std::string(to_string(error.kind()));
@@ -552,24 +644,10 @@ Error error_from_json(const Json& json) {
 }
 
 Result<Json> parse_json(std::string_view text) {
-    // Objects keep their members in order, and look for one along the list: without a limit, many members would take for ever.
-    struct TooBig {};
-    std::array<std::size_t, max_depth + 1> members{};  // of the object at each depth
-    auto limit = [&](int depth, Json::parse_event_t event, Json&) {
-        auto at = static_cast<std::size_t>(depth);
-        if (event == Json::parse_event_t::object_start || event == Json::parse_event_t::array_start) {
-            if (at >= max_depth)
-                throw TooBig();
-            members[at + 1] = 0;
-        } else if (event == Json::parse_event_t::key && ++members[at] > max_members) {
-            throw TooBig();
-        }
-        return true;
-    };
-    try {
-        return Json::parse(text, limit);
-    } catch (const TooBig&) {
+    if (!within_limits(text))
         return fail(ErrorKind::usage, "JSON nests deeper than {} or has an object of more than {} members", max_depth, max_members);
+    try {
+        return Json::parse(text);
     } catch (const Json::exception& error) {
         return fail(ErrorKind::usage, "not JSON: {}", valid_utf8(error.what()));
     }

@@ -22,6 +22,10 @@ using Json = nlohmann::ordered_json;
 template <typename T>
 Json to_json(const T& value);
 
+// For from_json() at the other end, T: std::vector<VolumeInfo>. Without the members that are what from_json() has for absent ones.
+template <typename T>
+Json to_json_brief(const T& value);
+
 // `place` begins the error's message: "params.request: ...". Errors: usage.
 template <typename T>
 Result<T> from_json(const Json& json, std::string_view place);

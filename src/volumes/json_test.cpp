@@ -79,6 +79,31 @@ TEST(Json, UnknownIsNull) {
     EXPECT_FALSE(from_json<VolumeInfo>(json, "value")->mapped.has_value());
 }
 
+// What is left out is what a reader has anyway.
+TEST(Json, Brief) {
+    std::vector<VolumeInfo> volumes(3);
+    volumes[1].name = "n";
+    volumes[1].kind = VolumeKind::thin;
+    volumes[1].tags = {"t"};
+    volumes[1].stripes = VolumeInfo{}.stripes + 1;
+    volumes[1].mapped = 0;
+    volumes[1].active = false;
+    volumes[1].zero_new_blocks = false;
+    volumes[1].open_count = 1;
+    const std::string brief = *print_json(to_json_brief(volumes));
+    EXPECT_EQ(brief, fmt::format(R"([{{}},{{"name":"n","kind":"thin","tags":["t"],"stripes":{},"mapped":0,)"
+                                 R"("zero_new_blocks":false,"active":false,"open_count":1}},{{}}])",
+                                 volumes[1].stripes));
+    EXPECT_EQ(to_json(*from_json<std::vector<VolumeInfo>>(*parse_json(brief), "v")), to_json(volumes));
+}
+
+TEST(Json, MembersInAnyOrder) {
+    const auto read = from_json<VolumeInfo>(*parse_json(R"({"refused":"r","later":1,"name":"n","size":2,"id":"i","size":3})"), "v");
+    ASSERT_TRUE(read) << read.error().message();
+    EXPECT_EQ(read->refused + read->name + read->id, "rni");
+    EXPECT_EQ(read->size, 3u);
+}
+
 TEST(Json, GroupInfo) {
     GroupInfo group{"n",   "i",   1,     2,     3,
                     4,     "s",   "l",   {"t"}, {{"pv0", "j", "/d", 5, 6, 7, true, true, "hint", {"u"}}},
@@ -153,7 +178,11 @@ TEST(Json, Limits) {
         many += fmt::format(R"({}"k{}":{{"a":1}})", i ? "," : "", i);
     EXPECT_TRUE(parse_json(many + "}"));
     EXPECT_FALSE(parse_json(many + R"(,"k256":1})"));
-    for (std::string_view text : {"", "{", "nul", "{}{}", "{\"a\":1,}", "\"\xff\""})
+    // What stands in a string doesn't count, wherever that ends.
+    EXPECT_TRUE(parse_json("\"" + std::string(1000, '[') + std::string(1000, ':') + "\""));
+    EXPECT_TRUE(parse_json(R"(["\"[[[[[[[[[[[[[[[[[","]]]"])"));
+    EXPECT_FALSE(parse_json(R"(["\\",)" + std::string(16, '[') + std::string(16, ']') + "]"));
+    for (std::string_view text : {"", "{", "}", "]{", "\"\\", "nul", "{}{}", "{\"a\":1,}", "\"\xff\""})
         EXPECT_EQ(parse_json(text).error().kind(), ErrorKind::usage) << text;
 }
 

@@ -33,7 +33,7 @@ Result<std::vector<PhysicalVolumeInfo>> RemoteGroup::inspect_disks() {
     return call<std::vector<PhysicalVolumeInfo>>(*client_, "inspect_disks", Json::object());
 }
 
-Result<std::vector<VolumeInfo>> RemoteGroup::volumes() { return call<std::vector<VolumeInfo>>(*client_, "volumes", Json::object()); }
+Result<std::vector<VolumeInfo>> RemoteGroup::volumes() { return call<std::vector<VolumeInfo>>(*client_, "volumes", {{"brief", true}}); }
 
 Result<VolumeInfo> RemoteGroup::volume(const std::string& name) { return call<VolumeInfo>(*client_, "volume", {{"name", exactly(name)}}); }
 
