@@ -138,8 +138,8 @@ void define_create(CommandLine line) {
                             print_size(pool.chunk_size));
         text += fmt::format("  metadata  {}, for {} volumes\n", print_size(plan.metadata), needs.volumes);
         text += fmt::format("  spare     {}\n", print_size(std::max(spare, plan.metadata)));
-        text += fmt::format("  free      {}, {} of it for {} extensions by {} percent\n", print_size(plan.reserve + plan.left),
-                            print_size(plan.reserve), needs.extensions, needs.percent);
+        text += fmt::format("  free      {}, {} of it for {} extension{} by {} percent\n", print_size(plan.reserve + plan.left),
+                            print_size(plan.reserve), needs.extensions, needs.extensions == 1 ? "" : "s", needs.percent);
         const std::string configuration =
             general ? "" : fmt::format(fmt::runtime(purpose->configuration), lvm2::dm_name(info.name, made.name));
         text += configuration;

@@ -499,6 +499,8 @@ TEST_F(Commands, PoolCreate) {
     EXPECT_GE(json()["reserve"].get<std::uint64_t>(), size * 2 / 5);
     EXPECT_EQ(run({"pool", "create", "./vms.img:p2", "--size", "50%FREE", "--extensions", "0"}), 0);
     EXPECT_THAT(out, HasSubstr("thin-pool volume p2, 5.00 GiB: created\n  data      5.00 GiB, 81920 chunks of 64.00 KiB\n"));
+    EXPECT_EQ(run({"pool", "create", "./vms.img:p4", "--size", "1G", "--extensions", "1"}), 0);
+    EXPECT_THAT(out, HasSubstr(" of it for 1 extension by 20 percent\n"));
     // The guides' arithmetic, which leaves no room to extend.
     EXPECT_EQ(run({"pool", "create", "./vms.img:p3", "--size", "95%FREE"}), 6);
     EXPECT_THAT(err, HasSubstr("for 2 extensions by 20 percent are"));

@@ -53,10 +53,11 @@ Result<PoolPlan> plan_pool(std::uint64_t free, std::uint64_t extent, std::uint64
         return fail(ErrorKind::no_space, "{} are free in the group, less than the pool alone", print_size(free));
     Parts fitting = TRY(parts(data, extent, spare, needs));
     if (fitting.total() > free)
-        return fail(ErrorKind::no_space,
-                    "{} of data, {} of metadata, {} for the spare, and {} for {} extensions by {} percent are {}; {} are free in the group",
-                    print_size(data), print_size(fitting.plan.metadata), print_size(fitting.plan.spare), print_size(fitting.plan.reserve),
-                    needs.extensions, needs.percent, print_size(fitting.total()), print_size(free));
+        return fail(
+            ErrorKind::no_space,
+            "{} of data, {} of metadata, {} for the spare, and {} for {} extension{} by {} percent are {}; {} are free in the group",
+            print_size(data), print_size(fitting.plan.metadata), print_size(fitting.plan.spare), print_size(fitting.plan.reserve),
+            needs.extensions, needs.extensions == 1 ? "" : "s", needs.percent, print_size(fitting.total()), print_size(free));
     if (!needs.data) {
         // The largest number of extents that leaves room for all the rest, which grows with them.
         std::uint64_t low = data / extent, high = free / extent + 1;
