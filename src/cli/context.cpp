@@ -4,14 +4,19 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/interrupt.h"
+#include "cli/output.h"
 #include "cli/progress_line.h"
 
 namespace lamella::cli {
 
 Result<VolumeGroup*> Context::open(const GroupAddress& address, Access access) {
     wants_group_ = true;
-    group_ = TRY(environment_.open_group(address, access));
+    group_ = TRY(environment_.open_group(address, access == Access::write && dry_run ? Access::trial : access));
     address_ = address;
+    // Commands that only look say it with what they find.
+    if (access != Access::read)
+        if (const auto info = group_->info())
+            note_broken_off(*this, *info);
     return group_.get();
 }
 

@@ -47,6 +47,7 @@ std::string remedy_text(const Context& context, const Remedy& remedy) {
         return fmt::format("{}: metadata {} by {}\n", remedy.volume, context.done("extended"), print_size(remedy.bytes));
     case Remedy::Kind::make_spare:
         return fmt::format("spare metadata volume: {}, {} more\n", context.done("made"), print_size(remedy.bytes));
+    case Remedy::Kind::drop_tag: return fmt::format("{}: kept, its tag {}\n", remedy.volume, context.done("taken away"));
     }
     return {};
 }

@@ -82,6 +82,8 @@ Result<std::unique_ptr<VolumeGroup>> open_group(const GroupAddress& address, Acc
         // While LVM has it inactive, a process of ours may serve it.
         if (std::unique_ptr<ControlClient> client = TRY(ControlClient::connect(TRY(kernel->disks()))))
             return std::make_unique<RemoteGroup>(std::move(client));
+        if (access == Access::write)
+            TRY_WITHIN(fmt::format("group {}", address.name), kernel->recover());
         return kernel;
     }
     if (std::unique_ptr<ControlClient> client = TRY(ControlClient::connect(address.paths)))

@@ -21,6 +21,7 @@ namespace lamella::cli {
 enum class Access {
     read,  // looks only: a damaged or foreign group is opened as far as it is sound
     write,
+    trial,  // as for writing, of a change that isn't carried out: what was broken off before isn't settled either
 };
 
 // All that a command sees of the world outside, so that tests can stand in for it.
@@ -43,7 +44,7 @@ struct Environment {
 // The process's own standard streams, and groups as they are.
 Environment system_environment();
 
-// Of this host's LVM. Errors: as KernelGroup's; refused when not root; not_found without LVM.
+// Of this host's LVM, for reading. Errors: as KernelGroup's; refused when not root; not_found without LVM.
 Result<std::unique_ptr<KernelGroup>> open_kernel_group(const std::string& name);
 
 // Errors: refused when not root; not_found without LVM; failed.

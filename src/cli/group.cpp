@@ -94,6 +94,7 @@ void define_check(CommandLine line) {
     line.runs([address](Context& context) -> Result<void> {
         VolumeGroup& group = *TRY(context.open(*address, Access::read));
         GroupInfo info = TRY(group.info());
+        note_broken_off(context, info);
         std::string text;
         for (const std::string& finding : info.findings)
             text += finding + "\n";

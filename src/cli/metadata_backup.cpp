@@ -29,6 +29,7 @@ void define_metadata_backup(CommandLine& line) {
         if (arguments->keep == 0)
             return fail(ErrorKind::usage, "--keep: at least 1, the copy that is made");
         VolumeGroup& group = *TRY(context.open(arguments->group, Access::read));
+        note_broken_off(context, TRY(group.info()));
         const manage::MetadataBackup backup = TRY(manage::back_up_metadata(group, {.folder = arguments->folder, .keep = arguments->keep}));
         Json json = {{"folder", backup.folder.native()}, {"pools", Json::array()}, {"failed", backup.failed}, {"removed", Json::array()}};
         std::string text = fmt::format("metadata kept in {}\n", backup.folder.native());

@@ -13,6 +13,7 @@
 #include <cstdlib>
 
 #include "base/endian.h"
+#include "cli/output.h"
 #include "device/file_device.h"
 #include "mapper/volume_device.h"
 #include "thin/superblock.h"
@@ -91,6 +92,8 @@ Result<std::unique_ptr<MetadataInput>> MetadataInput::open(const std::string& ad
         if (access == Access::write)
             return fail(ErrorKind::unsupported, "{}: the metadata of a pool that the host's LVM runs is written by LVM alone", address);
         input->kernel_ = TRY(open_kernel_group(pool->group.name));
+        for (const std::string& line : broken_off_lines(TRY(input->kernel_->info())))
+            fmt::print(stderr, "lamella: {}\n", line);
         input->held_ = TRY_WITHIN(address, input->kernel_->read_metadata(pool->volume));
         if (input->held_->in_snapshot() && active == Active::refused)
             return fail(ErrorKind::refused, "{} is active: only its metadata snapshot can be read, as ls, dump, diff, check and pack do",

@@ -298,9 +298,27 @@ Result<void> answer_volumes(Context& context, std::string_view sentences, const 
     return context.answer(sentences, {{"dry_run", context.dry_run}, {"volumes", to_json(volumes)}});
 }
 
+std::vector<std::string> broken_off_lines(const GroupInfo& group) {
+    std::vector<std::string> lines, volumes;
+    for (const std::string& recovered : group.served ? std::vector<std::string>() : group.recovered)
+        lines.push_back(fmt::format("group {}: {}", group.name, recovered));
+    for (const BrokenOff& one : group.broken_off)
+        if (!one.volume.empty())
+            volumes.push_back(one.volume);
+    if (!group.broken_off.empty())
+        lines.push_back(fmt::format("group {}: a change was broken off{}{}{}: lamella doctor {} tells more", group.name,
+                                    volumes.empty() ? "" : " that was at ", fmt::join(volumes, ", "),
+                                    group.lock_type.empty() ? "" : ", or another host makes it now", group.name));
+    return lines;
+}
+
+void note_broken_off(Context& context, const GroupInfo& group) {
+    for (const std::string& line : broken_off_lines(group))
+        context.note(line);
+}
+
 void note_findings(Context& context, const GroupInfo& group) {
-    for (const std::string& recovered : group.recovered)
-        context.note(fmt::format("group {}: {}", group.name, recovered));
+    note_broken_off(context, group);
     for (const std::string& finding : group.findings)
         context.note(fmt::format("warning: group {}: {}", group.name, finding));
 }

@@ -48,7 +48,11 @@ std::string describe_group(const GroupInfo& group);
 Result<void> answer_volume(Context& context, std::string_view sentence, const VolumeInfo& volume);
 // Likewise of several: {"dry_run", "volumes"}.
 Result<void> answer_volumes(Context& context, std::string_view sentences, const std::vector<VolumeInfo>& volumes);
-// What the opening of a group put right, and what is wrong with it, on standard error.
+// What killed processes left of their changes: what the opening of a group put right, and what is still there; on standard error.
+void note_broken_off(Context& context, const GroupInfo& group);
+// The same as text, a line each.
+std::vector<std::string> broken_off_lines(const GroupInfo& group);
+// These, and what is wrong with the group.
 void note_findings(Context& context, const GroupInfo& group);
 
 }  // namespace lamella::cli

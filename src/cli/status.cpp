@@ -3,6 +3,7 @@
 
 #include "cli/command_line.h"
 #include "cli/context.h"
+#include "cli/output.h"
 
 namespace lamella::cli {
 
@@ -19,6 +20,7 @@ void define_status(CommandLine& line) {
         VolumeGroup& group = *TRY(context.open(arguments->volume.group, Access::read));
         const std::string& name = arguments->volume.volume;
         std::string text = arguments->table ? TRY(group.table_line(name)) : TRY(group.status_line(name));
+        note_broken_off(context, TRY(group.info()));
         Json answer = Json::object();
         answer[arguments->table ? "table" : "status"] = text;
         return context.answer(text + "\n", answer);

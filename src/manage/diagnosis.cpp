@@ -8,6 +8,7 @@
 
 #include "base/files.h"
 #include "base/sizes.h"
+#include "volumes/unfinished.h"
 
 namespace lamella::manage {
 
@@ -55,6 +56,7 @@ class Diagnosis {
         }
         look_at_spare();
         look_at_promises();
+        look_at_broken_off();
         look_at_text();
         std::ranges::stable_sort(findings_, std::ranges::greater(), &Finding::urgency);
         return std::move(findings_);
@@ -133,6 +135,45 @@ class Diagnosis {
             Finding& finding = add(Urgency::advice, "group-full", "", fmt::format("group {} has no room left", info.name),
                                    "neither pools nor the stores of snapshots can be extended when they fill");
             finding.why_not = "a physical volume has to be added";
+        }
+    }
+    // --- What killed processes left ---
+    void look_at_broken_off() {
+        const bool shared = !seen_.group.lock_type.empty();
+        for (const BrokenOff& one : seen_.group.broken_off) {
+            if (one.tag.empty()) {
+                Finding& finding = add(Urgency::advice, "metadata-snapshot-left", one.volume,
+                                       "the pool holds a metadata snapshot, and a process was killed while it asked for one",
+                                       "blocks of metadata that were freed since stay in use as long as it is held");
+                finding.commands = {fmt::format("lamella metadata-snapshot {} release", address(one.volume))};
+                finding.why_not = "it may be somebody else's";
+                continue;
+            }
+            std::size_t same = 0;
+            for (const VolumeInfo& volume : seen_.volumes)
+                same += std::ranges::find(volume.tags, one.tag) != volume.tags.end();
+            Finding& finding =
+                add(Urgency::warning, "change-broken-off", one.volume,
+                    one.volume.empty() ? fmt::format("the group has the tag {}: a pool was being made of two volumes", one.tag)
+                                       : fmt::format("{} has the tag {}, as {} in all: the change that made it didn't come to its end",
+                                                     one.volume, one.tag, same == 1 ? "one" : fmt::to_string(same)),
+                    "none for the data; but it may lack what was to be made with it: look whether it is of use, and remove what isn't");
+            if (one.tag == unfinished::removal) {
+                finding.evidence = fmt::format("pool {} has the tag {}: its removal was broken off", one.volume, one.tag);
+                finding.risk = "devices in it that weren't LVM's may be gone already";
+                finding.commands = {fmt::format("lamella pool remove {} --force-children", address(one.volume))};
+                finding.why_not = "removing is for you to decide";
+            } else if (one.volume.empty()) {
+                finding.commands = {fmt::format("lvs --all -o +lv_uuid {}", quoted(seen_.group.name)),
+                                    fmt::format("vgchange --deltag {} {}", quoted(one.tag), quoted(seen_.group.name))};
+                finding.why_not = "look whether the volumes of these ids are a pool with the settings that it was to have";
+            } else {
+                finding.commands = {fmt::format("lamella tag {} --remove {}", address(one.volume), quoted(one.tag))};
+                if (shared)
+                    finding.why_not = "another host may be at this change now";
+                else
+                    finding.remedy = Remedy{.kind = Remedy::Kind::drop_tag, .volume = one.volume, .tag = one.tag};
+            }
         }
     }
     // What the group says of itself, unless it is told above of the volume or disk that it is about.
@@ -510,6 +551,10 @@ std::vector<Finding> diagnose(const Examination& examination, const DiagnosisOpt
 }
 
 Result<void> apply(VolumeGroup& group, const Remedy& remedy, ChangeOptions options) {
+    if (remedy.kind == Remedy::Kind::drop_tag) {
+        TRY(group.change_tags(remedy.volume, {}, {remedy.tag}, options));
+        return {};
+    }
     if (remedy.kind == Remedy::Kind::make_spare) {
         TRY(group.make_spare(options));
         return {};

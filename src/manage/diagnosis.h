@@ -25,10 +25,11 @@ std::string_view to_string(Urgency urgency);
 
 // What can be done to a group without asking: it loses nothing, ends nothing, and takes no more than room that is free.
 struct Remedy {
-    enum class Kind { extend_store, extend_data, extend_metadata, make_spare };
+    enum class Kind { extend_store, extend_data, extend_metadata, make_spare, drop_tag };
     Kind kind;
     std::string volume;       // empty: the group
     std::uint64_t bytes = 0;  // of room, by which it is extended
+    std::string tag = {};     // that is taken away
     bool operator==(const Remedy&) const = default;
 };
 

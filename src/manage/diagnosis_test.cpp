@@ -330,5 +330,30 @@ TEST_F(Doctor, ExaminesEachPool) {
     EXPECT_EQ(found->volumes.size(), 3u);
 }
 
+TEST_F(Doctor, WhatKilledProcessesLeft) {
+    const std::string set = "lamella.unfinished=set.2.x";
+    volume("web").tags = {"mine", set};
+    seen.group.broken_off = {{"web", set}};
+    const Finding finding = only();
+    EXPECT_EQ(finding.kind, "change-broken-off");
+    EXPECT_THAT(finding.commands, ElementsAre("lamella tag ./vms.img:web --remove " + set));
+    EXPECT_EQ(finding.remedy, (Remedy{.kind = Remedy::Kind::drop_tag, .volume = "web", .tag = set}));
+    FakeGroup group;
+    group.list = seen.volumes;
+    EXPECT_TRUE(apply(group, *finding.remedy, {}));
+    // Of hosts that share a group, another may be at it.
+    seen.group.lock_type = "sanlock";
+    EXPECT_FALSE(only().remedy);
+    seen.group.lock_type.clear();
+    // A tag of the group is no volume's.
+    seen.group.broken_off = {{"", "lamella.unfinished=pool.a.b"}};
+    EXPECT_THAT(only().commands.back(), HasSubstr("vgchange --deltag lamella.unfinished=pool.a.b"));
+    seen.group.broken_off = {{"pool", "lamella.unfinished=removal"}};
+    EXPECT_THAT(only().commands, ElementsAre("lamella pool remove ./vms.img:pool --force-children"));
+    seen.group.broken_off = {{"pool", ""}};
+    EXPECT_EQ(only().kind, "metadata-snapshot-left");
+    EXPECT_THAT(kinds(), ElementsAre("metadata-snapshot-left"));
+}
+
 }  // namespace
 }  // namespace lamella::manage

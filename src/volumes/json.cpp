@@ -14,6 +14,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "volumes/unfinished.h"
 #include "volumes/volume_group.h"
 
 namespace lamella {
@@ -203,6 +204,34 @@ struct Fields<PhysicalVolumeInfo> {
 };
 
 template <>
+struct Fields<BrokenOff> {
+    static constexpr std::array list{
+        field<&BrokenOff::volume>("volume"),
+        field<&BrokenOff::tag>("tag"),
+    };
+};
+
+template <>
+struct Fields<RecordedVolume> {
+    static constexpr std::array list{
+        field<&RecordedVolume::name>("name"),
+        field<&RecordedVolume::id>("id"),
+        field<&RecordedVolume::tags>("tags"),
+    };
+};
+
+template <>
+struct Fields<ChangeRecord> {
+    static constexpr std::array list{
+        field<&ChangeRecord::tag>("tag"),
+        field<&ChangeRecord::pool>("pool"),
+        field<&ChangeRecord::pool_tags>("pool_tags"),
+        field<&ChangeRecord::sequence_number>("sequence_number"),
+        field<&ChangeRecord::volumes>("volumes"),
+    };
+};
+
+template <>
 struct Fields<GroupInfo> {
     static constexpr std::array list{
         field<&GroupInfo::name>("name"),
@@ -217,6 +246,7 @@ struct Fields<GroupInfo> {
         field<&GroupInfo::physical_volumes>("physical_volumes"),
         field<&GroupInfo::findings>("findings"),
         field<&GroupInfo::recovered>("recovered"),
+        field<&GroupInfo::broken_off>("broken_off"),
         field<&GroupInfo::writable>("writable"),
         field<&GroupInfo::served>("served"),
         field<&GroupInfo::capabilities>("capabilities"),
@@ -309,9 +339,9 @@ constexpr std::size_t listed = Fields<T>::list.size();
 template <typename... T>
 constexpr bool all_fields_listed =
     ((takes<T>(std::make_index_sequence<listed<T>>()) && !takes<T>(std::make_index_sequence<listed<T> + 1>())) && ...);
-static_assert(
-    all_fields_listed<SizeRequest, CreateVolume, CreatePool, CreateSnapshot, ResizeVolume, Progress, VolumeInfo, PhysicalVolumeInfo,
-                      GroupInfo, ConvertToPool, SetActive, PoolDependent, PoolCheck, PoolContents, ThinUsage, PackedMetadata>);
+static_assert(all_fields_listed<SizeRequest, CreateVolume, CreatePool, CreateSnapshot, ResizeVolume, Progress, VolumeInfo,
+                                PhysicalVolumeInfo, GroupInfo, ConvertToPool, SetActive, PoolDependent, PoolCheck, PoolContents, ThinUsage,
+                                PackedMetadata, BrokenOff, RecordedVolume, ChangeRecord>);
 
 template <typename T>
 struct Words;
@@ -619,6 +649,7 @@ LAMELLA_JSON_TYPE(std::vector<PoolDependent>)
 LAMELLA_JSON_TYPE(PoolContents)
 LAMELLA_JSON_TYPE(std::vector<ThinUsage>)
 LAMELLA_JSON_TYPE(PackedMetadata)
+LAMELLA_JSON_TYPE(ChangeRecord)
 
 template Json to_json_brief(const std::vector<VolumeInfo>&);
 

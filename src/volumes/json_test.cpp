@@ -105,14 +105,27 @@ TEST(Json, MembersInAnyOrder) {
 }
 
 TEST(Json, GroupInfo) {
-    GroupInfo group{"n",   "i",   1,     2,     3,
-                    4,     "s",   "l",   {"t"}, {{"pv0", "j", "/d", 5, 6, 7, true, true, "hint", {"u"}}},
-                    {"f"}, {"r"}, false, true,  {Capability::activation, Capability::trim}};
+    GroupInfo group{"n",
+                    "i",
+                    1,
+                    2,
+                    3,
+                    4,
+                    "s",
+                    "l",
+                    {"t"},
+                    {{"pv0", "j", "/d", 5, 6, 7, true, true, "hint", {"u"}}},
+                    {"f"},
+                    {"r"},
+                    {{"v", "lamella.unfinished=x"}},
+                    false,
+                    true,
+                    {Capability::activation, Capability::trim}};
     expect_round_trip(
         group,
         R"({"name":"n","id":"i","sequence_number":1,"extent_size":2,"size":3,"free":4,"system_id":"s","lock_type":"l",)"
         R"("tags":["t"],"physical_volumes":[{"name":"pv0","id":"j","device":"/d","size":5,"allocated":6,"extents":7,)"
-        R"("missing":true,"duplicate":true,"device_hint":"hint","tags":["u"]}],"findings":["f"],"recovered":["r"],"writable":false,"served":true,"capabilities":["activation","trim"]})");
+        R"("missing":true,"duplicate":true,"device_hint":"hint","tags":["u"]}],"findings":["f"],"recovered":["r"],"broken_off":[{"volume":"v","tag":"lamella.unfinished=x"}],"writable":false,"served":true,"capabilities":["activation","trim"]})");
 }
 
 TEST(Json, Pools) {

@@ -192,20 +192,23 @@ Result<std::vector<VolumeInfo>> KernelGroup::create_snapshots(const std::vector<
         TRY(check_new_name(view, request.name));
         names.push_back(request.name);
     }
-    // Killed between two of them, the next process makes it all or none.
+    // All or none, also where this process is killed between two of them: see kernel_recovery.cpp.
     const bool tagged = named.size() > 1 && !options.dry_run;
-    const std::string tag = unfinished::set + fmt::to_string(named.size());
+    ChangeRecord record{.tag = unfinished::set_tag(named.size()), .sequence_number = view.lvm().sequence_number};
     std::vector<LvmWords> commands;
     for (CreateSnapshot request : named) {
+        record.volumes.push_back({.name = request.name, .id = {}, .tags = request.tags});
         if (tagged)
-            request.tags.push_back(tag);
+            request.tags.push_back(record.tag);
         commands.push_back(TRY(snapshot_words(view, request)));
     }
     TRY(check_room(view, named));
 
     std::optional<ChangeLock> lock;
-    if (tagged)
+    if (tagged) {
         lock.emplace(TRY(lock_changes()));
+        TRY(lock->write(record));
+    }
     std::vector<VolumeInfo> made;
     for (std::size_t i = 0; i < commands.size(); ++i) {
         const host::LvmVolume& origin = *TRY(view.find(named[i].origin));
@@ -224,24 +227,21 @@ Result<std::vector<VolumeInfo>> KernelGroup::create_snapshots(const std::vector<
         Result<VolumeInfo> one = changed(commands[i], names[i], std::move(info), options);
         if (one && one->kind != (thin ? VolumeKind::thin : VolumeKind::snapshot))
             one = fail(ErrorKind::failed, "LVM made {} something else than asked for", names[i]);
-        if (!one) {
-            // All or none.
-            std::vector<std::string> undo(names.begin(), names.begin() + static_cast<std::ptrdiff_t>(i));
-            if (!options.dry_run && !undo.empty())
-                if (auto undone = remove(undo, false, {}); !undone)
-                    return fail(one.error().kind(), "{}; and of the set {} couldn't be removed again: {}", one.error().message(),
-                                fmt::join(undo, ", "), undone.error().message());
-            return std::unexpected(one.error());
-        }
-        std::erase(one->tags, tag);
+        if (one && tagged)
+            if (auto remembered = made_next(*lock, record); !remembered)
+                one = std::unexpected(remembered.error());
+        if (!one)
+            return std::unexpected(tagged ? undone(*lock, record, one.error()) : one.error());
+        std::erase(one->tags, record.tag);
         made.push_back(*std::move(one));
     }
     if (tagged) {
         LvmWords words("lvchange");
-        words.tag("--deltag", tag);
+        words.tag("--deltag", record.tag);
         for (const std::string& name : names)
             words.volume(name_, name);
         TRY(change(words, false));
+        TRY(lock->clear());
     }
     return made;
 }

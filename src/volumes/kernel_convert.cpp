@@ -112,15 +112,20 @@ Result<VolumeInfo> KernelGroup::create_pool_of_parts(const KernelView& view, con
     TRY(check_new_name(view, metadata));
     const std::uint64_t metadata_size = request.metadata_size.value_or(
         lvm2::default_metadata_bytes(info.size, static_cast<std::uint32_t>(request.chunk_size / sector_bytes)));
+    ChangeRecord record{.tag = unfinished::part_tag(),
+                        .pool = request.name,
+                        .pool_tags = request.tags,
+                        .sequence_number = view.lvm().sequence_number,
+                        .volumes = {{.name = metadata}, {.name = request.name}}};
     LvmWords make_metadata("lvcreate");
     make_metadata.option("--type", "linear").option("--yes").new_name("--name", name_, metadata).size("--size", metadata_size);
-    make_metadata.tag("--addtag", unfinished::part).group(name_);
+    make_metadata.tag("--addtag", record.tag).group(name_);
     add_devices(make_metadata, request.metadata_on);
     LvmWords make_data("lvcreate");
     make_data.option("--type", request.stripes > 1 ? "striped" : "linear").option("--yes").new_name("--name", name_, request.name);
     make_data.size("--size", info.size);
     add_stripes(make_data, request);
-    make_data.tag("--addtag", unfinished::part).group(name_);
+    make_data.tag("--addtag", record.tag).group(name_);
     add_devices(make_data, request.data_on);
     if (options.dry_run) {
         TRY(change(make_metadata, true));
@@ -129,13 +134,16 @@ Result<VolumeInfo> KernelGroup::create_pool_of_parts(const KernelView& view, con
         return info;
     }
 
-    const ChangeLock lock = TRY(lock_changes());
+    ChangeLock lock = TRY(lock_changes());
+    TRY(lock.write(record));
     const auto make = [&]() -> Result<void> {
         TRY(change(make_metadata, false));
+        TRY(made_next(lock, record));
         TRY(change(make_data, false));
-        const std::string tag = unfinished::pool + TRY(volume(metadata)).id + "." + TRY(volume(request.name)).id;
+        TRY(made_next(lock, record));
+        const std::string tag = unfinished::pool_tag(record.volumes[0].id, record.volumes[1].id);
         TRY(change(LvmWords("vgchange").tag("--addtag", tag).group(name_), false));
-        TRY(change(LvmWords("lvchange").tag("--deltag", unfinished::part).volume(name_, metadata).volume(name_, request.name), false));
+        TRY(change(LvmWords("lvchange").tag("--deltag", record.tag).volume(name_, metadata).volume(name_, request.name), false));
         LvmWords convert("lvconvert");
         convert.option("--type", "thin-pool").option("--yes").volume_option("--poolmetadata", name_, metadata);
         add_pool_settings(convert, request.chunk_size, request.zero_new_blocks, request.discards, info.profile);
@@ -147,14 +155,11 @@ Result<VolumeInfo> KernelGroup::create_pool_of_parts(const KernelView& view, con
             add_tags(tags, request.tags);
             TRY(change(tags.volume(name_, request.name), false));
         }
-        return change(LvmWords("vgchange").tag("--deltag", tag).group(name_), false);
+        TRY(change(LvmWords("vgchange").tag("--deltag", tag).group(name_), false));
+        return lock.clear();
     };
-    if (const auto made = make(); !made) {
-        if (const auto undone = finish_unfinished(); !undone)
-            return fail(made.error().kind(), "{}; and what was made for the pool couldn't be removed again: {}", made.error().message(),
-                        undone.error().message());
-        return std::unexpected(made.error());
-    }
+    if (const auto made = make(); !made)
+        return std::unexpected(undone(lock, record, made.error()));
     return volume(request.name);
 }
 

@@ -28,11 +28,13 @@ constexpr std::size_t max_backup = 64 << 20;
 
 constexpr const char* reserve_message = "reserve_metadata_snap";
 constexpr const char* release_message = "release_metadata_snap";
+constexpr const char* unknown_holder = "?";  // in a mark
 
 // --- Marks: what a process that is killed leaves behind ---------------------------------------------------------------------
 //
 // A mark is a file for each pool, locked as long as a process of ours holds that pool's metadata snapshot. It is empty when nothing is
-// held, else has the number of the held block, or "?" from before the snapshot is asked for until its number is known. It is never
+// held, else has the number of the held block, or "?" from before the snapshot is asked for until its number is known. By the number a
+// killed process's is known again, and released. It is never
 // removed: whoever waits for its lock would else hold a file that is there no more.
 
 // -1: another process has it.
@@ -120,7 +122,6 @@ class PrivateFolder {
 Result<std::unique_ptr<KernelGroup>> KernelGroup::open(const std::string& name, KernelHost host) {
     std::unique_ptr<KernelGroup> group(new KernelGroup(name, std::move(host)));
     TRY_WITHIN(fmt::format("group {}", name), group->release_leftovers());
-    TRY_WITHIN(fmt::format("group {}", name), group->recover());
     return group;
 }
 
@@ -149,9 +150,10 @@ Result<KernelView> KernelGroup::look_to(Purpose purpose) {
 }
 
 Result<GroupInfo> KernelGroup::info() {
-    GroupInfo info = TRY(look()).info();
+    const KernelView view = TRY(look());
+    GroupInfo info = view.info();
     info.recovered = recovered_;
-    info.findings.insert(info.findings.end(), findings_.begin(), findings_.end());
+    info.broken_off = TRY(broken_off(view));
     return info;
 }
 
@@ -283,8 +285,13 @@ Result<void> KernelGroup::release_leftovers() {
         const std::string held = read_mark(mark);
         const host::KernelDevice* device = view.pool_device(pool);
         const auto status = device != nullptr ? status_of(*device) : std::nullopt;
-        // Another number: somebody else's, taken since.
-        const bool ours = status && status->held_root && !held.empty() && (held == "?" || held == fmt::to_string(*status->held_root));
+        // Another number: somebody else's, taken since. No number: killed before it was known, and nothing tells whose it is.
+        const bool ours = status && status->held_root && held == fmt::to_string(*status->held_root);
+        if (status && status->held_root && held == unknown_holder) {
+            unknown_holders_.push_back(pool.name);
+            ::close(mark);
+            continue;
+        }
         Result<void> done;
         if (ours)
             if (auto released = host_.mapper->message(device->name, release_message); !released)
@@ -343,7 +350,7 @@ Result<std::unique_ptr<HeldMetadata>> KernelGroup::read_metadata(const std::stri
     if (const auto status = status_of(*device); status && status->held_root) {
         ::close(mark);
     } else {
-        auto asked = write_mark(mark, "?");
+        auto asked = write_mark(mark, unknown_holder);
         if (asked)
             if (auto answer = host_.mapper->message(device->name, reserve_message); !answer)
                 asked = std::unexpected(answer.error());

@@ -9,26 +9,15 @@
 #include <vector>
 
 #include "base/clock.h"
-#include "base/file_descriptor.h"
 #include "device/block_device.h"
 #include "host/command_runner.h"
 #include "host/kernel_mapper.h"
 #include "host/lvm_command.h"
 #include "volumes/kernel_view.h"
+#include "volumes/unfinished.h"
 #include "volumes/volume_group.h"
 
 namespace lamella {
-
-// A lock that ends with the process.
-class ChangeLock {
-  public:
-    // refused: somebody has it.
-    static Result<ChangeLock> take(const std::filesystem::path& path);
-
-  private:
-    explicit ChangeLock(FileDescriptor file) : file_(std::move(file)) {}
-    FileDescriptor file_;
-};
 
 // What a group stands on, and where what has to be remembered over the end of a process is kept.
 struct KernelHost {
@@ -81,8 +70,13 @@ struct HostDisks {
 // Threads: one caller at a time.
 class KernelGroup final : public VolumeGroup {
   public:
+    // Changes nothing of the group's; but a metadata snapshot that a killed process of ours left is released.
     // Errors: not_found (no such group), refused (not root; another host's group), failed.
     static Result<std::unique_ptr<KernelGroup>> open(const std::string& name, KernelHost host);
+
+    // Before a change: what was broken off is undone or ended, as far as it is proven to be ours and untouched since. GroupInfo::recovered
+    // has what was done, GroupInfo::broken_off what is left.
+    Result<void> recover();
 
     // The pool's metadata as it is now. The group outlives the result. Errors: not_found, usage, refused (another process reads it this
     // way), failed.
@@ -153,11 +147,19 @@ class KernelGroup final : public VolumeGroup {
                                             const ChangeOptions& options);
     // Held over the commands of a change that takes several. refused: another process makes one.
     Result<ChangeLock> lock_changes();
-    // Undoes or ends what a change of several commands left when it was broken off. Returns what was done; the caller has the lock.
-    Result<std::vector<std::string>> finish_unfinished();
-    bool is_unused_pool(const KernelView& view, const host::LvmVolume& pool);
-    // The same after the end of the process that made it.
-    Result<void> recover();
+    Result<std::filesystem::path> change_path(const host::LvmGroup& group) const;
+    // Remembers that the command which makes the next of the record's volumes has ended.
+    Result<void> made_next(ChangeLock& lock, ChangeRecord& record);
+    struct Settled {
+        std::string said;   // what was done; empty: nothing
+        bool left = false;  // something may be there still
+    };
+    // What a change of several commands left is undone or ended; or, where it may be somebody's by now, left for good.
+    Result<Settled> settle(ChangeLock& lock);
+    // Undoes a change of which a command failed. Returns that error, with what couldn't be undone.
+    Error undone(ChangeLock& lock, ChangeRecord& record, const Error& error);
+    // Without what a living process makes.
+    Result<std::vector<BrokenOff>> broken_off(const KernelView& view) const;
     // Something other than these is in the way of their becoming inactive.
     Result<void> refuse_used_by_others(const KernelView& view, const std::vector<const host::LvmVolume*>& leaving);
     // Thin volumes in a pool that somebody else made there, as container engines do.
@@ -169,7 +171,7 @@ class KernelGroup final : public VolumeGroup {
     std::optional<host::LvmGroup> report_;
     Duration reported_{};
     std::vector<std::string> recovered_;
-    std::vector<std::string> findings_;  // of what was broken off, and is left as it is
+    std::vector<std::string> unknown_holders_;  // pools whose metadata snapshot may be a killed process's
 };
 
 }  // namespace lamella

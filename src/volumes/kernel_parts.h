@@ -27,15 +27,6 @@ VolumeInfo expected(const std::string& name, VolumeKind kind, std::string segmen
 Result<void> refuse_in_use(const KernelView& view, const host::LvmVolume& volume);
 // Errors: usage, for a name that LVM doesn't take; exists.
 Result<void> check_new_name(const KernelView& view, const std::string& name);
-// Tags of what a change of several commands is about before it is done: see kernel_recovery.cpp.
-namespace unfinished {
-inline constexpr const char* prefix = "lamella.unfinished=";
-inline constexpr const char* part = "lamella.unfinished=part";
-inline constexpr const char* set = "lamella.unfinished=set.";         // with how many snapshots it has
-inline constexpr const char* removal = "lamella.unfinished=removal";  // of a pool, whose foreign devices may be gone already
-inline constexpr const char* pool = "lamella.unfinished=pool.";       // the group's; with the ids of its parts, metadata first
-}  // namespace unfinished
-
 // Errors: usage.
 Result<void> check_pool_settings(std::uint64_t chunk_size, const std::string& discards);
 

@@ -2,21 +2,23 @@
 //
 // What is left when a process is killed between the commands of a change.
 //
-// LVM's commands are each done or not: they go on when the process that waits for them is killed. A change that takes several tags what it
-// makes, and takes the tags away with its last command; as tags are in the group's text, they tell of it after any crash. The next process
-// that opens the group undoes the change, or ends it where all is there:
+// LVM's commands are each done or not: they go on when the process that waits for them is killed. What tells of a change of several, and
+// what proves whose it is, is in unfinished.h. Opening a group changes nothing of it. Before the next change of the group
 //
-//   of a volume  lamella.unfinished=part       to become a part of a pool: removed
-//                lamella.unfinished=set.N      one of N snapshots: all N there, only the tags go; else they are removed
-//                lamella.unfinished=removal    a pool whose foreign devices were being removed: left to whoever removes the pool again
-//   of a group   lamella.unfinished=pool.M.D   the volumes of these ids are becoming a pool: they are removed, and the pool if it is there
-//                                              already and nothing is in it
+//   all snapshots of a set there      only the tags go
+//   the pool there                    it gets the tags that it was to have
+//   else                              what was made is removed, if the record proves that it is this change's and that nobody was at it:
+//                                     the ids are the record's (or, of what the last command made, name and tag); names and tags are as
+//                                     they were given; nothing is open, no thin snapshot active or marked to become so, nothing made of
+//                                     them; and where what the last command was to make isn't there, the group's text hasn't changed since
+//                                     at all: else it may have been made, found, and removed by somebody
 //
-// A lock tells a process that is at work from one that is gone. It holds within a host; in a group that hosts share nothing is undone.
-#include <fcntl.h>
-#include <sys/file.h>
+// and whatever isn't proven stays, with its tags, until somebody decides: a snapshot too many harms less than one that is gone. Not proven
+// can be that nobody wrote to a volume and closed it again.
+//
+// A lock tells a process that is at work from one that is gone. It holds within a host; in a group that hosts share nothing is settled.
 #include <algorithm>
-#include <charconv>
+#include <set>
 
 #include "base/uuid.h"
 #include "volumes/kernel_group.h"
@@ -29,128 +31,174 @@ namespace {
 using host::LvmVolume;
 using host::LvmWords;
 
-// Empty: it has none.
-std::string unfinished_tag(const std::vector<std::string>& tags) {
-    for (const std::string& tag : tags)
-        if (tag.starts_with(unfinished::prefix))
-            return tag;
-    return {};
+bool has_tag(const std::vector<std::string>& tags, std::string_view tag) { return std::ranges::find(tags, tag) != tags.end(); }
+
+const LvmVolume* find_recorded(const KernelView& view, const ChangeRecord& record, const RecordedVolume& recorded) {
+    for (const LvmVolume& volume : view.lvm().volumes)
+        if (recorded.id.empty() ? volume.name == recorded.name && has_tag(volume.tags, record.tag) : volume.id == recorded.id)
+            return &volume;
+    return nullptr;
 }
 
-std::string_view behind(std::string_view tag, std::string_view beginning) {
-    return tag.starts_with(beginning) ? tag.substr(beginning.size()) : std::string_view();
+bool is_untouched(const KernelView& view, const ChangeRecord& record, const RecordedVolume& recorded, const LvmVolume& volume) {
+    if (!view.kernel() || view.open_count(volume) > 0 || volume.hidden || volume.merging.value_or(false) || volume.name != recorded.name)
+        return false;
+    std::set<std::string> tags(volume.tags.begin(), volume.tags.end());
+    // Those of a pool's parts go just before they become hidden.
+    if (tags.erase(record.tag) == 0 && record.pool.empty())
+        return false;
+    if (tags != std::set<std::string>(recorded.tags.begin(), recorded.tags.end()))
+        return false;
+    if (view.describe(volume).kind == VolumeKind::thin &&
+        (volume.active() || view.device(volume) != nullptr || !volume.skip_activation.value_or(false)))
+        return false;
+    return std::ranges::none_of(view.lvm().volumes, [&](const LvmVolume& other) {
+        return other.origin == volume.name || view.describe(other).external_origin == volume.name;
+    });
+}
+
+// The pool that the two volumes of a record have become. Which of pool and data keeps the volume's id is up to the version of LVM.
+const LvmVolume* find_converted(const KernelView& view, const ChangeRecord& record) {
+    const auto pool = view.find_pool(record.pool);
+    if (!pool || record.volumes.size() != 2 || record.volumes[0].id.empty() || record.volumes[1].id.empty())
+        return nullptr;
+    const auto metadata = view.find((*pool)->metadata);
+    const auto data = view.find((*pool)->data);
+    const std::string& data_id = record.volumes[1].id;
+    const bool same = metadata && (*metadata)->id == record.volumes[0].id && ((*pool)->id == data_id || (data && (*data)->id == data_id));
+    return same ? *pool : nullptr;
 }
 
 }  // namespace
 
-// --- Locks ------------------------------------------------------------------------------------------------------------------
+// --- Making -----------------------------------------------------------------------------------------------------------------
 
-Result<ChangeLock> ChangeLock::take(const std::filesystem::path& path) {
-    FileDescriptor file(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
-    if (file.get() < 0)
-        return fail_errno(path.native());
-    if (::flock(file.get(), LOCK_EX | LOCK_NB) == 0)
-        return ChangeLock(std::move(file));
-    if (errno == EWOULDBLOCK)
-        return fail(ErrorKind::refused, "another process of lamella changes the group now");
-    return fail_errno(path.native());
+Result<std::filesystem::path> KernelGroup::change_path(const host::LvmGroup& group) const {
+    return host_.state_directory / ("change-" + TRY(LvmId::parse(group.id)).dashed());
 }
 
-Result<ChangeLock> KernelGroup::lock_changes() {
-    return ChangeLock::take(host_.state_directory / ("change-" + TRY(LvmId::parse(TRY(look()).lvm().id)).dashed()));
+Result<ChangeLock> KernelGroup::lock_changes() { return ChangeLock::take(TRY(change_path(TRY(look()).lvm()))); }
+
+Result<void> KernelGroup::made_next(ChangeLock& lock, ChangeRecord& record) {
+    const KernelView view = TRY(look());
+    const auto next = std::ranges::find(record.volumes, "", &RecordedVolume::id);
+    next->id = TRY(view.find(next->name))->id;
+    record.sequence_number = view.lvm().sequence_number;
+    return lock.write(record);
 }
 
-// --- Leftovers --------------------------------------------------------------------------------------------------------------
-
-// A pool that nobody has made anything in. What can't be looked into is not.
-bool KernelGroup::is_unused_pool(const KernelView& view, const LvmVolume& pool) {
-    if (!view.find_pool(pool.name) || std::ranges::any_of(view.lvm().volumes, [&](const LvmVolume& one) { return one.pool == pool.name; }))
-        return false;
-    const auto contents = pool_contents(pool.name, false);
-    return contents && contents->device_ids.empty();
+Error KernelGroup::undone(ChangeLock& lock, ChangeRecord& record, const Error& error) {
+    const auto undo = [&]() -> Result<Settled> {
+        // The command that failed is known to have ended.
+        record.sequence_number = TRY(look()).lvm().sequence_number;
+        TRY(lock.write(record));
+        return settle(lock);
+    };
+    const auto settled = undo();
+    if (settled && !settled->left)
+        return error;
+    return Error(error.kind(), fmt::format("{}; and what was made before couldn't be removed again{}", error.message(),
+                                           settled ? "" : ": " + settled.error().message()));
 }
 
-Result<std::vector<std::string>> KernelGroup::finish_unfinished() {
+// --- Afterwards -------------------------------------------------------------------------------------------------------------
+
+Result<KernelGroup::Settled> KernelGroup::settle(ChangeLock& lock) {
+    const auto record = lock.read();
+    if (!record)
+        return Settled{.left = true};
     const KernelView view = TRY(look_to_change());
-    std::vector<std::string> done, gone, complete, group_tags;
-    std::vector<const LvmVolume*> set;
-    std::size_t set_size = 0;
-    for (const LvmVolume& volume : view.lvm().volumes) {
-        const std::string tag = unfinished_tag(volume.tags);
-        if (volume.hidden)
-            continue;
-        if (tag == unfinished::part)
-            gone.push_back(volume.name);
-        if (const std::string_view count = behind(tag, unfinished::set); !count.empty()) {
-            std::from_chars(count.data(), count.data() + count.size(), set_size);
-            set.push_back(&volume);
-        }
-    }
-    for (const LvmVolume* volume : set)
-        (set.size() == set_size ? complete : gone).push_back(volume->name);
-    for (const std::string& tag : view.lvm().tags) {
-        const std::string_view parts = behind(tag, unfinished::pool);
-        if (parts.empty())
-            continue;
-        group_tags.push_back(tag);
-        for (const LvmVolume& volume : view.lvm().volumes) {
-            const auto data = view.find(volume.data);
-            const bool of_pool = data && parts.find((*data)->id) != parts.npos;
-            if (volume.hidden || unfinished_tag(volume.tags) == unfinished::part || (parts.find(volume.id) == parts.npos && !of_pool))
-                continue;
-            if (!view.find_pool(volume.name) || is_unused_pool(view, volume))
-                gone.push_back(volume.name);
-            else
-                done.push_back(fmt::format("{}: making this pool was broken off, and it is in use: look at its settings", volume.name));
-        }
-    }
-    if (!gone.empty()) {
-        TRY(remove(gone, false, {}));
-        done.push_back(fmt::format("{}: made by a change that was broken off, removed again", fmt::join(gone, ", ")));
-    }
-    if (!complete.empty()) {
+    const std::string group_tag = record->pool.empty() ? "" : unfinished::pool_tag(record->volumes.at(0).id, record->volumes.at(1).id);
+    const bool has_group_tag = has_tag(view.lvm().tags, group_tag);
+    const auto end = [&](std::string said) -> Result<Settled> {
+        if (has_group_tag)
+            TRY(change(LvmWords("vgchange").tag("--deltag", group_tag).group(name_), false));
+        TRY(lock.clear());
+        return Settled{.said = std::move(said)};
+    };
+    if (const LvmVolume* pool = find_converted(view, *record)) {
+        if (!has_group_tag)
+            return end("");
         LvmWords words("lvchange");
-        words.tag("--deltag", unfinished_tag((*set.begin())->tags));
-        for (const std::string& name : complete)
-            words.volume(name_, name);
-        TRY(change(words, false));
-        done.push_back(fmt::format("{}: made by a change that was broken off when all was done but its end", fmt::join(complete, ", ")));
+        std::vector<std::string> missing;
+        std::ranges::copy_if(record->pool_tags, std::back_inserter(missing), [&](const auto& tag) { return !has_tag(pool->tags, tag); });
+        add_tags(words, missing);
+        if (!missing.empty())
+            TRY(change(words.volume(name_, pool->name), false));
+        return end(fmt::format("{}: made by a change that was broken off when all was done but its end", pool->name));
     }
-    for (const std::string& tag : group_tags)
-        TRY(change(LvmWords("vgchange").tag("--deltag", tag).group(name_), false));
-    return done;
+
+    std::vector<const LvmVolume*> there;
+    bool proven = true;
+    for (const RecordedVolume& recorded : record->volumes) {
+        const LvmVolume* volume = find_recorded(view, *record, recorded);
+        if (volume != nullptr)
+            there.push_back(volume);
+        // The last command made it, or the text is as it was before.
+        else if (!recorded.id.empty() || view.lvm().sequence_number != record->sequence_number)
+            proven = false;
+        else
+            break;
+        proven = proven && (volume == nullptr || is_untouched(view, *record, recorded, *volume));
+        if (recorded.id.empty())
+            break;
+    }
+    std::vector<std::string> names;
+    std::ranges::transform(there, std::back_inserter(names), &LvmVolume::name);
+    if (there.empty())
+        return end("");
+    if (record->pool.empty() && there.size() == record->volumes.size()) {
+        LvmWords words("lvchange");
+        words.tag("--deltag", record->tag);
+        bool any = false;
+        for (const LvmVolume* volume : there)
+            if (has_tag(volume->tags, record->tag)) {
+                words.volume(name_, volume->name);
+                any = true;
+            }
+        if (!any)
+            return end("");
+        TRY(change(words, false));
+        return end(fmt::format("{}: made by a change that was broken off when all was done but its end", fmt::join(names, ", ")));
+    }
+    // For good: what somebody is at now may look untouched later.
+    if (!proven) {
+        TRY(lock.clear());
+        return Settled{.left = true};
+    }
+    TRY(remove(names, false, {}));
+    return end(fmt::format("{}: made by a change that was broken off, removed again", fmt::join(names, ", ")));
+}
+
+Result<std::vector<BrokenOff>> KernelGroup::broken_off(const KernelView& view) const {
+    std::vector<BrokenOff> left;
+    for (const std::string& tag : view.lvm().tags)
+        if (tag.starts_with(unfinished::prefix))
+            left.push_back({"", tag});
+    for (const LvmVolume& volume : view.lvm().volumes)
+        if (const std::string tag = unfinished::tag_of(volume.tags); !volume.hidden && !tag.empty())
+            left.push_back({volume.name, tag});
+    // Its maker is at work.
+    if (!left.empty() && ChangeLock::is_held(TRY(change_path(view.lvm()))))
+        left.clear();
+    for (const std::string& pool : unknown_holders_)
+        left.push_back({pool, ""});
+    return left;
 }
 
 Result<void> KernelGroup::recover() {
     const KernelView view = TRY(look());
-    bool any = !unfinished_tag(view.lvm().tags).empty();
-    for (const LvmVolume& volume : view.lvm().volumes) {
-        const std::string tag = unfinished_tag(volume.tags);
-        if (volume.hidden || tag.empty())
-            continue;
-        if (tag == unfinished::removal)
-            findings_.push_back(fmt::format("{}: its removal was broken off; lamella pool remove {}/{} --force-children goes on with it",
-                                            volume.name, name_, volume.name));
-        else
-            any = true;
-    }
-    if (!any)
+    const auto left = TRY(broken_off(view));
+    if (view.lvm().shared() || std::ranges::none_of(left, [](const BrokenOff& one) { return !one.tag.empty(); }))
         return {};
-    if (view.lvm().shared()) {
-        findings_.emplace_back("a change of the group was broken off, or another host makes it now");
-        return {};
-    }
-    const auto lock = lock_changes();
-    if (!lock) {
-        if (lock.error().kind() == ErrorKind::refused)
-            return {};
-        return std::unexpected(lock.error());
-    }
+    auto lock = lock_changes();
+    if (!lock)
+        return lock.error().kind() == ErrorKind::refused ? Result<void>() : std::unexpected(lock.error());
     // Whoever had the lock may have come to its end since the look.
-    if (auto done = finish_unfinished())
-        recovered_.insert(recovered_.end(), done->begin(), done->end());
-    else
-        findings_.push_back(fmt::format("what a change left that was broken off is still there: {}", done.error().message()));
+    if (const auto settled = settle(*lock); settled && !settled->said.empty())
+        recovered_.push_back(settled->said);
+    else if (!settled)
+        recovered_.push_back(fmt::format("a change was broken off, and can't be undone now: {}", settled.error().message()));
     return {};
 }
 

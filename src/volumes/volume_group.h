@@ -118,6 +118,12 @@ enum class Capability {
     trim,                 // trim()
 };
 
+// What a process of lamella left that was killed, and what isn't put right by itself because nothing proves whose it is now.
+struct BrokenOff {
+    std::string volume;  // empty: the group
+    std::string tag;     // that tells of it (volumes/unfinished.h); empty: a pool's metadata snapshot
+};
+
 struct GroupInfo {
     std::string name;
     std::string id;
@@ -131,6 +137,7 @@ struct GroupInfo {
     std::vector<PhysicalVolumeInfo> physical_volumes;
     std::vector<std::string> findings;   // what is wrong with the group, in words; empty when sound
     std::vector<std::string> recovered;  // what opening it put right
+    std::vector<BrokenOff> broken_off;
     bool writable = true;
     bool served = false;  // answered by a process that serves it
     std::vector<Capability> capabilities;

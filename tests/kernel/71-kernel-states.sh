@@ -48,7 +48,7 @@ check_same "both dumps" ours.xml again.xml
 mkfifo pipe
 "$LAMELLA" dump --plain vg0/pool --output pipe &
 reader=$!
-wait_for 20 bash -c '! dmsetup status vg0-pool-tpool | grep -q " - rw"'
+wait_for 20 bash -c 'grep -q "^[0-9]" /run/lamella/metadata-snapshot-*'
 kill -KILL $reader
 wait $reader || true
 check "a killed command leaves its metadata snapshot" test "$(held)" != -

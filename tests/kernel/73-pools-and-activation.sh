@@ -95,15 +95,43 @@ chmod +x /run/lvm-that-kills
 mkdir /run/itself
 cp /usr/sbin/lvm /run/itself/lvm
 mount --bind /run/lvm-that-kills /usr/sbin/lvm
-for after in 2 5; do
-    echo $after >left
-    check_status 137 "killed after $after commands" "$LAMELLA" pool create vg0/parts --size 16M --extensions 0 --data-on /dev/ubda --metadata-on /dev/ubdb
+itself() { /run/itself/lvm "$@"; }
+killed() { # AFTER COMMAND...: so many of LVM's changes
+    echo "$1" >left
+    check_status 137 "killed after $1 commands: $3" "$LAMELLA" "${@:2}"
     echo 1000 >left
-    check "the next one undoes it" bash -c '"$LAMELLA" list vg0 2>&1 >/dev/null | grep "broken off"'
-    check_equal "nothing is left of it" "" "$(/run/itself/lvm lvs -a --noheadings -o lv_name vg0 | grep parts || true)"
-done
+}
+volumes() { itself lvs -a --noheadings -o lv_name vg0 | tr -d ' []' | grep -e "$1" | sort | xargs; }
+list_says() { "$LAMELLA" list vg0 2>&1 >/dev/null | grep -q "broken off.*$1"; }
+change_says() { "$LAMELLA" tag vg0/web --add "t$RANDOM" 2>&1 >/dev/null | grep -q "$1"; }
+
+killed 2 pool create vg0/parts --size 16M --extensions 0 --data-on /dev/ubda --metadata-on /dev/ubdb
+check "who looks is told" list_says "parts, parts-metadata"
+check_equal "and changes nothing" "parts parts-metadata" "$(volumes parts)"
+check "the next change undoes it" change_says "parts-metadata, parts: .*removed again"
+check_equal "nothing is left of it" "" "$(volumes parts)"
+killed 5 pool create vg0/parts --size 16M --extensions 0 --tag fast --data-on /dev/ubda --metadata-on /dev/ubdb
+check "the next change ends it" change_says "parts: .*all was done but its end"
+check_equal "with its tag" "fast" "$(itself lvs --noheadings -o lv_tags vg0/parts | tr -d ' ')"
+check_equal "and none of the group's" "" "$(itself vgs --noheadings -o vg_tags vg0 | tr -d ' ')"
+
+quietly itself lvcreate -V 8M -T vg0/pool -n db
+killed 1 snapshot vg0/web vg0/db
+check "a set of one of two goes" change_says "web-s2: .*removed again"
+check_equal "all of it" "web-s1" "$(volumes -s)"
+killed 2 snapshot vg0/web vg0/db
+quietly itself lvremove -y vg0/db-s1
+check "one of two that were there stays, if somebody removed the other" change_says "broken off that was at web-s2"
+killed 1 snapshot vg0/db vg0/web
+rm /run/lamella/change-*
+check "so does what nothing is known of but the tag" change_says "broken off that was at db-s1, web-s2"
+check_equal "both" "db-s1 web-s1 web-s2" "$(volumes -s)"
+check "the doctor tells what to do" bash -c '"$LAMELLA" doctor vg0 --quick | grep -F "$ lamella tag vg0/web-s2 --remove lamella.unfinished=set.2."'
+check "and takes the tags away" "$LAMELLA" doctor vg0 --quick --fix
+check_equal "both are kept" "db-s1 web-s1 web-s2" "$(volumes -s)"
+check_equal "without the tag" "" "$(itself lvs --noheadings -o lv_tags vg0 | grep unfinished)"
 umount /usr/sbin/lvm
-check "and it can be made" "$LAMELLA" pool create vg0/parts --size 16M --extensions 0 --data-on /dev/ubda --metadata-on /dev/ubdb
+check "and it can be made" "$LAMELLA" pool create vg0/others --size 16M --extensions 0 --data-on /dev/ubda --metadata-on /dev/ubdb
 check "vgck" vgck vg0
 
 # --- All groups; one of another host; a disk there twice
