@@ -5,7 +5,7 @@
 # device mapper. Both have to answer alike (same-answers.py says in what they may differ).
 source "$(dirname "$0")/../support/host-side.sh"
 
-# "@" stands for the group, "@NAME" for a volume of it.
+# "@" stands for the group, "@NAME" for a volume of it. "~": the user-space engine has no such thing, and says so.
 cat >steps <<'STEPS'
 create @pool --thin-pool --size 64M --tag fast --when-full error
 create @web --size 40M --tag prod
@@ -18,6 +18,7 @@ snapshot @boot
 snapshot @boot --name bigger --size 50%ORIGIN --chunk-size 16K
 list @
 list @ --all
+list @ --snapshots
 show @pool
 show @
 resize @web --size +10M
@@ -47,6 +48,28 @@ rollback @boot --to boot-s1 --yes
 list @ --all
 remove @log @before --yes
 remove @boot --yes
+create @data --linear --size 16M
+create @meta --linear --size 4M
+create @other --linear --size 4M
+pool convert @data --metadata @meta --chunk-size 128K --when-full error --yes --dry-run
+pool convert @data --metadata @data --yes
+pool convert @web --yes
+pool convert @data --metadata @meta --chunk-size 100K --yes
+pool convert @data --metadata @meta --chunk-size 128K --when-full error --yes
+pool convert @data --yes
+show @data
+pool swap-metadata @web @other --yes
+~deactivate @none
+~deactivate @data
+pool swap-metadata @data @none --yes
+pool swap-metadata @data @other --yes
+list @ --all
+pool swap-metadata @data @other --yes
+~activate @web @data --ignore-skip
+~deactivate @
+~activate @
+list @ --snapshots
+remove @data @other --yes
 remove @pool --with-contents --yes
 list @
 STEPS
@@ -56,6 +79,7 @@ cat >run-steps <<'RUN'
 mkdir "$1"
 number=100
 while read -r -a words; do
+    words[0]=${words[0]#\~}
     for i in "${!words[@]}"; do
         case ${words[i]} in
         @) words[i]=$2 ;;
