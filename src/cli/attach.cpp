@@ -21,6 +21,7 @@
 #include "cli/context.h"
 #include "cli/environment.h"
 #include "cli/serving.h"
+#include "serve/fuse/fuse_export.h"
 #include "volumes/control.h"
 #include "volumes/kernel_group.h"
 
@@ -220,7 +221,7 @@ Result<void> detach(Context& context, const VolumeAddress& volume) {
         for (const std::string& device : nbd_devices)
             TRY_WITHIN(what, remove_nbd_device(device));
         if (dead_file) {
-            TRY(unmount_dead(mount_point));
+            TRY(fuse::unmount_dead(mount_point));
             remove_mount_point(mount_point);
         }
     }

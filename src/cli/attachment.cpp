@@ -9,23 +9,19 @@
 #include <fcntl.h>
 #include <linux/loop.h>
 #include <poll.h>
-#include <spawn.h>
 #include <sys/ioctl.h>
-#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/file_descriptor.h"
 #include "base/files.h"
 #include "host/device_users.h"
+#include "serve/fuse/fuse_export.h"
 #include "serve/nbd/kernel_client.h"
 #include "volumes/control.h"
-
-extern char** environ;
 
 namespace lamella::cli {
 
@@ -57,7 +53,7 @@ Result<std::string> make_mount_point(const std::string& group, const std::string
     if (state == MountState::dead) {
         for (const std::string& device : loop_devices_of(path + "/" + volume))
             TRY(remove_loop_device(device));
-        TRY(unmount_dead(path));
+        TRY(fuse::unmount_dead(path));
     }
     TRY(make_directories(path));
     return path;
@@ -74,29 +70,6 @@ MountState mount_state(const std::string& mount_point) {
     // Asks the file system's process, where stat() may be answered from what the kernel remembers.
     struct statfs status;
     return ::statfs(mount_point.c_str(), &status) != 0 && errno == ENOTCONN ? MountState::dead : MountState::live;
-}
-
-Result<void> unmount_dead(const std::string& mount_point) {
-    if (::geteuid() == 0) {
-        if (::umount2(mount_point.c_str(), MNT_DETACH | UMOUNT_NOFOLLOW) != 0)
-            return fail_errno(mount_point);
-        return {};
-    }
-    std::vector<std::string> words{"fusermount3", "-u", "-z", "--", mount_point};
-    std::vector<char*> arguments;
-    for (std::string& word : words)
-        arguments.push_back(word.data());
-    arguments.push_back(nullptr);
-    pid_t child;
-    if (int error = ::posix_spawnp(&child, arguments[0], nullptr, nullptr, arguments.data(), environ); error != 0)
-        return fail_errno("fusermount3", error);
-    int status = 0;
-    while (::waitpid(child, &status, 0) < 0)
-        if (errno != EINTR)
-            return fail_errno("fusermount3");
-    if (status != 0)
-        return fail(ErrorKind::failed, "{}: fusermount3 could not unmount it", mount_point);
-    return {};
 }
 
 Result<std::string> nbd_identifier(const std::string& physical_volume, const std::string& volume) {

@@ -26,8 +26,6 @@ enum class MountState {
     dead,  // its process is gone
 };
 MountState mount_state(const std::string& mount_point);
-// Even when in use: for mounts whose process is gone.
-Result<void> unmount_dead(const std::string& mount_point);
 
 // By what the kernel knows an attached volume: named by what the physical volume is, as the control socket. Errors: not_found.
 Result<std::string> nbd_identifier(const std::string& physical_volume, const std::string& volume);

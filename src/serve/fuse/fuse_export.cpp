@@ -44,9 +44,18 @@ constexpr unsigned max_background = 64;    // requests that the kernel sends wit
 constexpr std::size_t max_idle_requests = 16;
 constexpr std::size_t status_extents = 256;
 
-// Whatever fusermount3 says goes to this process's standard error, as libfuse's own use of it does.
-Result<void> run_fusermount(const std::string& mount_point) {
-    std::vector<std::string> words{"fusermount3", "-u", "--", mount_point};
+// `dead`: its process is gone, and whoever has it open doesn't matter. Whatever fusermount3 says goes to this process's standard error,
+// as libfuse's own use of it does.
+Result<void> unmount_at(const std::string& mount_point, bool dead) {
+    if (::geteuid() == 0) {
+        if (::umount2(mount_point.c_str(), UMOUNT_NOFOLLOW | (dead ? MNT_DETACH : 0)) != 0)
+            return fail_errno(mount_point);
+        return {};
+    }
+    std::vector<std::string> words{"fusermount3", "-u"};
+    if (dead)
+        words.push_back("-z");
+    words.insert(words.end(), {"--", mount_point});
     std::vector<char*> arguments;
     for (std::string& word : words)
         arguments.push_back(word.data());
@@ -58,9 +67,9 @@ Result<void> run_fusermount(const std::string& mount_point) {
     while (::waitpid(child, &status, 0) < 0)
         if (errno != EINTR)
             return fail_errno("fusermount3");
-    if (status != 0)
-        return fail_errno(mount_point, EBUSY);
-    return {};
+    if (status == 0)
+        return {};
+    return dead ? fail(ErrorKind::failed, "{}: fusermount3 could not unmount it", mount_point) : fail_errno(mount_point, EBUSY);
 }
 
 }  // namespace
@@ -286,12 +295,7 @@ Result<void> FuseExport::Implementation::unmount() {
         return {};
     if (!options_.read_only)
         TRY_WITHIN(path(), flush_now(device_));
-    if (::geteuid() == 0) {
-        if (::umount2(options_.mount_point.c_str(), UMOUNT_NOFOLLOW) != 0)
-            return fail_errno(path());
-    } else {
-        TRY(run_fusermount(options_.mount_point));
-    }
+    TRY(unmount_at(options_.mount_point, false));
     mounted_ = false;
     return {};
 }
@@ -560,6 +564,8 @@ Result<std::unique_ptr<FuseExport>> FuseExport::mount(BlockDevice& device, const
 }
 
 Result<void> FuseExport::unmount() { return implementation_->unmount(); }
+
+Result<void> unmount_dead(const std::string& mount_point) { return unmount_at(mount_point, true); }
 
 bool FuseExport::mounted() const { return implementation_->mounted(); }
 

@@ -45,4 +45,7 @@ class FuseExport {
     std::unique_ptr<Implementation> implementation_;
 };
 
+// Takes away what is left of a mount whose process is gone, in use or not.
+Result<void> unmount_dead(const std::string& mount_point);
+
 }  // namespace lamella::fuse
