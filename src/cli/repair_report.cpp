@@ -22,6 +22,9 @@ std::string repair_text(const std::string& input, const tools::RepairReport& rep
         text += fmt::format(
             "the superblock is lost; made up for by {}, with the tree of devices at metadata block {} and that of details at {}\n",
             report.superblock_source, report.roots.devices, report.roots.details);
+    if (report.data_blocks_by_mappings)
+        text += fmt::format("how many data blocks the pool has is lost: {} are taken, up to the last that is mapped\n",
+                            *report.data_blocks_by_mappings);
     std::uint64_t lost_volumes = 0;
     for (const tools::RepairedVolume& volume : report.volumes) {
         const std::uint64_t back = volume.intact + volume.recovered;
@@ -57,6 +60,7 @@ Json repair_json(const tools::RepairReport& report) {
     json["damaged"] = report.damaged;
     json["superblock_lost"] = report.superblock_lost;
     json["superblock_source"] = report.superblock_lost ? Json(report.superblock_source) : Json();
+    json["data_blocks_by_mappings"] = report.data_blocks_by_mappings ? Json(*report.data_blocks_by_mappings) : Json();
     json["metadata_snapshot_dropped"] = report.metadata_snapshot_dropped;
     json["device_tree"] = report.roots.devices.value();
     json["details_tree"] = report.roots.details.value();

@@ -20,6 +20,9 @@ constexpr std::size_t bitmap_words = 510;
 constexpr std::uint32_t entries_per_bitmap = bitmap_words * entries_per_word;
 constexpr std::uint32_t bitmap_overflow = 3;
 
+// How many bitmaps count so many blocks.
+constexpr std::uint64_t bitmaps_for(std::uint64_t blocks) { return blocks / entries_per_bitmap + (blocks % entries_per_bitmap != 0); }
+
 // What an index entry says of a bitmap. 16 bytes on disk: block u64, free u32, none free before u32.
 struct IndexEntry {
     static constexpr std::size_t disk_bytes = 16;

@@ -93,7 +93,7 @@ Result<void> DataSpaceMap::decrement(TransactionManager& manager, std::span<cons
 Result<void> DataSpaceMap::extend(TransactionManager& manager, std::uint64_t blocks) {
     if (blocks > most_blocks || blocks < blocks_)
         return fail(ErrorKind::usage, "{}: {} blocks asked for, it has {} and can have {}", name(), blocks, blocks_, most_blocks);
-    std::uint64_t wanted = (blocks + entries_per_bitmap - 1) / entries_per_bitmap;
+    std::uint64_t wanted = bitmaps_for(blocks);
     for (std::uint64_t index = bitmaps(); index < wanted; ++index) {
         IndexEntry entry;
         entry.location = TRY(manager.create(BlockKind::bitmap)).location().value();

@@ -35,7 +35,7 @@ class DataSpaceMap {
     std::uint64_t allocatable() const;
     std::uint64_t freed_in_transaction() const { return freed_.count(); }
     std::uint64_t quarantined() const { return quarantine_.count(); }
-    std::uint64_t bitmaps() const { return (blocks_ + entries_per_bitmap - 1) / entries_per_bitmap; }
+    std::uint64_t bitmaps() const { return bitmaps_for(blocks_); }
 
     Result<std::uint32_t> count(DataBlock block);
     // The next free block that isn't withheld, from where the last search ended; it is reserved now.

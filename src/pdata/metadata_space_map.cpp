@@ -46,7 +46,7 @@ Result<void> MetadataSpaceMap::load(const SpaceMapRoot& root) {
     overflow_root_ = MetadataBlock(root.overflow_root);
     index_loaded_ = false;
     changed_ = false;
-    std::size_t bitmaps = (blocks_ + entries_per_bitmap - 1) / entries_per_bitmap;
+    std::size_t bitmaps = bitmaps_for(blocks_);
     index_.assign(bitmaps, IndexEntry{});
     bitmaps_.clear();
     bitmaps_.resize(bitmaps);
@@ -125,7 +125,7 @@ Result<void> MetadataSpaceMap::extend(std::uint64_t blocks) {
     if (blocks > max_blocks || blocks < blocks_)
         return fail(ErrorKind::usage, "{}: {} blocks asked for, it has {} and can have {}", name(), blocks, blocks_, max_blocks);
     TRY(load_index());
-    std::size_t bitmaps = (blocks + entries_per_bitmap - 1) / entries_per_bitmap;
+    std::size_t bitmaps = bitmaps_for(blocks);
     index_.resize(bitmaps);
     while (bitmaps_.size() < bitmaps)
         bitmaps_.push_back(std::make_unique<Bitmap>(Bitmap{.changed = true}));

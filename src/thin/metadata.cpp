@@ -472,7 +472,7 @@ Result<std::unique_ptr<ThinMetadata>> ThinMetadata::create(BlockDevice& device, 
     if (format.data_blocks > max_data_blocks)
         return fail(ErrorKind::usage, "{} data blocks: at most {} are possible", format.data_blocks, max_data_blocks);
     // Bitmaps, their index tree, the roots of five trees, the metadata map, and what the first commits need beside all that.
-    std::uint64_t bitmaps = (format.data_blocks + pdata::entries_per_bitmap - 1) / pdata::entries_per_bitmap;
+    std::uint64_t bitmaps = pdata::bitmaps_for(format.data_blocks);
     std::uint64_t needed = bitmaps + bitmaps / 64 + device.size() / metadata_block_bytes / pdata::entries_per_bitmap + 2 * path_cost;
     if (device.size() / metadata_block_bytes < needed)
         return fail(ErrorKind::no_space, "{}: {} metadata blocks are too few for {} data blocks, which need {}", device.name(),
@@ -799,7 +799,7 @@ Result<void> ThinMetadata::grow_data(std::uint64_t data_blocks) {
         return fail(ErrorKind::usage, "{} data blocks: there are {}, and can be {}", data_blocks, now, max_data_blocks);
     if (data_blocks == now)
         return {};
-    std::uint64_t bitmaps = (data_blocks + pdata::entries_per_bitmap - 1) / pdata::entries_per_bitmap - core_->data_map.bitmaps();
+    std::uint64_t bitmaps = pdata::bitmaps_for(data_blocks) - core_->data_map.bitmaps();
     return core_->change(bitmaps + bitmaps / 64 + path_cost, [&] { return core_->data_map.extend(core_->manager, data_blocks); });
 }
 

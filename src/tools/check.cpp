@@ -171,9 +171,7 @@ bool Checker::check_superblock() {
             fmt::format("superblock: {} metadata blocks, but the device has only {}", metadata_root_.blocks, device_blocks));
     report_.metadata_blocks = metadata_root_.blocks;
     report_.metadata_free = metadata_root_.blocks - std::min(metadata_root_.allocated, metadata_root_.blocks);
-    // Each bitmap is a metadata block, and maps what it has room for.
-    data_size_known_ = data_root_.blocks <= thin::max_data_blocks &&
-                       data_root_.blocks / pdata::entries_per_bitmap <= std::min(device_blocks, pdata::MetadataSpaceMap::max_blocks);
+    data_size_known_ = can_count(device_blocks, data_root_.blocks);
     if (!data_size_known_ && options_.scope != CheckOptions::Scope::superblock)
         add(Severity::needs_repair, fmt::format("superblock: {} data blocks, more than this metadata can count", data_root_.blocks));
     report_.data_blocks = data_root_.blocks;

@@ -24,7 +24,7 @@ constexpr std::size_t max_pages_in_memory = 16384;
 }  // namespace
 
 Result<DataCounts> DataCounts::start(BlockStream& stream, std::uint64_t data_blocks, std::uint64_t metadata_blocks) {
-    std::uint64_t bitmaps = (data_blocks + entries_per_bitmap - 1) / entries_per_bitmap;
+    std::uint64_t bitmaps = pdata::bitmaps_for(data_blocks);
     if (bitmaps >= metadata_blocks)
         return fail(ErrorKind::no_space, "metadata of {} blocks is too small for {} data blocks: counting them takes {} blocks",
                     metadata_blocks, data_blocks, bitmaps);

@@ -65,7 +65,7 @@ Result<pdata::SpaceMapRoot> write_metadata_space_map(BlockStream& stream, std::v
     }
     root.overflow_root = TRY(overflow.finish()).value();
 
-    const std::uint64_t bitmaps = (blocks + entries_per_bitmap - 1) / entries_per_bitmap;
+    const std::uint64_t bitmaps = pdata::bitmaps_for(blocks);
     const std::uint64_t used = stream.position().value() + bitmaps + 1;
     counts.resize(used, 1);
     root.allocated = static_cast<std::uint64_t>(std::ranges::count_if(counts, [](std::uint32_t count) { return count != 0; }));

@@ -11,6 +11,7 @@
 #include "tools/data_counts.h"
 #include "tools/fresh_metadata.h"
 #include "tools/tree_builder.h"
+#include "tools/volume_trees.h"
 
 namespace lamella::tools {
 
@@ -25,22 +26,9 @@ constexpr std::uint32_t pointer_bytes = 8;
 constexpr std::uint32_t details_bytes = 24;
 constexpr std::size_t index_header_bytes = 16;
 
-constexpr std::uint64_t divide_up(std::uint64_t value, std::uint64_t by) { return (value + by - 1) / by; }
-
 // What is beyond the format's largest metadata stays unused.
 std::uint64_t usable_blocks(const BlockDevice& device) {
     return std::min(device.size() / block_bytes, pdata::MetadataSpaceMap::max_blocks);
-}
-
-// How many nodes a tree takes that is built anew.
-std::uint64_t tree_nodes(std::uint64_t entries, std::uint32_t value_size) {
-    std::uint64_t level = std::max<std::uint64_t>(1, divide_up(entries, pdata::max_node_entries(value_size)));
-    std::uint64_t nodes = level;
-    while (level > 1) {
-        level = divide_up(level, pdata::max_node_entries(pointer_bytes));
-        nodes += level;
-    }
-    return nodes;
 }
 
 MetadataBlockSet all_blocks(std::uint64_t blocks) {
@@ -115,6 +103,8 @@ Result<std::unique_ptr<Repair>> Repair::plan(BlockDevice& input, const RepairOpt
 }
 
 Result<void> Repair::decide(const RepairOptions& options, const Control& control) {
+    if (options.data_blocks > thin::max_data_blocks)
+        return fail(ErrorKind::usage, "{} data blocks, at most {} are possible", *options.data_blocks, thin::max_data_blocks);
     std::array<std::byte, block_bytes> bytes{};
     const bool readable = reader_->read_block(MetadataBlock(0), BlockKind::superblock, bytes).has_value();
     auto superblock = thin::Superblock::unpack(bytes, false);
@@ -126,7 +116,9 @@ Result<void> Repair::decide(const RepairOptions& options, const Control& control
         superblock_ = *superblock;
         report_.roots = {superblock_.data_mapping_root, superblock_.device_details_root};
         const auto data = pdata::SpaceMapRoot::unpack(superblock_.data_space_map_root.data());
-        data_blocks_ = data.blocks;
+        // A number that can't be counts as lost. It would make room for itself in the output.
+        data_size_lost_ = !can_count(catalog_.blocks(), data.blocks);
+        data_blocks_ = data_size_lost_ ? 0 : data.blocks;
         if (options.data_block_sectors && *options.data_block_sectors != superblock_.data_block_sectors)
             return fail(ErrorKind::usage, "a data block size of {} sectors is given; the superblock says {}", *options.data_block_sectors,
                         superblock_.data_block_sectors);
@@ -175,7 +167,8 @@ Result<void> Repair::decide(const RepairOptions& options, const Control& control
     SalvageInput input{.roots = report_.roots, .held_root = superblock_.held_root};
     if (!report_.superblock_lost) {
         const auto data = pdata::SpaceMapRoot::unpack(superblock_.data_space_map_root.data());
-        input.data_blocks = std::max(data_blocks_, options.data_blocks.value_or(0));
+        if (!data_size_lost_ || options.data_blocks)
+            input.data_blocks = std::max(data_blocks_, options.data_blocks.value_or(0));
         input.data_index_root = data.bitmap_root;
         input.data_overflow_root = data.overflow_root;
     } else if (options.data_blocks) {
@@ -189,7 +182,7 @@ Result<void> Repair::decide(const RepairOptions& options, const Control& control
 
     superblock_.transaction_id = std::max(superblock_.transaction_id, options.transaction_id.value_or(0));
     superblock_.flags &= ~thin::Superblock::needs_check_flag;
-    report_.damaged = salvage_->damaged() || report_.superblock_lost || !counts_->complete();
+    report_.damaged = salvage_->damaged() || report_.superblock_lost || data_size_lost_ || !counts_->complete();
     report_.metadata_snapshot_dropped = superblock_.held_root != MetadataBlock(0);
     superblock_.held_root = MetadataBlock(0);
     report_.unplaced = salvage_->unplaced();
@@ -300,18 +293,20 @@ Result<void> Repair::count_nodes() {
     std::uint64_t nodes = leaves_.count() + empty_devices;
     for (const auto& level : inner_)
         nodes += level.size();
-    if (data_blocks_ == 0 && !leaves_.empty())
+    if (data_blocks_ == 0 && !leaves_.empty()) {
         data_blocks_ = thin::BlockTime::unpack(max_value).block.value() + 1;
+        report_.data_blocks_by_mappings = data_blocks_;
+    }
 
     const std::uint64_t devices = salvage_->devices().size();
-    const std::uint64_t data_bitmaps = divide_up(data_blocks_, entries_per_bitmap);
+    const std::uint64_t data_bitmaps = pdata::bitmaps_for(data_blocks_);
     std::uint64_t needed = 1 + nodes + tree_nodes(devices, pointer_bytes) + tree_nodes(devices, details_bytes) + data_bitmaps +
                            tree_nodes(data_bitmaps, pdata::IndexEntry::disk_bytes) + 1;
     std::uint64_t overflowing = static_cast<std::uint64_t>(
         std::ranges::count_if(source_references_, [](std::uint32_t count) { return count >= pdata::bitmap_overflow; }) +
         std::ranges::count_if(made_references_, [](std::uint32_t count) { return count >= pdata::bitmap_overflow; }));
     needed += tree_nodes(overflowing, sizeof(std::uint32_t)) + 1;
-    needed += divide_up(needed, entries_per_bitmap - 1);
+    needed += (needed + entries_per_bitmap - 2) / (entries_per_bitmap - 1);  // the bitmaps count themselves, too
     report_.metadata_blocks = needed;
     return {};
 }
@@ -456,9 +451,8 @@ class Repair::Writer {
 Result<void> Repair::check_room(const BlockDevice& output) const {
     const std::uint64_t blocks = usable_blocks(output);
     // Bitmaps for the whole of the output, beyond those for what is needed.
-    const std::uint64_t bitmaps = divide_up(blocks, entries_per_bitmap);
-    const std::uint64_t needed =
-        report_.metadata_blocks + bitmaps - std::min(bitmaps, divide_up(report_.metadata_blocks, entries_per_bitmap));
+    const std::uint64_t bitmaps = pdata::bitmaps_for(blocks);
+    const std::uint64_t needed = report_.metadata_blocks + bitmaps - std::min(bitmaps, pdata::bitmaps_for(report_.metadata_blocks));
     if (blocks < needed)
         return fail(ErrorKind::no_space, "{} has {} metadata blocks; the new metadata takes {}", output.name(), blocks, needed);
     return {};

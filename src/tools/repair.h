@@ -50,6 +50,8 @@ struct RepairReport {
     bool damaged = false;  // something was; otherwise the output is a copy in order
     bool superblock_lost = false;
     std::string superblock_source;  // where the facts of a lost one came from
+    // How many data blocks the pool has is lost: so many are taken, up to the last that is mapped.
+    std::optional<std::uint64_t> data_blocks_by_mappings;
     bool metadata_snapshot_dropped = false;
     TreeRoots roots;
     std::vector<RepairedVolume> volumes;
@@ -94,6 +96,7 @@ class Repair {
     std::unique_ptr<Salvage> salvage_;
     thin::Superblock superblock_;
     std::uint64_t data_blocks_ = 0;
+    bool data_size_lost_ = false;
     bool doubt_snapshotted_times_ = false;
     RepairReport report_;
 

@@ -10,6 +10,7 @@
 #include "tools/check.h"
 #include "tools/damage.h"
 #include "tools/generate.h"
+#include "tools/pool_test_support.h"
 
 namespace lamella::tools {
 namespace {
@@ -276,6 +277,32 @@ TEST(Repair, NeedsNoSpaceMaps) {
         back += volume.intact + volume.recovered;
     EXPECT_LT(back, 6300u);
     EXPECT_GE(back, 6300u - 2 * 252);
+}
+
+TEST(Repair, ASizeOfDataThatCannotBeIsTakenFromTheMappings) {
+    for (const std::uint64_t size : {UINT64_MAX, UINT64_MAX - 20'000, (std::uint64_t{1} << 40) + 1, std::uint64_t{1} << 40}) {
+        SCOPED_TRACE(size);
+        test::TestPool pool(2000, 512);
+        pool.thin(1);
+        pool.write(1, 0, 400, 3);
+        const std::uint64_t end = pool.data_block(1, 399 * 3).value() + 1;
+        pool.edit_superblock([&](std::byte* block) { store_little<std::uint64_t>(block + 64, size); });
+        for (const std::optional<std::uint64_t> given : {std::optional<std::uint64_t>(), std::optional<std::uint64_t>(2000)}) {
+            auto repair = value_of(Repair::plan(pool.device, {.data_blocks = given}));
+            EXPECT_TRUE(repair->report().damaged);
+            EXPECT_EQ(repair->report().data_blocks_by_mappings, given ? std::nullopt : std::optional(end));
+            EXPECT_EQ(volume_of(repair->report(), 1).intact, 400u);
+            MemoryDevice output(256 * pdata::block_bytes, "output");
+            value_of(repair->write(output));
+            const CheckReport report = value_of(check(output, {}));
+            EXPECT_EQ(report.grade, Severity::note);
+            EXPECT_EQ(report.data_blocks, given.value_or(end));
+        }
+    }
+    test::TestPool pool;
+    const auto refused = Repair::plan(pool.device, {.data_blocks = UINT64_MAX});
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().kind(), ErrorKind::usage);
 }
 
 TEST(Repair, RootsThatAreChosenBringTheirTimeAndTransaction) {

@@ -11,6 +11,7 @@
 
 #include "pdata/btree.h"
 #include "tools/space_map_check.h"
+#include "tools/tree_builder.h"
 
 namespace lamella::tools {
 
@@ -29,8 +30,6 @@ namespace {
 constexpr std::uint32_t overflow_value_bytes = 4;
 constexpr std::uint32_t child_bytes = 8;
 constexpr std::size_t most_buffered = 256;
-
-constexpr std::uint64_t divide_up(std::uint64_t value, std::uint64_t by) { return (value + by - 1) / by; }
 
 // Writes blocks to the places that were taken for them, in the order in which they were taken; neighbours together.
 class Places {
@@ -80,24 +79,11 @@ class Places {
     std::size_t buffered_ = 0;
 };
 
-std::uint64_t tree_nodes(std::uint64_t entries, std::uint32_t value_size) {
-    std::uint64_t level = std::max<std::uint64_t>(1, divide_up(entries, max_node_entries(value_size)));
-    std::uint64_t nodes = level;
-    while (level > 1) {
-        level = divide_up(level, max_node_entries(child_bytes));
-        nodes += level;
-    }
-    return nodes;
-}
-
 // A tree of so many entries, which are added in ascending order; on each level all nodes have the same number of entries, or one more.
 class EvenTree {
   public:
     EvenTree(Places& places, std::uint64_t entries, std::uint32_t value_size)
-        : places_(places),
-          entries_(entries),
-          value_size_(value_size),
-          nodes_(std::max<std::uint64_t>(1, divide_up(entries, max_node_entries(value_size)))) {}
+        : places_(places), entries_(entries), value_size_(value_size), nodes_(level_nodes(entries, value_size)) {}
 
     Result<void> add(std::uint64_t key, const std::byte* value) {
         keys_.push_back(key);
@@ -165,7 +151,7 @@ class EvenTree {
 Result<std::vector<IndexEntry>> write_bitmaps(Places& places, std::uint64_t blocks, std::uint64_t& allocated,
                                               const std::function<std::uint64_t(std::uint64_t)>& word) {
     std::vector<IndexEntry> entries;
-    for (std::uint64_t bitmap = 0; bitmap < divide_up(blocks, entries_per_bitmap); ++bitmap) {
+    for (std::uint64_t bitmap = 0; bitmap < pdata::bitmaps_for(blocks); ++bitmap) {
         MetadataBlock location;
         std::byte* bytes = TRY(places.next(location));
         for (std::uint64_t index = 0; index < bitmap_words; ++index)
@@ -198,9 +184,9 @@ Result<SpaceMapRoots> write_space_maps(BlockDevice& device, BlockTable& table, c
     SpaceMapRoots roots;
     roots.data.blocks = counts.blocks();
     roots.metadata.blocks = metadata_blocks;
-    const std::uint64_t data_bitmaps = divide_up(counts.blocks(), entries_per_bitmap);
+    const std::uint64_t data_bitmaps = pdata::bitmaps_for(counts.blocks());
     const std::uint64_t needed = data_bitmaps + tree_nodes(data_bitmaps, IndexEntry::disk_bytes) +
-                                 tree_nodes(data_overflows, overflow_value_bytes) + divide_up(metadata_blocks, entries_per_bitmap) + 1 +
+                                 tree_nodes(data_overflows, overflow_value_bytes) + pdata::bitmaps_for(metadata_blocks) + 1 +
                                  tree_nodes(metadata_overflow.size(), overflow_value_bytes);
     Places places(device, table);
     TRY(places.take(needed, metadata_blocks));

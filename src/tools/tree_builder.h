@@ -4,15 +4,33 @@
 // less than a third full.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
 #include <vector>
 
 #include "base/result.h"
 #include "base/strong.h"
+#include "pdata/btree.h"
 #include "tools/block_stream.h"
 
 namespace lamella::tools {
+
+// How many nodes a level of a tree has, and the whole tree, that is written anew with full nodes.
+constexpr std::uint64_t level_nodes(std::uint64_t entries, std::uint32_t value_size) {
+    const std::uint64_t full = pdata::max_node_entries(value_size);
+    return std::max<std::uint64_t>(1, entries / full + (entries % full != 0));
+}
+constexpr std::uint64_t tree_nodes(std::uint64_t entries, std::uint32_t value_size) {
+    constexpr std::uint32_t child_bytes = 8;
+    std::uint64_t level = level_nodes(entries, value_size);
+    std::uint64_t nodes = level;
+    while (level > 1) {
+        level = level_nodes(level, child_bytes);
+        nodes += level;
+    }
+    return nodes;
+}
 
 // Writes one node with those entries; values lie one after the other, value_size bytes each.
 Result<MetadataBlock> write_node(BlockStream& stream, bool leaf, std::uint32_t value_size, std::span<const std::uint64_t> keys,

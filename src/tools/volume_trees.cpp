@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tools/volume_trees.h"
 
+#include <algorithm>
 #include <mutex>
 
 #include "pdata/bitmap.h"
+#include "pdata/metadata_space_map.h"
 #include "tools/plain_tree.h"
 
 namespace lamella::tools {
@@ -30,6 +32,12 @@ Result<thin::Superblock> read_superblock(BlockDevice& metadata, MetadataBlock lo
                     location);
     TRY_WITHIN(metadata.name(), read_now(metadata, location.value() * block.size(), block.bytes()));
     return TRY_WITHIN(metadata.name(), thin::Superblock::unpack(block.bytes(), false, location));
+}
+
+bool can_count(std::uint64_t metadata_blocks, std::uint64_t data_blocks) {
+    // Each bitmap is a metadata block, and maps what it has room for.
+    return data_blocks <= thin::max_data_blocks &&
+           data_blocks / pdata::entries_per_bitmap <= std::min(metadata_blocks, pdata::MetadataSpaceMap::max_blocks);
 }
 
 Result<bool> read_volumes(MetadataReader& reader, BlockTable& table, const Superblock& superblock, bool in_metadata_snapshot,

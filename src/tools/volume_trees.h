@@ -23,6 +23,9 @@ namespace lamella::tools {
 // The pool's, or the copy of it that a metadata snapshot has; checked. Errors: damaged, unsupported, failed; they name the device.
 Result<thin::Superblock> read_superblock(BlockDevice& metadata, MetadataBlock location = MetadataBlock(0));
 
+// Whether metadata of so many blocks can have a space map of so many data blocks.
+bool can_count(std::uint64_t metadata_blocks, std::uint64_t data_blocks);
+
 // What the two trees know of one volume.
 struct VolumeEntry {
     std::optional<MetadataBlock> root{};
