@@ -194,7 +194,8 @@ Result<void> check_may_write(const VolumeGroup& group, std::string_view system_i
         return fail(ErrorKind::refused, "{} is clustered", what);
     if (has(group.status, "PARTIAL"))
         return fail(ErrorKind::refused, "{} is partial", what);
-    if (!has(group.status, "WRITE") || has(group.flags, "WRITE_LOCKED"))
+    // In a group of one host LVM writes the one word in the other's place, so that versions without system ids don't write to it.
+    if (!has(group.status, "WRITE") && !has(group.flags, "WRITE_LOCKED"))
         return fail(ErrorKind::refused, "{} is read-only", what);
     TRY(check_words(what, group.status, known_group_words));
     TRY(check_words(what, group.flags, known_group_words));

@@ -327,6 +327,13 @@ TEST(Text, RefusesToWriteWhatItDoesNotKnow) {
     EXPECT_TRUE(refused([](VolumeGroup& one) { one.logical_volumes[0].status.push_back("NEW"); }));
     EXPECT_TRUE(refused([](VolumeGroup& one) { one.physical_volumes[0].flags.push_back("NEW"); }));
     EXPECT_FALSE(refused([](VolumeGroup& one) { one.system_id = "here"; }));
+    EXPECT_TRUE(refused([](VolumeGroup& one) { one.status = {"RESIZEABLE", "READ"}; }));
+    // As LVM 2.03.16 writes a group with a system id.
+    EXPECT_FALSE(refused([](VolumeGroup& one) {
+        one.status = {"RESIZEABLE", "READ"};
+        one.flags = {"WRITE_LOCKED"};
+        one.system_id = "here";
+    }));
 }
 
 TEST(Check, FindsWhatCannotBe) {

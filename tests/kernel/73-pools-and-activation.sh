@@ -131,7 +131,6 @@ check "and takes the tags away" "$LAMELLA" doctor vg0 --quick --fix
 check_equal "both are kept" "db-s1 web-s1 web-s2" "$(volumes -s)"
 check_equal "without the tag" "" "$(itself lvs --noheadings -o lv_tags vg0 | grep unfinished)"
 umount /usr/sbin/lvm
-check "and it can be made" "$LAMELLA" pool create vg0/others --size 16M --extensions 0 --data-on /dev/ubda --metadata-on /dev/ubdb
 check "vgck" vgck vg0
 
 # --- All groups; one of another host; a disk there twice

@@ -52,6 +52,11 @@ check_equal "the volume as LVM's kernel had it" "$web" "$(sum_of "$device")"
 check "it is listed" bash -c '"$LAMELLA" list vg0 | grep -q "^web"'
 says "by who serves it" '"served": true' "$LAMELLA" show vg0 --json
 check "a snapshot" "$LAMELLA" snapshot vg0/web --name before
+check "its volume is made larger" "$LAMELLA" resize vg0/web --size 36M
+check_equal "the block device too" $((36 << 20)) "$(blockdev --getsize64 "$device")"
+check "by a difference" "$LAMELLA" resize vg0/web --size +4M
+check_equal "the block device too" $((40 << 20)) "$(blockdev --getsize64 "$device")"
+check "so is the pool" "$LAMELLA" extend vg0/pool --size +8M
 scatter "$device" 3
 sync "$device"
 changed=$(sum_of "$device")
@@ -83,4 +88,18 @@ serve
 check "served anew, it can be changed" "$LAMELLA" create vg0/more --size 4M
 end_serving
 check_clean vg0 "afterwards"
+
+# --- Of a host with an id: its own are opened, another's not
+echo 'global { system_id_source = "lvmlocal" }' >>/etc/lvm/lvm.conf
+echo 'local { system_id = "here" }' >/etc/lvm/lvmlocal.conf
+quietly vgchange -y --systemid here vg0
+serve
+says "this host's is opened" '"system_id": "here"' "$LAMELLA" show vg0 --json
+check "and changed" "$LAMELLA" create vg0/mine --size 4M
+end_serving
+check_equal "which LVM reads" mine "$(lvs --noheadings -o lv_name vg0/mine | tr -d ' ')"
+check_equal "and a host without that id doesn't change" "RESIZEABLE READ WRITE_LOCKED" \
+    "$(vgcfgbackup -f text vg0 >said && sed -n '/^vg0/,/system_id/p' text | grep -oE 'RESIZEABLE|READ|WRITE(_LOCKED)?' | xargs)"
+quietly vgchange -y --systemid elsewhere vg0
+check_status 4 "another host's isn't" "$LAMELLA" serve vg0 --user-space
 END
