@@ -81,12 +81,22 @@ bool ExceptionTable::overlaps(const Shard& shard, std::uint64_t first, std::uint
                        [&](const Hold& hold) { return hold.first < first + count && first < hold.first + hold.count; });
 }
 
+void ExceptionTable::hold(OriginChunk first, std::uint64_t count) {
+    for (std::uint64_t here = 0; count > 0; first += here, count -= here) {
+        here = in_bucket(first, count);
+        Shard& shard = shard_of(first);
+        std::lock_guard lock(shard.mutex);
+        shard.holds.push_back({first.value(), here});
+    }
+}
+
 bool ExceptionTable::release(OriginChunk first, std::uint64_t count) {
-    Shard& shard = shard_of(first);
-    {
+    for (std::uint64_t here = 0; count > 0; first += here, count -= here) {
+        here = in_bucket(first, count);
+        Shard& shard = shard_of(first);
         std::lock_guard lock(shard.mutex);
         const auto found = std::find_if(shard.holds.begin(), shard.holds.end(),
-                                        [&](const Hold& hold) { return hold.first == first.value() && hold.count == count; });
+                                        [&](const Hold& hold) { return hold.first == first.value() && hold.count == here; });
         *found = shard.holds.back();
         shard.holds.pop_back();
     }
@@ -107,26 +117,21 @@ bool ExceptionTable::settled(OriginChunk first, std::uint64_t count) const {
 }
 
 bool ExceptionTable::held(OriginChunk first, std::uint64_t count) const {
-    while (count > 0) {
-        const std::uint64_t here = std::min(count, bucket_chunks - first.value() % bucket_chunks);
+    for (std::uint64_t here = 0; count > 0; first += here, count -= here) {
+        here = in_bucket(first, count);
         const Shard& shard = shard_of(first);
         std::lock_guard lock(shard.mutex);
         if (overlaps(shard, first.value(), here))
             return true;
-        first += here;
-        count -= here;
     }
     return false;
 }
 
 bool ExceptionTable::insert(OriginChunk first, StoreChunk where, std::uint64_t count) {
-    while (count > 0) {
-        const std::uint64_t here = std::min(count, bucket_chunks - first.value() % bucket_chunks);
+    for (std::uint64_t here = 0; count > 0; first += here, where += here, count -= here) {
+        here = in_bucket(first, count);
         if (!insert_in_bucket(first, where, here))
             return false;
-        first += here;
-        where += here;
-        count -= here;
     }
     return true;
 }

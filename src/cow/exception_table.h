@@ -8,9 +8,11 @@
 // grow by steps of at most a half). Neighbours become one run, as in the kernel's table, of at most 256.
 //
 // Buckets are spread over shards with a lock each, held for a lookup or a change in memory. Under the same lock stand the holds: ranges of
-// chunks that an I/O has looked up and is still using, so that whoever changes what the lookup said can wait for it.
+// chunks that an I/O has looked up and is still using, so that whoever changes what the lookup said can wait for it; and those whose
+// exceptions are in the table but not yet durable.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cstdint>
@@ -62,7 +64,9 @@ class ExceptionTable {
             shard.holds.push_back({first.value(), run.count});
         return run;
     }
-    // True: somebody waits for holds to end, and must be told.
+    // Held until release(), whatever is found there: of chunks whose exceptions aren't durable yet.
+    void hold(OriginChunk first, std::uint64_t count);
+    // What was held with one call. True: somebody waits for holds to end, and must be told.
     bool release(OriginChunk first, std::uint64_t count);
 
     // Every chunk is in the store, and none is held.
@@ -112,6 +116,9 @@ class ExceptionTable {
 
     Shard& shard_of(OriginChunk chunk) { return shards_[chunk.value() / bucket_chunks % shard_count]; }
     const Shard& shard_of(OriginChunk chunk) const { return shards_[chunk.value() / bucket_chunks % shard_count]; }
+    static std::uint64_t in_bucket(OriginChunk first, std::uint64_t count) {
+        return std::min(count, bucket_chunks - first.value() % bucket_chunks);
+    }
     static bool overlaps(const Shard& shard, std::uint64_t first, std::uint64_t count);
 
     std::span<const Word> runs_of(std::uint64_t bucket) const;

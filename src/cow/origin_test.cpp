@@ -224,9 +224,22 @@ class CommitTest : public testing::Test {
     void settle() {
         while (queue->run_once(false)) {}
     }
-    void start(BlockDevice& on, std::uint64_t offset, std::uint64_t size) {
+    test::Request& start(BlockDevice& on, std::uint64_t offset, std::uint64_t size, bool durable = false) {
         requests.push_back(std::make_unique<test::Request>(IoOperation::write, offset, size, data.data()));
+        requests.back()->durable = durable;
         on.submit(*queue, *requests.back());
+        return *requests.back();
+    }
+    test::Request& start_flush(BlockDevice& of) {
+        requests.push_back(std::make_unique<test::Request>(IoOperation::flush, 0, 0, nullptr));
+        of.submit(*queue, *requests.back());
+        return *requests.back();
+    }
+    std::vector<std::byte> read(BlockDevice& from, std::uint64_t offset, std::uint64_t size) {
+        std::vector<std::byte> bytes(size);
+        test::Request reading(IoOperation::read, offset, size, bytes.data());
+        EXPECT_EQ(reading.run(from, *queue), 0);
+        return bytes;
     }
     // The first round waits for its flush: what is written next comes together.
     void begin_a_round() {
@@ -312,14 +325,92 @@ TEST_F(CommitTest, AStoreElsewhereDoesNotWaitForThisDisk) {
     MemoryDevice elsewhere(32 * chunk, "elsewhere");
     const auto other = *origin->open_snapshot(elsewhere, options());
     disk.add({.operation = IoOperation::flush, .count = 1, .hold = true});
-    start(*snapshots[0], 0, chunk);
-    start(*other, 0, chunk);
+    start(*snapshots[0], 0, chunk, true);
+    start(*other, 0, chunk, true);
     settle();
     EXPECT_FALSE(requests[0]->done);
     EXPECT_TRUE(requests[1]->done);
     disk.release();
     settle();
     EXPECT_TRUE(requests[0]->done);
+}
+
+TEST_F(CommitTest, AWriteToASnapshotWaitsForNoFlush) {
+    Snapshot& snapshot = *snapshots[0];
+    disk.add({.operation = IoOperation::flush, .count = 1, .hold = true});
+    start(snapshot, 3 * chunk, chunk);
+    start(snapshot, 4 * chunk + 512, 512);  // what is around it is copied
+    settle();
+    EXPECT_EQ(disk.held(), 1u);
+    EXPECT_TRUE(requests[0]->done && requests[1]->done);
+    EXPECT_EQ(read(snapshot, 3 * chunk, chunk), data);
+    EXPECT_EQ(read(snapshot, 4 * chunk, 512), filled(512, 1));
+    EXPECT_EQ(read(snapshot, 4 * chunk + 512, 512), filled(512, 2));
+    // Those who rely on it wait: a write to the origin, a flush, a write that is durable. What lies elsewhere doesn't.
+    const auto& flushed = start_flush(snapshot);
+    const auto& to_origin = start(*origin, 3 * chunk, chunk);
+    const auto& durable = start(snapshot, 3 * chunk, 512, true);
+    settle();
+    EXPECT_FALSE(flushed.done || to_origin.done || durable.done);
+    EXPECT_EQ(read(device, 3 * chunk, 1 * 512)[0], std::byte{1});
+    disk.release();
+    settle();
+    EXPECT_TRUE(flushed.done && to_origin.done && durable.done);
+    EXPECT_EQ(flushed.error, 0);
+    EXPECT_EQ(read(device, 3 * chunk, 1 * 512)[0], std::byte{2});
+}
+
+TEST_F(CommitTest, WhatWasNotCommittedEndsTheSnapshotBeforeTheOriginIsWritten) {
+    Snapshot& snapshot = *snapshots[0];
+    const auto& written = start(snapshot, 3 * chunk, chunk);
+    settle();
+    snapshots[1].reset();
+    disk.add({.operation = IoOperation::write, .offset = chunk, .length = chunk, .count = 1});             // the exception
+    disk.add({.operation = IoOperation::write, .offset = 0, .length = chunk, .count = 1, .hold = true});  // the mark in the header
+    disk.add({.operation = IoOperation::flush, .count = 1, .hold = true});
+    const auto& lost = start(snapshot, 5 * chunk, chunk);
+    settle();
+    EXPECT_TRUE(written.done && lost.done && lost.error == 0);
+    const auto& flushed = start_flush(snapshot);
+    const auto& to_origin = start(*origin, 5 * chunk, chunk);
+    settle();
+    EXPECT_FALSE(flushed.done || to_origin.done);
+    disk.release();
+    settle();
+    EXPECT_EQ(disk.held(), 1u);
+    EXPECT_TRUE(flushed.done && flushed.error == EIO);
+    EXPECT_FALSE(to_origin.done);
+    EXPECT_EQ(read(device, 5 * chunk, 1 * 512)[0], std::byte{1});
+    disk.release();
+    settle();
+    EXPECT_TRUE(to_origin.done && to_origin.error == 0);
+    EXPECT_EQ(snapshot.snapshot_status().line(), "Invalid");
+    const auto& again = start_flush(snapshot);
+    settle();
+    EXPECT_EQ(again.error, EIO) << "a flush succeeds only if everything before it is durable";
+}
+
+TEST_F(CommitTest, OnlySoManyWritesToASnapshotArePromised) {
+    MemoryDevice large(2048 * sector_bytes, "large"), elsewhere(1024 * sector_bytes, "elsewhere");
+    ASSERT_TRUE(write_now(large, 0, filled(large.size(), 1)));
+    FaultDevice slow(elsewhere);
+    const auto of_large = *Origin::open(large, {}, queue.get());
+    const auto snapshot = *of_large->open_snapshot(slow, options("P", 1));
+    slow.add({.operation = IoOperation::flush, .count = 1, .hold = true});
+    constexpr std::size_t all = 400;
+    for (std::uint64_t index = 0; index < all; ++index)
+        start(*snapshot, 2 * index * sector_bytes, sector_bytes);
+    settle();
+    const auto done = [&] { return std::count_if(requests.begin(), requests.end(), [](const auto& request) { return request->done; }); };
+    EXPECT_EQ(done(), 256);
+    slow.release();
+    settle();
+    EXPECT_EQ(done(), static_cast<std::ptrdiff_t>(all));
+    start_flush(*snapshot);
+    settle();
+    EXPECT_TRUE(requests.back()->done && requests.back()->error == 0);
+    // Each stands on the disk now: as many as in a store that was closed.
+    EXPECT_EQ(inspect_store(elsewhere, large.size())->exceptions, all);
 }
 
 // --- What fails below ---

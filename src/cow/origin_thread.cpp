@@ -283,6 +283,11 @@ bool OriginThread::deal_snapshot(CowIo& io, IoQueue& here) {
         }
         places.push_back(place);
     }
+    // After the look at the table: what is found there is counted.
+    if (io.request.durable && snapshot.uncommitted.load() != 0) {
+        io.leave_grace();
+        return false;
+    }
     for (const CowIo::Place& place : places)
         io.start_part(here, place);
     return true;
@@ -293,6 +298,8 @@ bool OriginThread::deal_snapshot(CowIo& io, IoQueue& here) {
 void OriginThread::deal_here(CowIo& io) {
     if (io.snapshot == nullptr || io.passed_down)
         block_origin(io);
+    else if (io.operation == IoOperation::flush)
+        deal_snapshot_flush(io);
     else if (io.operation == IoOperation::discard)
         deal_snapshot_discard(io);
     else
@@ -456,19 +463,13 @@ void OriginThread::start_copies(std::vector<Pending*>& fresh) {
 void OriginThread::data_written(Pending& pending, int error) {
     SnapshotState& snapshot = *pending.snapshot;
     if (error == 0) {
+        show(pending);
         snapshot.log->written(pending);
         return;
     }
     snapshot.log->dropped(pending);
     snapshot.pending.erase(pending.first());
-    if (pending.writer != nullptr) {
-        pending.writer->note_error(error);
-        pending.writer->finish_part(queue_);
-    }
-    for (const WaitingPart& part : pending.snapshot_writes) {
-        part.io->note_error(error);
-        part.io->finish_part(queue_);
-    }
+    let_snapshot_writes_go_on(pending, error);
     if (pending.for_origin)
         invalidate(snapshot, nullptr);
     // Where the snapshot goes on they find the chunk missing, and ask for it themselves.
@@ -484,26 +485,26 @@ void OriginThread::data_written(Pending& pending, int error) {
 void OriginThread::committed(Pending& pending, int error) {
     SnapshotState& snapshot = *pending.snapshot;
     snapshot.pending.erase(pending.first());
-    if (error == 0) {
+    if (error != 0) {
+        invalidate(snapshot, nullptr);
+    } else if (!pending.shown) {
         [[maybe_unused]] const bool inserted = snapshot.table->insert(pending.old, pending.where, pending.count);
         assert(inserted);
-    } else {
-        invalidate(snapshot, nullptr);
     }
-    if (pending.writer != nullptr) {
-        pending.writer->note_error(error);
-        pending.writer->finish_part(queue_);
-    }
-    for (const WaitingPart& part : pending.snapshot_writes) {
-        const std::uint64_t at = part.io->start + part.offset;
-        if (error == 0)
-            part.io->start_part(
-                queue_, {.device = &snapshot.device,
-                         .offset = part.offset,
-                         .size = part.size,
-                         .device_offset = pending.where.value() * snapshot.chunk_bytes + (at - pending.first() * snapshot.chunk_bytes)});
-        part.io->note_error(error);
-        part.io->finish_part(queue_);
+    let_snapshot_writes_go_on(pending, error);
+    if (pending.shown) {
+        if (error != 0)
+            snapshot.lost_writes.store(true);
+        snapshot.uncommitted.fetch_sub(1);
+        // What isn't durable and never will be keeps the origin's writes off until nobody can take the snapshot for a good one.
+        if (error != 0 && snapshot.valid.load())
+            snapshot.held_until_invalid.push_back({pending.old, pending.count});
+        else if (snapshot.table->release(pending.old, pending.count))
+            released();
+        for (CowIo* io : pending.want_it_durable) {
+            io->note_error(error);
+            io->finish_part(queue_);
+        }
     }
     for (Blocked* blocked : pending.origin_writes) {
         if (error == 0)
@@ -521,7 +522,7 @@ void OriginThread::drain(SnapshotState& snapshot, OriginChunk first, std::uint64
     snapshot.table->watch_releases(true);
     if (snapshot.table->held(first, count)) {
         ++blocked.waits;
-        snapshot.draining.push_back({first, count, &blocked});
+        snapshot.draining.push_back({{first, count}, &blocked});
     } else if (snapshot.draining.empty()) {
         snapshot.table->watch_releases(false);
     }
@@ -565,6 +566,9 @@ void OriginThread::marked_invalid(SnapshotState& snapshot, int error) {
     snapshot.invalidating = false;
     if (snapshot.valid.exchange(false))
         snapshot.raise_event();
+    for (const SnapshotState::Range& range : std::exchange(snapshot.held_until_invalid, {}))
+        if (snapshot.table->release(range.first, range.count))
+            released();
     std::vector<Blocked*> waiting;
     waiting.swap(snapshot.waiting_for_invalid);
     for (Blocked* blocked : waiting)

@@ -13,6 +13,10 @@
 // then put into the table, so that new reads go to the store; then the old reads are waited for; then the origin may be written. A read
 // that was overtaken by the snapshot's end (invalid, or merging) finds that out when it completes, and fails.
 //
+// A write to a chunk that its snapshot doesn't have waits for the chunk's data, not for the exception: it may be lost as long as nobody
+// flushes. The exception stands in the table meanwhile, held, so that writes to the origin wait for its commit; so do flushes of the
+// snapshot, and writes that are durable themselves. If the commit fails, the snapshot ends, and its flushes fail.
+//
 // A snapshot begins when it stands in the view. The writes that looked at the view before are waited for (a grace period) before the first
 // copy is made for the new snapshot; writes that come later wait for that.
 #pragma once
@@ -65,6 +69,9 @@ struct SnapshotState {
     std::atomic<bool> overflowed{false};
     std::atomic<bool> given_up{false};  // to the origin, by a merge
     std::atomic<bool> merge_failed{false};
+    // Exceptions in the table that aren't durable yet; and whether some never became so.
+    std::atomic<unsigned> uncommitted{0};
+    std::atomic<bool> lost_writes{false};
     std::mutex handler_mutex;
     std::function<void()> handler;
     std::function<void()> room_handler;
@@ -76,12 +83,15 @@ struct SnapshotState {
     bool in_step(OriginChunk first, std::uint64_t count);
 
     std::map<std::uint64_t, Pending*> pending;  // by the first chunk
-    struct Drain {
+    struct Range {
         OriginChunk first;
         std::uint64_t count;
+    };
+    struct Drain : Range {
         Blocked* blocked;
     };
     std::vector<Drain> draining;
+    std::vector<Range> held_until_invalid;  // in the table, though they never became durable
     bool invalidating = false;
     bool mark_failed = false;  // the store isn't marked invalid, though it is
     struct InvalidWaiter : ExceptionLog::Waiter {
@@ -101,8 +111,10 @@ struct Pending : NewExceptions {
     SnapshotState* snapshot;
     bool for_origin;          // a write to the origin asked for it: if it fails, the snapshot is invalid
     CowIo* writer = nullptr;  // it brings the data itself
+    bool shown = false;       // in the table before it is durable, and held there
     std::vector<Blocked*> origin_writes;
     std::vector<WaitingPart> snapshot_writes;
+    std::vector<CowIo*> want_it_durable;  // of those that are shown
 
     std::uint64_t first() const { return old.value(); }
     std::uint64_t end() const { return old.value() + count; }
@@ -177,7 +189,11 @@ class OriginThread : public std::enable_shared_from_this<OriginThread> {
     void deal_snapshot_write(CowIo& io, bool may_wait = true);
     void fail_when_invalid(CowIo& io);
     void deal_snapshot_discard(CowIo& io);
-    void write_when_committed(Pending& pending, CowIo& io, std::uint64_t at, std::uint64_t end);
+    void deal_snapshot_flush(CowIo& io);
+    void write_when_there(Pending& pending, CowIo& io, std::uint64_t at, std::uint64_t end);
+    void wait_for_commits(CowIo& io);
+    void show(Pending& pending);
+    void let_snapshot_writes_go_on(Pending& pending, int error);
     Pending* pending_at(SnapshotState& snapshot, std::uint64_t chunk, std::uint64_t& free_until);
     Pending* make_pending(SnapshotState& snapshot, std::uint64_t first, std::uint64_t count, bool for_origin);
     void preserve(std::uint64_t start, std::uint64_t end, const SnapshotState* but, Blocked& blocked);

@@ -41,8 +41,11 @@ std::string Snapshot::name() const { return state_->name; }
 
 void Snapshot::submit(IoQueue& queue, IoRequest& request) {
     // What went to the origin's device isn't this snapshot's to flush.
-    if (request.operation == IoOperation::flush)
-        return state_->device.submit(queue, request);
+    if (request.operation == IoOperation::flush) {
+        if (state_->uncommitted.load() == 0 && !state_->lost_writes.load())
+            return state_->device.submit(queue, request);
+        return thread_->resume(*new CowIo(*thread_, queue, request, state_.get()));
+    }
     const int error = check_request(request, size(), traits().alignment);
     if (error != 0 || request.length == 0)
         return queue.complete_later(request, error);

@@ -2,15 +2,76 @@
 //
 // What of a snapshot's own requests comes to the origin's thread: writes to chunks that the store doesn't have yet, and discards.
 #include <algorithm>
+#include <cassert>
 #include <cerrno>
+#include <utility>
 
 #include "cow/origin_thread.h"
 
 namespace lamella::cow {
 
-void OriginThread::write_when_committed(Pending& pending, CowIo& io, std::uint64_t at, std::uint64_t end) {
+namespace {
+constexpr unsigned most_uncommitted = 256;  // of a snapshot: more wait for the commit of theirs
+}
+
+void OriginThread::write_when_there(Pending& pending, CowIo& io, std::uint64_t at, std::uint64_t end) {
     io.parts.fetch_add(1);
     pending.snapshot_writes.push_back({&io, at - io.start, end - at});
+}
+
+// Its data is in the store: who writes to the snapshot needs to wait no longer.
+void OriginThread::show(Pending& pending) {
+    SnapshotState& snapshot = *pending.snapshot;
+    const auto durable = [](const WaitingPart& part) { return part.io->request.durable; };
+    const bool wanted = pending.writer != nullptr || !pending.snapshot_writes.empty();
+    if (!wanted || !snapshot.persistent || snapshot.uncommitted.load() >= most_uncommitted ||
+        (pending.writer != nullptr && pending.writer->request.durable) ||
+        std::any_of(pending.snapshot_writes.begin(), pending.snapshot_writes.end(), durable))
+        return;
+    pending.shown = true;
+    // Counted and held before it can be found.
+    snapshot.uncommitted.fetch_add(1);
+    snapshot.table->hold(pending.old, pending.count);
+    [[maybe_unused]] const bool inserted = snapshot.table->insert(pending.old, pending.where, pending.count);
+    assert(inserted);
+    let_snapshot_writes_go_on(pending, 0);
+}
+
+void OriginThread::let_snapshot_writes_go_on(Pending& pending, int error) {
+    if (CowIo* writer = std::exchange(pending.writer, nullptr)) {
+        writer->note_error(error);
+        writer->finish_part(queue_);
+    }
+    const SnapshotState& snapshot = *pending.snapshot;
+    for (const WaitingPart& part : std::exchange(pending.snapshot_writes, {})) {
+        const std::uint64_t at = part.io->start + part.offset;
+        if (error == 0)
+            part.io->start_part(
+                queue_, {.device = &pending.snapshot->device,
+                         .offset = part.offset,
+                         .size = part.size,
+                         .device_offset = pending.where.value() * snapshot.chunk_bytes + (at - pending.first() * snapshot.chunk_bytes)});
+        part.io->note_error(error);
+        part.io->finish_part(queue_);
+    }
+}
+
+// Until what is shown now is durable.
+void OriginThread::wait_for_commits(CowIo& io) {
+    for (const auto& [first, pending] : io.snapshot->pending) {
+        if (!pending->shown)
+            continue;
+        io.parts.fetch_add(1);
+        pending->want_it_durable.push_back(&io);
+    }
+}
+
+void OriginThread::deal_snapshot_flush(CowIo& io) {
+    if (io.snapshot->lost_writes.load())
+        io.note_error(EIO);
+    io.start_part(queue_, {.device = &io.snapshot->device});
+    wait_for_commits(io);
+    io.finish_part(queue_);
 }
 
 // The snapshot says that it is invalid when the write fails.
@@ -36,6 +97,8 @@ void OriginThread::deal_snapshot_write(CowIo& io, bool may_wait) {
     }
     // The wait for exceptions is for disks only, so that it may be inside a grace period.
     io.token = grace_.enter();
+    if (io.request.durable)
+        wait_for_commits(io);
     int refused = !snapshot.answers() || snapshot.overflowed.load() ? EIO : 0;
     if (io.request.fast_only && refused == 0)
         refused = EOPNOTSUPP;  // it comes here because something must be copied or committed
@@ -85,7 +148,7 @@ void OriginThread::deal_snapshot_write(CowIo& io, bool may_wait) {
             fresh.push_back(pending);
         }
         until = std::min(end, pending->end() * chunk_bytes);
-        write_when_committed(*pending, io, at, until);
+        write_when_there(*pending, io, at, until);
         at = until;
     }
     start_copies(fresh);
