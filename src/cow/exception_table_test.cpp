@@ -6,6 +6,8 @@
 
 #include <gtest/gtest.h>
 
+#include "cow/settled_map.h"
+
 namespace lamella::cow {
 namespace {
 
@@ -80,6 +82,29 @@ TEST(ExceptionTable, IsAMapInLittleMemory) {
             }
         }
     }
+}
+
+TEST(SettledMap, KnowsWholeUnitsOnly) {
+    SettledMap chunks(100 * 4096 + 512, 16384);
+    EXPECT_FALSE(chunks.settled(0, 1));
+    chunks.note(20000, 20001);  // its chunk
+    EXPECT_TRUE(chunks.settled(16384, 32768));
+    EXPECT_FALSE(chunks.settled(16383, 16385));
+    EXPECT_FALSE(chunks.settled(32767, 32769));
+    chunks.note(100 * 4096, 100 * 4096 + 512);
+    EXPECT_TRUE(chunks.settled(100 * 4096 + 511, 100 * 4096 + 512));
+    EXPECT_FALSE(chunks.settled(1 << 30, (1 << 30) + 1));
+    chunks.note(1 << 30, (1 << 30) + 1);
+    EXPECT_FALSE(chunks.settled(1 << 30, (1 << 30) + 1)) << "behind its end";
+
+    SettledMap sectors(1 << 20, 512);
+    sectors.note(8192, 8192 + 3584 + 1);  // the last of its sectors in part
+    EXPECT_TRUE(sectors.settled(8192, 12288));
+    sectors.note(16384, 16384 + 3584);
+    EXPECT_FALSE(sectors.settled(16384, 16385)) << "a unit of which a sector may be missing";
+    sectors.note(20480 - 512, 28672);
+    EXPECT_FALSE(sectors.settled(20480 - 512, 20480));
+    EXPECT_TRUE(sectors.settled(20480, 28672));
 }
 
 }  // namespace

@@ -87,6 +87,22 @@ TEST_F(OriginTest, ASnapshotIsWritten) {
     EXPECT_EQ(read(*snapshot, 0, snapshot->size()), expected);
 }
 
+TEST_F(OriginTest, WhatOneSnapshotHoldsAnotherMayLack) {
+    auto first = open(store);
+    write(*origin, 5 * chunk, filled(chunk, 2));
+    write(*origin, 5 * chunk, filled(chunk, 3));
+    auto second = open(store2);
+    write(*origin, 5 * chunk, filled(chunk, 4));
+    EXPECT_EQ(read(*first, 5 * chunk, chunk), filled(chunk, 1));
+    EXPECT_EQ(read(*second, 5 * chunk, chunk), filled(chunk, 3));
+    first.reset();
+    second.reset();
+    MemoryDevice store3(32 * chunk, "store3");
+    auto third = open(store3);
+    write(*origin, 5 * chunk, filled(chunk, 5));
+    EXPECT_EQ(read(*third, 5 * chunk, chunk), filled(chunk, 4));
+}
+
 TEST_F(OriginTest, SnapshotsShareOneRead) {
     FaultDevice counting(device);
     origin = *Origin::open(counting);
@@ -365,7 +381,7 @@ TEST_F(CommitTest, WhatWasNotCommittedEndsTheSnapshotBeforeTheOriginIsWritten) {
     const auto& written = start(snapshot, 3 * chunk, chunk);
     settle();
     snapshots[1].reset();
-    disk.add({.operation = IoOperation::write, .offset = chunk, .length = chunk, .count = 1});             // the exception
+    disk.add({.operation = IoOperation::write, .offset = chunk, .length = chunk, .count = 1});            // the exception
     disk.add({.operation = IoOperation::write, .offset = 0, .length = chunk, .count = 1, .hold = true});  // the mark in the header
     disk.add({.operation = IoOperation::flush, .count = 1, .hold = true});
     const auto& lost = start(snapshot, 5 * chunk, chunk);

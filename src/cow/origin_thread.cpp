@@ -153,6 +153,8 @@ void OriginThread::resume(CowIo& io) {
 // --- The data path; any thread --------------------------------------------------------------------------------------------
 
 bool OriginThread::settled(const View& view, std::uint64_t start, std::uint64_t end, const SnapshotState* but) {
+    if (view.snapshots.empty() || view.settled->settled(start, end))
+        return true;
     for (const SnapshotState* snapshot : view.snapshots) {
         if (snapshot == but || start >= snapshot->size || !snapshot->valid.load())
             continue;
@@ -160,6 +162,8 @@ bool OriginThread::settled(const View& view, std::uint64_t start, std::uint64_t 
         if (!snapshot->table->settled(first, snapshot->end_chunk(std::min(end, snapshot->size)) - first.value()))
             return false;
     }
+    if (but == nullptr)
+        view.settled->note(start, end);
     return true;
 }
 
@@ -643,6 +647,9 @@ Result<void> OriginThread::add_snapshot(SnapshotState& snapshot, bool fresh) {
         snapshot.log->use(queue_, committer_of(snapshot.device));
         View view = *view_owner_;
         view.snapshots.push_back(&snapshot);
+        const auto smaller = [](const SnapshotState* left, const SnapshotState* right) { return left->chunk_bytes < right->chunk_bytes; };
+        view.settled = std::make_shared<SettledMap>(
+            device_.size(), (*std::min_element(view.snapshots.begin(), view.snapshots.end(), smaller))->chunk_bytes);
         set_view(std::move(view));
         ++beginning_;
         after_grace([this, fresh, &answer] {

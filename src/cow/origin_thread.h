@@ -34,6 +34,7 @@
 #include "cow/exception_log.h"
 #include "cow/exception_table.h"
 #include "cow/origin.h"
+#include "cow/settled_map.h"
 #include "device/answer.h"
 
 namespace lamella::cow {
@@ -158,6 +159,8 @@ class OriginThread : public std::enable_shared_from_this<OriginThread> {
   private:
     struct View {
         std::vector<SnapshotState*> snapshots;
+        // Of these, or of more. Begun anew with each that begins.
+        std::shared_ptr<SettledMap> settled{};
         SnapshotState* merging = nullptr;
         bool frozen = false;  // writes to the origin wait
     };
