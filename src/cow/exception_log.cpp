@@ -11,8 +11,8 @@
 //   counted now, but counted again, over chunks that have been given to others, when the gap before it is filled.
 // - The next area is zeroed, and flushed, before the last exception of an area is written: the reader goes on into it at that moment.
 //   That is done when the first exceptions of an area are written, so that nobody waits for it.
-// - A merge takes exceptions away from the end, when the origin has been flushed. In one write: if it is torn, some may be left behind an
-//   earlier end, but what they name is merged, and nobody adds exceptions to a store that has begun to merge.
+// - A merge takes exceptions away from the end, when the origin has been flushed. All at once: some may be left behind an earlier end, but
+//   what they name is merged, and nobody adds exceptions to a store that has begun to merge.
 // - A new store: the first area is zeroed before there is a header.
 // - Invalid is one durable write to the header.
 //
@@ -494,50 +494,96 @@ void ExceptionLog::mark_invalid(Waiter& waiter) {
 void ExceptionLog::read_tail(std::uint64_t most, Waiter& waiter) {
     waiter_ = &waiter;
     tail_.clear();
-    if (in_area_ == 0 && area_.load() > 0) {
-        area_.fetch_sub(1);
-        in_area_ = geometry_.exceptions_per_area();
-    }
-    const std::uint64_t count = std::min(most, in_area_);
-    const std::uint64_t end = (in_area_ * exception_bytes + unit_bytes_ - 1) / unit_bytes_ * unit_bytes_;
-    tail_start_ = (in_area_ - count) * exception_bytes / unit_bytes_ * unit_bytes_;
-    tail_.resize(count);
-    const auto completed = [](IoRequest& request, int error) {
-        ExceptionLog& log = *static_cast<ExceptionLog*>(request.context);
-        for (std::uint64_t index = 0; error == 0 && index < log.tail_.size(); ++index) {
-            const std::byte* bytes = log.tail_units_.data() + ((log.in_area_ - 1 - index) * exception_bytes - log.tail_start_);
-            log.tail_[index] = {OriginChunk(load_little<std::uint64_t>(bytes)), StoreChunk(load_little<std::uint64_t>(bytes + 8))};
+    tail_parts_.clear();
+    std::uint64_t area = area_.load();
+    for (std::uint64_t end = in_area_; most > 0; end = geometry_.exceptions_per_area()) {
+        if (end > 0) {
+            const std::uint64_t count = std::min(most, end);
+            tail_parts_.push_back({.area = area, .first = end - count, .end = end});
+            most -= count;
         }
-        Waiter& waiting = *std::exchange(log.waiter_, nullptr);
-        waiting.done(waiting, error);
-    };
-    if (count == 0) {
-        tail_request_.context = this;
-        tail_request_.completed = completed;
-        queue_->complete_later(tail_request_, 0);
-        return;
+        if (area == 0)
+            break;
+        --area;
     }
-    tail_units_ = AlignedBuffer(end - tail_start_);
-    tail_vector_ = {tail_units_.data(), tail_units_.size()};
-    submit(tail_request_, IoOperation::read, geometry_.area_chunk(area_.load()) * geometry_.chunk_bytes() + tail_start_, {&tail_vector_, 1},
-           tail_units_.size(), completed);
+    for (TailPart& part : tail_parts_)
+        part.units = AlignedBuffer((part.end * exception_bytes + unit_bytes_ - 1) / unit_bytes_ * unit_bytes_ - start_of(part));
+    submit_tail(IoOperation::read, &ExceptionLog::tail_read);
+}
+
+// Where the first unit of a part begins, in bytes of its area.
+std::uint64_t ExceptionLog::start_of(const TailPart& part) const { return part.first * exception_bytes / unit_bytes_ * unit_bytes_; }
+
+void ExceptionLog::submit_tail(IoOperation operation, void (ExceptionLog::*then)()) {
+    after_tail_ = then;
+    tail_error_ = 0;
+    tail_under_way_ = tail_parts_.size();
+    if (tail_parts_.empty()) {
+        tail_request_ = IoRequest{};
+        tail_request_.context = this;
+        tail_request_.completed = [](IoRequest& request, int) {
+            ExceptionLog& log = *static_cast<ExceptionLog*>(request.context);
+            (log.*log.after_tail_)();
+        };
+        return queue_->complete_later(tail_request_, 0);
+    }
+    for (TailPart& part : tail_parts_) {
+        part.vector = {part.units.data(), part.units.size()};
+        part.request = IoRequest{.operation = operation,
+                                 .offset = geometry_.area_chunk(part.area) * geometry_.chunk_bytes() + start_of(part),
+                                 .length = part.units.size(),
+                                 .vectors = {&part.vector, 1}};
+        part.request.context = this;
+        part.request.completed = [](IoRequest& request, int error) {
+            ExceptionLog& log = *static_cast<ExceptionLog*>(request.context);
+            if (error != 0)
+                log.tail_error_ = error;
+            if (--log.tail_under_way_ == 0)
+                (log.*log.after_tail_)();
+        };
+        device_.submit(*queue_, part.request);
+    }
+}
+
+void ExceptionLog::tail_done(int error) {
+    Waiter& waiting = *std::exchange(waiter_, nullptr);
+    waiting.done(waiting, error);
+}
+
+void ExceptionLog::tail_read() {
+    for (const TailPart& part : tail_parts_)
+        for (std::uint64_t index = part.end; tail_error_ == 0 && index-- > part.first;) {
+            const std::byte* bytes = part.units.data() + (index * exception_bytes - start_of(part));
+            tail_.push_back({OriginChunk(load_little<std::uint64_t>(bytes)), StoreChunk(load_little<std::uint64_t>(bytes + 8))});
+        }
+    tail_done(tail_error_);
 }
 
 void ExceptionLog::clear_tail(Waiter& waiter) {
     waiter_ = &waiter;
-    const std::uint64_t kept = (in_area_ - tail_.size()) * exception_bytes - tail_start_;
-    std::memset(tail_units_.data() + kept, 0, tail_units_.size() - kept);
-    submit(tail_request_, IoOperation::write, geometry_.area_chunk(area_.load()) * geometry_.chunk_bytes() + tail_start_,
-           {&tail_vector_, 1}, tail_units_.size(), [](IoRequest& request, int error) {
-               ExceptionLog& log = *static_cast<ExceptionLog*>(request.context);
-               if (error == 0) {
-                   log.in_area_ -= log.tail_.size();
-                   // As the kernel counts in a merge: as if every chunk before had been committed in the order of allocation.
-                   log.next_free_.store(log.geometry_.area_chunk(log.area_.load()) + log.in_area_ + 1);
-               }
-               Waiter& waiting = *std::exchange(log.waiter_, nullptr);
-               waiting.done(waiting, error);
-           });
+    for (TailPart& part : tail_parts_) {
+        const std::uint64_t kept = part.first * exception_bytes - start_of(part);
+        std::memset(part.units.data() + kept, 0, part.units.size() - kept);
+    }
+    submit_tail(IoOperation::write, &ExceptionLog::tail_written);
+}
+
+void ExceptionLog::tail_written() {
+    if (tail_error_ != 0)
+        return tail_done(tail_error_);
+    tail_request_ = IoRequest{.operation = IoOperation::flush};
+    tail_request_.context = this;
+    tail_request_.completed = [](IoRequest& request, int error) {
+        ExceptionLog& log = *static_cast<ExceptionLog*>(request.context);
+        if (error == 0) {
+            log.area_.store(log.tail_parts_.back().area);
+            log.in_area_ = log.tail_parts_.back().first;
+            // As the kernel counts in a merge: as if every chunk before had been committed in the order of allocation.
+            log.next_free_.store(log.geometry_.area_chunk(log.area_.load()) + log.in_area_ + 1);
+        }
+        log.tail_done(error);
+    };
+    device_.submit(*queue_, tail_request_);
 }
 
 }  // namespace lamella::cow

@@ -105,8 +105,7 @@ class ExceptionLog {
         OriginChunk old;
         StoreChunk where;
     };
-    // The last exceptions, at most `most`, last first; of one area, so that there may be fewer than there are. Empty: no exception is
-    // left. Valid until the next call.
+    // The last exceptions, at most `most`, last first. Empty: no exception is left. Valid until the next call.
     void read_tail(std::uint64_t most, Waiter& waiter);
     const std::vector<Exception>& tail() const { return tail_; }
     // Takes the tail away, durably. What was merged from it is durable already. After an error it isn't known what is left of it.
@@ -124,6 +123,16 @@ class ExceptionLog {
         enum class State { writing, written, flushing, flushed, dropped } state;
     };
 
+    // Where the tail lies in an area, in whole units of the device; the last area first.
+    struct TailPart {
+        std::uint64_t area = 0;
+        std::uint64_t first = 0;  // exception of the area; those before it in its unit stay
+        std::uint64_t end = 0;
+        AlignedBuffer units{};
+        IoRequest request{};
+        iovec vector{};
+    };
+
     std::uint64_t chunks() const;
     std::uint64_t unit_offset(std::uint64_t index) const;
     void skip_area();
@@ -134,6 +143,11 @@ class ExceptionLog {
     void submit_in_round(IoRequest& request, IoOperation operation, std::uint64_t offset, std::span<iovec> vectors, std::uint64_t length);
     void submit(IoRequest& request, IoOperation operation, std::uint64_t offset, std::span<iovec> vectors, std::uint64_t length,
                 void (*completed)(IoRequest& request, int error));
+    std::uint64_t start_of(const TailPart& part) const;
+    void submit_tail(IoOperation operation, void (ExceptionLog::*then)());
+    void tail_read();
+    void tail_written();
+    void tail_done(int error);
 
     BlockDevice& device_;
     const StoreGeometry geometry_;
@@ -165,10 +179,11 @@ class ExceptionLog {
 
     Waiter* waiter_ = nullptr;  // of read_tail, clear_tail
     std::vector<Exception> tail_;
-    AlignedBuffer tail_units_;
-    std::uint64_t tail_start_ = 0;  // byte in the area where tail_units_ begins
+    std::vector<TailPart> tail_parts_;
+    void (ExceptionLog::*after_tail_)() = nullptr;
+    std::size_t tail_under_way_ = 0;
+    int tail_error_ = 0;
     IoRequest tail_request_;
-    iovec tail_vector_{};
 
     Waiter* invalid_waiter_ = nullptr;
     AlignedBuffer header_;

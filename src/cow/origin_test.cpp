@@ -351,6 +351,29 @@ TEST_F(CommitTest, AStoreElsewhereDoesNotWaitForThisDisk) {
     EXPECT_TRUE(requests[0]->done);
 }
 
+TEST_F(CommitTest, AStepOfAMergeTakesSeveralAreas) {
+    MemoryDevice elsewhere(512 * sector_bytes, "elsewhere");
+    FaultDevice counting(elsewhere);
+    const auto snapshot = *origin->open_snapshot(counting, options("P", 1));
+    for (std::uint64_t index = 0; index < 100; ++index)  // 32 are an area
+        start(*snapshot, (index * 7 % 128) * sector_bytes, sector_bytes);
+    settle();
+    const auto expected = read(*snapshot, 0, snapshot->size());
+    const std::uint64_t flushes = counting.count(IoOperation::flush);
+    counting.add({.operation = IoOperation::flush, .count = 1, .hold = true});
+    ASSERT_TRUE(origin->start_merge(snapshot));
+    settle();
+    EXPECT_EQ(counting.count(IoOperation::flush) - flushes, 1u);
+    EXPECT_EQ(read(device, 0, snapshot->size()), expected) << "merged, not yet taken away";
+    EXPECT_EQ(snapshot->snapshot_status().line(), "105/512 5");
+    counting.release();
+    settle();
+    EXPECT_EQ(snapshot->snapshot_status().line(), "2/512 2");
+    EXPECT_EQ(inspect_store(elsewhere, device.size())->exceptions, 0u);
+    ASSERT_TRUE(origin->end_merge());
+    EXPECT_EQ(read(*origin, 0, snapshot->size()), expected);
+}
+
 TEST_F(CommitTest, AWriteToASnapshotWaitsForNoFlush) {
     Snapshot& snapshot = *snapshots[0];
     disk.add({.operation = IoOperation::flush, .count = 1, .hold = true});
