@@ -11,9 +11,20 @@
 #include <algorithm>
 #include <thread>
 
+#include <sched.h>
+
 namespace lamella {
 
-IoQueue::IoQueue(Clock& clock) : clock_(clock) {}
+namespace {
+
+bool has_one_processor() {
+    cpu_set_t processors;
+    return ::sched_getaffinity(0, sizeof processors, &processors) == 0 && CPU_COUNT(&processors) == 1;
+}
+
+}  // namespace
+
+IoQueue::IoQueue(Clock& clock) : gathers_(has_one_processor()), clock_(clock) {}
 
 IoQueue::~IoQueue() = default;
 
@@ -37,16 +48,36 @@ void IoQueue::wait_for_posters() const {
         std::this_thread::yield();
 }
 
-void IoQueue::post(Task& task) {
+void IoQueue::post(Task& task) { push(task, task); }
+
+void IoQueue::push(Task& newest, Task& oldest) {
     posting_.fetch_add(1, std::memory_order_relaxed);
     Task* head = posted_.load(std::memory_order_relaxed);
     do {
-        task.next = head;
-    } while (!posted_.compare_exchange_weak(head, &task, std::memory_order_seq_cst, std::memory_order_relaxed));
-    // Only now the task may run, and be gone: it isn't touched any more.
+        oldest.next = head;
+    } while (!posted_.compare_exchange_weak(head, &newest, std::memory_order_seq_cst, std::memory_order_relaxed));
+    // Only now the tasks may run, and be gone: they aren't touched any more.
     if (sleeping_.load(std::memory_order_seq_cst) && sleeping_.exchange(false, std::memory_order_seq_cst))
         wake();
     posting_.fetch_sub(1, std::memory_order_release);
+}
+
+void IoQueue::hand_over(IoQueue& to, Task& task) {
+    if (&to == this || !gathers_)
+        return to.post(task);
+    for (HandedOver& others : handed_over_)
+        if (others.to == &to) {
+            task.next = others.newest;
+            others.newest = &task;
+            return;
+        }
+    handed_over_.push_back({&to, &task, &task});
+}
+
+void IoQueue::send_handed_over() {
+    for (const HandedOver& tasks : handed_over_)
+        tasks.to->push(*tasks.newest, *tasks.oldest);
+    handed_over_.clear();
 }
 
 void IoQueue::arm(Timer& timer, Duration deadline) {
@@ -70,11 +101,17 @@ bool IoQueue::run_once(bool may_wait) {
     // What ran may have made replies: they go out, at the end of the step, before the next request is looked for. Not twice in a row,
     // so that nothing keeps descriptors waiting.
     left_kernel_out_ = ran && may_wait && !left_kernel_out_ && only_watches();
-    if (left_kernel_out_)
+    if (left_kernel_out_) {
+        send_handed_over();
         return true;
-    if (ran || !may_wait || ready_head_ != nullptr || ready_status_head_ != nullptr)
-        return poll_kernel(Duration::zero()) || ran;
+    }
+    if (ran || !may_wait || ready_head_ != nullptr || ready_status_head_ != nullptr) {
+        ran |= poll_kernel(Duration::zero());
+        send_handed_over();
+        return ran;
+    }
 
+    send_handed_over();
     std::optional<Duration> wait;
     if (!timers_.empty())
         wait = std::max(Duration::zero(), (*timers_.begin())->deadline - clock_.monotonic());
@@ -83,6 +120,7 @@ bool IoQueue::run_once(bool may_wait) {
         wait = Duration::zero();
     ran = poll_kernel(wait);
     sleeping_.store(false, std::memory_order_relaxed);
+    send_handed_over();
     return ran;
 }
 

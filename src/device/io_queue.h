@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <set>
+#include <vector>
 
 #include "base/clock.h"
 #include "base/result.h"
@@ -59,6 +60,10 @@ class IoQueue {
     // Any thread. Tasks of one poster run in the order posted. The queue may be destroyed, on its own thread, as soon as the task has
     // run; a call that comes after that is an error.
     void post(Task& task);
+    // As to.post(task), on this queue's thread. Where the process has one processor only, when the step has ended (or, outside of one, when
+    // the next one begins): what is wakened takes the place of who wakes it there, and would find one task at a time. In the order handed
+    // over.
+    void hand_over(IoQueue& to, Task& task);
     // Any thread: lets a waiting run_once() return.
     virtual void wake() = 0;
 
@@ -87,6 +92,7 @@ class IoQueue {
     // No file I/O is under way or waits to be submitted: poll_kernel() would look at watched descriptors and nothing else.
     virtual bool only_watches() const { return false; }
 
+    bool has_handed_over() const { return !handed_over_.empty(); }
     bool has_posted_tasks() const { return posted_.load(std::memory_order_relaxed) != nullptr; }
     std::optional<Duration> next_deadline() const { return timers_.empty() ? std::nullopt : std::optional((*timers_.begin())->deadline); }
 
@@ -95,8 +101,12 @@ class IoQueue {
 
     // True while poll_kernel() may sleep: a poster must wake() then.
     std::atomic<bool> sleeping_{false};
+    // hand_over() waits for the end of the step.
+    bool gathers_;
 
   private:
+    void push(Task& newest, Task& oldest);
+    void send_handed_over();
     bool run_ready();
     bool run_tasks();
     bool run_timers();
@@ -111,6 +121,12 @@ class IoQueue {
     bool left_kernel_out_ = false;  // in the last step
     std::atomic<Task*> posted_{nullptr};
     std::atomic<unsigned> posting_{0};
+    struct HandedOver {
+        IoQueue* to;
+        Task* newest;
+        Task* oldest;
+    };
+    std::vector<HandedOver> handed_over_;
     IoRequest* ready_head_ = nullptr;
     IoRequest** ready_tail_ = &ready_head_;
     StatusRequest* ready_status_head_ = nullptr;

@@ -4,6 +4,7 @@
 #include <array>
 #include <thread>
 
+#include <sched.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
@@ -75,6 +76,51 @@ TEST_P(IoQueueTest, PostsFromManyThreadsKeepEachPostersOrder) {
     queue->run_until([&] { return total == posters * each; });
     for (std::thread& thread : threads)
         thread.join();
+}
+
+TEST_P(IoQueueTest, HandsOverAtTheEndOfAStepOnOneProcessor) {
+    cpu_set_t before, one;
+    ASSERT_EQ(::sched_getaffinity(0, sizeof before, &before), 0);
+    CPU_ZERO(&one);
+    CPU_SET(::sched_getcpu(), &one);
+    ASSERT_EQ(::sched_setaffinity(0, sizeof one, &one), 0);
+    queue = *test::make_queue(GetParam());
+    const auto other = *make_plain_queue();
+    EXPECT_EQ(::sched_setaffinity(0, sizeof before, &before), 0);
+    struct Handing : Numbered {
+        IoQueue* from = nullptr;
+        IoQueue* to = nullptr;
+        std::array<Numbered, 3> more;
+    } task;
+    std::vector<int> log;
+    task.log = &log;
+    task.from = queue.get();
+    task.to = other.get();
+    task.run = [](Task& ran) {
+        auto& handing = static_cast<Handing&>(ran);
+        for (int number = 0; Numbered & one : handing.more) {
+            one.run = append_number;
+            one.log = handing.log;
+            one.number = number++;
+            handing.from->hand_over(*handing.to, one);
+        }
+        EXPECT_FALSE(handing.to->run_once(false)) << "not yet";
+    };
+    queue->post(task);
+    queue->run_once(true);
+    EXPECT_TRUE(log.empty());
+    EXPECT_TRUE(other->run_once(false));
+    EXPECT_EQ(log, (std::vector<int>{0, 1, 2}));
+
+    // From outside of a step, and to itself.
+    log.clear();
+    queue->hand_over(*other, task.more[0]);
+    queue->hand_over(*queue, task.more[1]);
+    EXPECT_FALSE(other->run_once(false));
+    queue->run_once(false);
+    EXPECT_EQ(log, std::vector{1});
+    other->run_once(false);
+    EXPECT_EQ(log, (std::vector{1, 0}));
 }
 
 // Each side answers the other's task with one; a single lost wake-up would hang it.

@@ -12,7 +12,10 @@ namespace lamella {
 
 class Simulation::Queue final : public IoQueue {
   public:
-    explicit Queue(Simulation& simulation) : IoQueue(simulation.clock_), simulation_(simulation) { simulation.queues_.push_back(this); }
+    explicit Queue(Simulation& simulation) : IoQueue(simulation.clock_), simulation_(simulation) {
+        simulation.queues_.push_back(this);
+        gathers_ = simulation.queues_.size() % 2 == 0;
+    }
     ~Queue() override { std::erase(simulation_.queues_, this); }
 
     void submit_file(int fd, bool is_block_device, IoRequest& request) override {
@@ -29,7 +32,9 @@ class Simulation::Queue final : public IoQueue {
     Result<void> watch(Watcher&) override { return fail(ErrorKind::unsupported, "a simulated queue can't watch descriptors"); }
     void unwatch(Watcher&) override {}
 
-    bool has_work() const { return !running_ && (!completions_.empty() || !answers_.empty() || has_posted_tasks() || timer_is_due()); }
+    bool has_work() const {
+        return !running_ && (!completions_.empty() || !answers_.empty() || has_posted_tasks() || has_handed_over() || timer_is_due());
+    }
     std::optional<Duration> deadline() const { return next_deadline(); }
 
   protected:
