@@ -13,7 +13,7 @@ namespace lamella::cow {
 
 Committer::Committer(IoQueue& queue, std::vector<BlockDevice*> leaves) : queue_(queue), leaves_(std::move(leaves)) {
     task_.committer = this;
-    task_.run = [](Task& task) { static_cast<RoundTask&>(task).committer->write(); };
+    task_.run = [](Task& task) { static_cast<RoundTask&>(task).committer->begin_round(); };
 }
 
 // Later, so that whatever ends in the same step of the queue comes into the same round.
@@ -23,6 +23,18 @@ void Committer::wake() {
         return;
     busy_ = true;
     queue_.post(task_);
+}
+
+void Committer::arrived() {
+    --expected_;
+    if (awaited_ > 0 && --awaited_ == 0)
+        write();
+}
+
+void Committer::begin_round() {
+    awaited_ = expected_;
+    if (awaited_ == 0)
+        write();
 }
 
 void Committer::write() {
@@ -71,7 +83,7 @@ void Committer::flush() {
 void Committer::flushed() {
     for (ExceptionLog* log : logs_)
         log->flush_ended(error_);
-    write();
+    begin_round();
 }
 
 // --- Writes ---------------------------------------------------------------------------------------------------------------

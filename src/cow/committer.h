@@ -35,6 +35,11 @@ class Committer {
     // There is something to do: a round begins soon, or one more follows.
     void wake();
 
+    // Data is being read that will be written; and has come, or won't. A round that is to begin waits for as much as is under way then:
+    // that is done long before a flush is, which it would wait for otherwise.
+    void expect() { ++expected_; }
+    void arrived();
+
     // For what a log does in a round: the flush waits until as many have ended as have begun.
     void begun() { ++under_way_; }
     void ended() {
@@ -46,6 +51,7 @@ class Committer {
     struct Flush : IoRequest {
         Committer* committer;
     };
+    void begin_round();
     void write();
     void flush();
     void flushed();
@@ -55,6 +61,8 @@ class Committer {
     std::vector<ExceptionLog*> logs_;
     bool busy_ = false;   // a round is under way, or posted
     bool again_ = false;  // woken meanwhile
+    unsigned expected_ = 0;
+    unsigned awaited_ = 0;  // not 0: the round waits
     unsigned under_way_ = 0;
     std::vector<Flush> flushes_;
     int error_ = 0;  // of a flush

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "cow/exception_log.h"
 
@@ -24,9 +25,21 @@ struct Copier::Piece {
     IoRequest read;
     iovec vector{};
     std::vector<Write> writes;
+    std::vector<ExceptionLog*> logs;  // that expect what is read
     std::size_t writing = 0;
 
+    // Whether a part of what this piece reads is for the target.
+    bool has(const Copy::Target& target) const {
+        return std::max(at, target.start) < std::min({at + length, target.start + target.length, copy->length});
+    }
+
     void start(IoQueue& queue) {
+        logs.clear();
+        for (const Copy::Target& target : copy->targets)
+            if (target.log != nullptr && has(target))
+                logs.push_back(target.log);
+        for (ExceptionLog* log : logs)
+            log->expect_data();
         vector = {buffer.data(), length};
         read = IoRequest{.operation = IoOperation::read, .offset = copy->offset + at, .length = length, .vectors = {&vector, 1}};
         read.context = this;
@@ -35,12 +48,20 @@ struct Copier::Piece {
     }
 
     void was_read(int error) {
+        // By now others may have the piece.
+        const std::vector<ExceptionLog*> served = std::exchange(logs, {});
+        write(error);
+        for (ExceptionLog* log : served)
+            log->data_arrived();
+    }
+
+    void write(int error) {
         writes.clear();
         for (Copy::Target& target : copy->targets) {
+            if (!has(target))
+                continue;
             const std::uint64_t start = std::max(at, target.start);
             const std::uint64_t end = std::min({at + length, target.start + target.length, copy->length});
-            if (start >= end)
-                continue;
             if (error != 0) {
                 target.error = error;
                 continue;

@@ -102,7 +102,7 @@ void CowIo::complete(IoQueue& here, bool from_submit) {
         if (operation == IoOperation::discard && snapshot->discard_passdown_origin.load() && !passed_down && error.load() == 0) {
             passed_down = true;
             parts.store(1);
-            return thread.resume(*this);
+            return thread.resume(*this, here);
         }
         // A device that doesn't discard keeps what it has, which a discard allows.
         if (passed_down && error.load() == EOPNOTSUPP)
@@ -126,7 +126,7 @@ void CowIo::complete(IoQueue& here, bool from_submit) {
         delete io;
         finished.completed(finished, outcome);
     };
-    home.post(task);
+    here.hand_over(home, task);
 }
 
 void CowIo::start_part(IoQueue& here, const Place& place) {

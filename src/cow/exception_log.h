@@ -79,8 +79,11 @@ class ExceptionLog {
     // Room for chunks from `exceptions.old` on: at least 1, at most `exceptions.count`, which becomes as many as there are, in chunks that
     // follow each other. False: the store is full.
     bool allocate(NewExceptions& exceptions);
-    // Writes data of new exceptions, together with what is next to it, when the next round begins. Persistent stores.
+    // Persistent stores: that data of new exceptions is being read; that it is written, together with what is next to it, when the next
+    // round begins; and, behind that or for lack of data, that it has come.
+    void expect_data() { committer_->expect(); }
     void write_data(IoRequest& request);
+    void data_arrived() { committer_->arrived(); }
     // The data is written. Commits are made in the order of allocation, several in one where they come together.
     void written(NewExceptions& exceptions);
     // There is no data: `committed` won't be called. The room is lost.

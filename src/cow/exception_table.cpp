@@ -103,6 +103,15 @@ bool ExceptionTable::release(OriginChunk first, std::uint64_t count) {
     return watched_.load();
 }
 
+bool ExceptionTable::present(OriginChunk first, std::uint64_t count) const {
+    for (Run run; count > 0; first += run.count, count -= run.count) {
+        run = find(first, count);
+        if (!run.where)
+            return false;
+    }
+    return true;
+}
+
 bool ExceptionTable::settled(OriginChunk first, std::uint64_t count) const {
     while (count > 0) {
         const Shard& shard = shard_of(first);

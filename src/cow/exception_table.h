@@ -69,7 +69,9 @@ class ExceptionTable {
     // What was held with one call. True: somebody waits for holds to end, and must be told.
     bool release(OriginChunk first, std::uint64_t count);
 
-    // Every chunk is in the store, and none is held.
+    // Every chunk is in the store.
+    bool present(OriginChunk first, std::uint64_t count) const;
+    // Likewise, and none is held.
     bool settled(OriginChunk first, std::uint64_t count) const;
     bool held(OriginChunk first, std::uint64_t count) const;
     // From now on, or no longer, release() answers true.

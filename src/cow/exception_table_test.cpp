@@ -85,7 +85,8 @@ TEST(ExceptionTable, IsAMapInLittleMemory) {
 }
 
 TEST(SettledMap, KnowsWholeUnitsOnly) {
-    SettledMap chunks(100 * 4096 + 512, 16384);
+    const auto made = SettledMap::make(100 * 4096 + 512, 16384), of_sectors = SettledMap::make(1 << 20, 512);
+    SettledMap& chunks = *made;
     EXPECT_FALSE(chunks.settled(0, 1));
     chunks.note(20000, 20001);  // its chunk
     EXPECT_TRUE(chunks.settled(16384, 32768));
@@ -97,7 +98,7 @@ TEST(SettledMap, KnowsWholeUnitsOnly) {
     chunks.note(1 << 30, (1 << 30) + 1);
     EXPECT_FALSE(chunks.settled(1 << 30, (1 << 30) + 1)) << "behind its end";
 
-    SettledMap sectors(1 << 20, 512);
+    SettledMap& sectors = *of_sectors;
     sectors.note(8192, 8192 + 3584 + 1);  // the last of its sectors in part
     EXPECT_TRUE(sectors.settled(8192, 12288));
     sectors.note(16384, 16384 + 3584);

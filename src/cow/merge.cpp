@@ -221,15 +221,29 @@ Result<void> OriginThread::start_merge(SnapshotState& snapshot) {
             return go_on();
         }
         merge_ = std::make_unique<Merge>(*this, snapshot);
-        // Writes to the origin find its chunks where the snapshot has them as soon as they look at the view. What was on its way into the
-        // snapshot still arrives there.
+        // What is on its way into the snapshot arrives there, and is durable, before writes to the origin find its chunks where the
+        // snapshot has them.
         snapshot.given_up.store(true);
-        View view = *view_owner_;
-        std::erase(view.snapshots, &snapshot);
-        view.merging = &snapshot;
-        set_view(std::move(view));
+        View waiting = *view_owner_;
+        waiting.merge_begins = true;
+        set_view(std::move(waiting));
         let_writes_without_room_go_on(snapshot, true);
-        after_grace([this, go_on] { when_idle(merge_->snapshot, go_on); });
+        after_grace([this, &answer, go_on] {
+            when_idle(merge_->snapshot, [this, &answer, go_on] {
+                View view = *view_owner_;
+                view.merge_begins = false;
+                std::erase(view.snapshots, &merge_->snapshot);
+                const bool valid = merge_->snapshot.valid.load();
+                if (valid)
+                    view.merging = &merge_->snapshot;
+                set_view(std::move(view));
+                let_writes_go_on();
+                if (valid)
+                    return go_on();
+                // Invalid by now: as if it had been before.
+                answer.give({});
+            });
+        });
     });
 }
 

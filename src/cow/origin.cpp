@@ -59,7 +59,7 @@ void Origin::submit(IoQueue& queue, IoRequest& request) {
     if (thread_->deal_origin(*io, queue))
         io->finish_part(queue, true);
     else
-        thread_->resume(*io);
+        thread_->resume(*io, queue);
 }
 
 void Origin::status(IoQueue& queue, StatusRequest& request) {

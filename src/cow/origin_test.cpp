@@ -9,6 +9,7 @@
 #include "base/endian.h"
 #include "cow/exception_log.h"
 #include "cow/exception_store.h"
+#include "device/concatenation_device.h"
 #include "device/fault_device.h"
 #include "device/memory_device.h"
 #include "device/slice_device.h"
@@ -101,6 +102,16 @@ TEST_F(OriginTest, WhatOneSnapshotHoldsAnotherMayLack) {
     auto third = open(store3);
     write(*origin, 5 * chunk, filled(chunk, 5));
     EXPECT_EQ(read(*third, 5 * chunk, chunk), filled(chunk, 4));
+}
+
+TEST_F(OriginTest, AWriteBehindASnapshotSaysNothingOfItsLastChunk) {
+    SnapshotOptions shorter = options("P", 32);
+    shorter.size = 10 * 4 * chunk + 512;
+    auto snapshot = open(store, shorter);
+    write(*origin, shorter.size, filled(512, 2));
+    write(*origin, shorter.size, filled(512, 3));
+    write(*origin, shorter.size - 512, filled(512, 4));
+    EXPECT_EQ(read(*snapshot, shorter.size - 512, 512), filled(512, 1));
 }
 
 TEST_F(OriginTest, SnapshotsShareOneRead) {
@@ -385,17 +396,31 @@ TEST_F(CommitTest, AWriteToASnapshotWaitsForNoFlush) {
     EXPECT_EQ(read(snapshot, 3 * chunk, chunk), data);
     EXPECT_EQ(read(snapshot, 4 * chunk, 512), filled(512, 1));
     EXPECT_EQ(read(snapshot, 4 * chunk + 512, 512), filled(512, 2));
-    // Those who rely on it wait: a write to the origin, a flush, a write that is durable. What lies elsewhere doesn't.
+    // Those who rely on it wait: a write to the origin, a flush, also of what stands on the snapshot, a write that is durable.
     const auto& flushed = start_flush(snapshot);
+    const auto slice = *SliceDevice::create(snapshot, 0, snapshot.size(), "slice");
+    const auto table = *ConcatenationDevice::create({{{slice.get(), 0, slice->size()}}}, "table");
+    const auto& flushed_above = start_flush(*table);
     const auto& to_origin = start(*origin, 3 * chunk, chunk);
     const auto& durable = start(snapshot, 3 * chunk, 512, true);
+    // A read doesn't, whatever it asks for, and leaves what it reads as it is.
+    std::vector<std::byte> seen(chunk);
+    test::Request reading(IoOperation::read, 6 * chunk, chunk, seen.data());
+    reading.durable = true;
+    EXPECT_EQ(reading.run(snapshot, *queue), 0);
+    EXPECT_EQ(seen, filled(chunk, 1));
     settle();
-    EXPECT_FALSE(flushed.done || to_origin.done || durable.done);
+    EXPECT_FALSE(flushed.done || flushed_above.done || to_origin.done || durable.done);
     EXPECT_EQ(read(device, 3 * chunk, 1 * 512)[0], std::byte{1});
     disk.release();
     settle();
-    EXPECT_TRUE(flushed.done && to_origin.done && durable.done);
+    EXPECT_TRUE(flushed.done && flushed_above.done && to_origin.done && durable.done);
     EXPECT_EQ(flushed.error, 0);
+    EXPECT_EQ(snapshot.snapshot_status().line(), "32/256 16");
+    start(*origin, 6 * chunk, chunk);
+    settle();
+    EXPECT_TRUE(requests.back()->done);
+    EXPECT_EQ(read(snapshot, 6 * chunk, chunk), filled(chunk, 1));
     EXPECT_EQ(read(device, 3 * chunk, 1 * 512)[0], std::byte{2});
 }
 
@@ -419,6 +444,9 @@ TEST_F(CommitTest, WhatWasNotCommittedEndsTheSnapshotBeforeTheOriginIsWritten) {
     EXPECT_EQ(disk.held(), 1u);
     EXPECT_TRUE(flushed.done && flushed.error == EIO);
     EXPECT_FALSE(to_origin.done);
+    const auto& durable = start(snapshot, 5 * chunk, chunk, true);
+    settle();
+    EXPECT_TRUE(durable.done && durable.error == EIO);
     EXPECT_EQ(read(device, 5 * chunk, 1 * 512)[0], std::byte{1});
     disk.release();
     settle();
@@ -427,6 +455,27 @@ TEST_F(CommitTest, WhatWasNotCommittedEndsTheSnapshotBeforeTheOriginIsWritten) {
     const auto& again = start_flush(snapshot);
     settle();
     EXPECT_EQ(again.error, EIO) << "a flush succeeds only if everything before it is durable";
+}
+
+TEST_F(CommitTest, AMergeBeginsWithWhatIsDurable) {
+    start(*snapshots[0], 3 * chunk, chunk);
+    start(*snapshots[0], 4 * chunk, chunk);
+    settle();
+    snapshots[1].reset();
+    // In the table when the merge is asked for, and never on the disk.
+    disk.add({.operation = IoOperation::write, .offset = chunk, .length = chunk, .count = 1});
+    disk.add({.operation = IoOperation::flush, .count = 1, .hold = true});
+    const auto& lost = start(*snapshots[0], 5 * chunk, chunk);
+    settle();
+    EXPECT_TRUE(lost.done);
+    const auto& to_origin = start(*origin, 5 * chunk, chunk);
+    disk.release();
+    ASSERT_TRUE(origin->start_merge(snapshots[0]));
+    settle();
+    EXPECT_EQ(snapshots[0]->snapshot_status().line(), "Invalid");
+    EXPECT_TRUE(to_origin.done && to_origin.error == 0);
+    EXPECT_EQ(read(device, 5 * chunk, chunk), data);
+    EXPECT_EQ(read(*origin, 3 * chunk, chunk), filled(chunk, 1)) << "nothing of it was merged";
 }
 
 TEST_F(CommitTest, OnlySoManyWritesToASnapshotArePromised) {

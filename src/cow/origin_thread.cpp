@@ -129,7 +129,7 @@ void OriginThread::set_frozen(bool frozen) {
 }
 
 void OriginThread::let_writes_go_on() {
-    if (beginning_ > 0 || view_owner_->frozen)
+    if (beginning_ > 0 || view_owner_->writes_wait())
         return;
     std::vector<CowIo*> blocked;
     blocked.swap(waiting_for_begin_);
@@ -142,28 +142,33 @@ void OriginThread::released() {
         queue_.post(release_task_);
 }
 
-void OriginThread::resume(CowIo& io) {
+void OriginThread::resume(CowIo& io, IoQueue& here) {
     io.task.run = [](Task& task) {
         CowIo& resumed = *static_cast<CowIo::IoTask&>(task).io;
         resumed.thread.deal_here(resumed);
     };
-    queue_.post(io.task);
+    here.hand_over(queue_, io.task);
 }
 
 // --- The data path; any thread --------------------------------------------------------------------------------------------
 
 bool OriginThread::settled(const View& view, std::uint64_t start, std::uint64_t end, const SnapshotState* but) {
-    if (view.snapshots.empty() || view.settled->settled(start, end))
+    if (view.snapshots.empty() || (view.settled != nullptr && view.settled->settled(start, end)))
         return true;
+    std::uint64_t nothing_known_before = 0;
     for (const SnapshotState* snapshot : view.snapshots) {
-        if (snapshot == but || start >= snapshot->size || !snapshot->valid.load())
+        if (snapshot == but || !snapshot->valid.load())
             continue;
+        if (start >= snapshot->size) {
+            nothing_known_before = std::max(nothing_known_before, snapshot->end_chunk(snapshot->size) * snapshot->chunk_bytes);
+            continue;
+        }
         const OriginChunk first(start / snapshot->chunk_bytes);
         if (!snapshot->table->settled(first, snapshot->end_chunk(std::min(end, snapshot->size)) - first.value()))
             return false;
     }
-    if (but == nullptr)
-        view.settled->note(start, end);
+    if (but == nullptr && view.settled != nullptr)
+        view.settled->note(start, end, nothing_known_before);
     return true;
 }
 
@@ -172,7 +177,7 @@ bool OriginThread::deal_origin(CowIo& io, IoQueue& here) {
     const View& view = *view_.load();
     const SnapshotState* but = io.passed_down ? io.snapshot : nullptr;
     const std::uint64_t end = io.start + io.length;
-    if (io.writes() && view.frozen) {
+    if (io.writes() && view.writes_wait()) {
         io.leave_grace();
         return false;
     }
@@ -288,7 +293,7 @@ bool OriginThread::deal_snapshot(CowIo& io, IoQueue& here) {
         places.push_back(place);
     }
     // After the look at the table: what is found there is counted.
-    if (io.request.durable && snapshot.uncommitted.load() != 0) {
+    if (io.writes() && io.request.durable && (snapshot.uncommitted.load() != 0 || snapshot.lost_writes.load())) {
         io.leave_grace();
         return false;
     }
@@ -312,7 +317,7 @@ void OriginThread::deal_here(CowIo& io) {
 
 // A write to the origin waits for whatever is in its way, and begins again where it came from.
 void OriginThread::block_origin(CowIo& io) {
-    if (beginning_ > 0 || view_owner_->frozen) {
+    if (beginning_ > 0 || view_owner_->writes_wait()) {
         waiting_for_begin_.push_back(&io);
         return;
     }
@@ -324,9 +329,9 @@ void OriginThread::block_origin(CowIo& io) {
             if (again.error.load() != 0 || again.thread.deal_origin(again, again.home))
                 again.finish_part(again.home);
             else
-                again.thread.resume(again);
+                again.thread.resume(again, again.home);
         };
-        ready.home.post(ready.task);
+        ready.thread.queue_.hand_over(ready.home, ready.task);
     };
     const std::uint64_t end = io.start + io.length;
     const SnapshotState* but = io.passed_down ? io.snapshot : nullptr;
@@ -499,7 +504,10 @@ void OriginThread::committed(Pending& pending, int error) {
     if (pending.shown) {
         if (error != 0)
             snapshot.lost_writes.store(true);
-        snapshot.uncommitted.fetch_sub(1);
+        if (snapshot.uncommitted.fetch_sub(1) == 1) {
+            std::lock_guard lock(snapshot.handler_mutex);
+            snapshot.all_committed.notify_all();
+        }
         // What isn't durable and never will be keeps the origin's writes off until nobody can take the snapshot for a good one.
         if (error != 0 && snapshot.valid.load())
             snapshot.held_until_invalid.push_back({pending.old, pending.count});
@@ -648,8 +656,8 @@ Result<void> OriginThread::add_snapshot(SnapshotState& snapshot, bool fresh) {
         View view = *view_owner_;
         view.snapshots.push_back(&snapshot);
         const auto smaller = [](const SnapshotState* left, const SnapshotState* right) { return left->chunk_bytes < right->chunk_bytes; };
-        view.settled = std::make_shared<SettledMap>(
-            device_.size(), (*std::min_element(view.snapshots.begin(), view.snapshots.end(), smaller))->chunk_bytes);
+        view.settled =
+            SettledMap::make(device_.size(), (*std::min_element(view.snapshots.begin(), view.snapshots.end(), smaller))->chunk_bytes);
         set_view(std::move(view));
         ++beginning_;
         after_grace([this, fresh, &answer] {

@@ -22,6 +22,7 @@
 #pragma once
 
 #include <atomic>
+#include <condition_variable>
 #include <functional>
 #include <map>
 #include <memory>
@@ -73,6 +74,7 @@ struct SnapshotState {
     // Exceptions in the table that aren't durable yet; and whether some never became so.
     std::atomic<unsigned> uncommitted{0};
     std::atomic<bool> lost_writes{false};
+    std::condition_variable all_committed;  // with handler_mutex
     std::mutex handler_mutex;
     std::function<void()> handler;
     std::function<void()> room_handler;
@@ -135,7 +137,8 @@ class OriginThread : public std::enable_shared_from_this<OriginThread> {
     bool deal_origin(CowIo& io, IoQueue& here);
     bool deal_snapshot(CowIo& io, IoQueue& here);
     void flush_merging(CowIo& io, IoQueue& here);
-    void resume(CowIo& io);
+    // From the thread of `here`.
+    void resume(CowIo& io, IoQueue& here);
     // A hold that somebody waits for has been released.
     void released();
 
@@ -159,10 +162,13 @@ class OriginThread : public std::enable_shared_from_this<OriginThread> {
   private:
     struct View {
         std::vector<SnapshotState*> snapshots;
-        // Of these, or of more. Begun anew with each that begins.
+        // Of these, or of more. Begun anew with each that begins. Null: there was no memory for it.
         std::shared_ptr<SettledMap> settled{};
         SnapshotState* merging = nullptr;
-        bool frozen = false;  // writes to the origin wait
+        // Writes to the origin wait.
+        bool frozen = false;
+        bool merge_begins = false;
+        bool writes_wait() const { return frozen || merge_begins; }
     };
     struct Beginning;
     struct Freezing;

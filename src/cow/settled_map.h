@@ -11,7 +11,6 @@
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
-#include <new>
 
 namespace lamella::cow {
 
@@ -19,14 +18,10 @@ namespace lamella::cow {
 class SettledMap {
   public:
     // Bytes. The chunks of every snapshot are a power of two, `smallest_chunk` at least. Takes a bit for each unit of the origin; memory
-    // that nobody has written to isn't taken.
-    SettledMap(std::uint64_t origin_bytes, std::uint64_t smallest_chunk)
-        : chunk_bytes_(smallest_chunk),
-          unit_bytes_(std::max(smallest_chunk, least_unit)),
-          units_((origin_bytes + unit_bytes_ - 1) / unit_bytes_),
-          words_(static_cast<std::uint64_t*>(std::calloc(units_ / 64 + 1, sizeof(std::uint64_t)))) {
-        if (words_ == nullptr)
-            throw std::bad_alloc();
+    // that nobody has written to isn't taken. Null: there is none.
+    static std::shared_ptr<SettledMap> make(std::uint64_t origin_bytes, std::uint64_t smallest_chunk) {
+        const std::shared_ptr<SettledMap> made(new SettledMap(origin_bytes, smallest_chunk));
+        return made->words_ != nullptr ? made : nullptr;
     }
 
     // Bytes [start, end), not empty. What is behind the end, as the origin may have grown, isn't known.
@@ -36,9 +31,10 @@ class SettledMap {
                 return false;
         return true;
     }
-    // Every snapshot holds each chunk that is in [start, end) in part, and nobody reads it from the origin in its name.
-    void note(std::uint64_t start, std::uint64_t end) {
-        start = (start / chunk_bytes_ * chunk_bytes_ + unit_bytes_ - 1) / unit_bytes_;
+    // Every snapshot holds each chunk that is in [start, end) in part, and nobody reads it from the origin in its name. Snapshots that end
+    // before `start` weren't asked: of what lies before `known_from`, where the last chunk of the longest of them ends, nothing is said.
+    void note(std::uint64_t start, std::uint64_t end, std::uint64_t known_from = 0) {
+        start = (std::max(known_from, start / chunk_bytes_ * chunk_bytes_) + unit_bytes_ - 1) / unit_bytes_;
         end = std::min(units_, (end + chunk_bytes_ - 1) / chunk_bytes_ * chunk_bytes_ / unit_bytes_);
         for (std::uint64_t unit = start; unit < end; ++unit)
             word(unit).fetch_or(bit(unit), std::memory_order_release);
@@ -46,6 +42,12 @@ class SettledMap {
 
   private:
     static constexpr std::uint64_t least_unit = 4096;
+
+    SettledMap(std::uint64_t origin_bytes, std::uint64_t smallest_chunk)
+        : chunk_bytes_(smallest_chunk),
+          unit_bytes_(std::max(smallest_chunk, least_unit)),
+          units_((origin_bytes + unit_bytes_ - 1) / unit_bytes_),
+          words_(static_cast<std::uint64_t*>(std::calloc(units_ / 64 + 1, sizeof(std::uint64_t)))) {}
     struct Free {
         void operator()(std::uint64_t* memory) const { std::free(memory); }
     };

@@ -44,7 +44,7 @@ void Snapshot::submit(IoQueue& queue, IoRequest& request) {
     if (request.operation == IoOperation::flush) {
         if (state_->uncommitted.load() == 0 && !state_->lost_writes.load())
             return state_->device.submit(queue, request);
-        return thread_->resume(*new CowIo(*thread_, queue, request, state_.get()));
+        return thread_->resume(*new CowIo(*thread_, queue, request, state_.get()), queue);
     }
     const int error = check_request(request, size(), traits().alignment);
     if (error != 0 || request.length == 0)
@@ -55,7 +55,7 @@ void Snapshot::submit(IoQueue& queue, IoRequest& request) {
     if (thread_->deal_snapshot(*io, queue))
         io->finish_part(queue, true);
     else
-        thread_->resume(*io);
+        thread_->resume(*io, queue);
 }
 
 void Snapshot::status(IoQueue& queue, StatusRequest& request) {
@@ -77,9 +77,9 @@ void Snapshot::status(IoQueue& queue, StatusRequest& request) {
     queue.complete_later(request, 0);
 }
 
-void Snapshot::add_leaves(std::vector<BlockDevice*>& leaves) {
-    state_->device.add_leaves(leaves);
-    thread_->device().add_leaves(leaves);
+bool Snapshot::wait_until_committed(Duration patience) const {
+    std::unique_lock lock(state_->handler_mutex);
+    return state_->all_committed.wait_for(lock, patience, [this] { return state_->uncommitted.load() == 0; });
 }
 
 SnapshotStatus Snapshot::snapshot_status() const {

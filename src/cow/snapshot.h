@@ -71,7 +71,10 @@ class Snapshot final : public BlockDevice {
     void submit(IoQueue& queue, IoRequest& request) override;
     // Depth 1: in the store; depth 2: shown through from the origin.
     void status(IoQueue& queue, StatusRequest& request) override;
-    void add_leaves(std::vector<BlockDevice*>& leaves) override;
+
+    // Nobody writes to the snapshot meanwhile: returns when its store is at rest, true, or when patience is at an end. What was written
+    // is in the store then; a flush makes it durable.
+    bool wait_until_committed(Duration patience) const;
 
     SnapshotStatus snapshot_status() const;
     // As in force: the chunk size of the store, not the one asked for.

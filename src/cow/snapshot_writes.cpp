@@ -89,9 +89,13 @@ void OriginThread::fail_when_invalid(CowIo& io) {
 void OriginThread::deal_snapshot_write(CowIo& io, bool may_wait) {
     SnapshotState& snapshot = *io.snapshot;
     const std::uint64_t chunk_bytes = snapshot.chunk_bytes;
+    assert(io.writes());
+    const std::uint64_t chunks = snapshot.end_chunk(io.start + io.length) - io.start / chunk_bytes;
+    // What is durable itself may come here only to wait for others.
+    const bool there = snapshot.table->present(OriginChunk(io.start / chunk_bytes), chunks);
     // Before anything of it is under way, and outside of a grace period: who makes room may wait for one.
-    if (const std::uint64_t most = snapshot.end_chunk(io.start + io.length) - io.start / chunk_bytes;
-        may_wait && !io.request.fast_only && !snapshot.overflowed.load() && !snapshot.log->has_room(most) && ask_for_room(snapshot)) {
+    if (may_wait && !there && !io.request.fast_only && !snapshot.overflowed.load() && !snapshot.log->has_room(chunks) &&
+        ask_for_room(snapshot)) {
         snapshot.writes_without_room.push_back(&io);
         return;
     }
@@ -100,7 +104,9 @@ void OriginThread::deal_snapshot_write(CowIo& io, bool may_wait) {
     if (io.request.durable)
         wait_for_commits(io);
     int refused = !snapshot.answers() || snapshot.overflowed.load() ? EIO : 0;
-    if (io.request.fast_only && refused == 0)
+    if (io.request.durable && snapshot.lost_writes.load())
+        refused = EIO;
+    if (io.request.fast_only && !there && refused == 0)
         refused = EOPNOTSUPP;  // it comes here because something must be copied or committed
     const std::uint64_t end = refused == 0 ? io.start + io.length : io.start;
     io.note_error(refused);

@@ -43,10 +43,6 @@ class SnapshotToCome final : public BlockDevice {
         else
             BlockDevice::status(queue, request);
     }
-    void add_leaves(std::vector<BlockDevice*>& leaves) override {
-        words_.store.device->add_leaves(leaves);
-        words_.origin->lower.device->add_leaves(leaves);
-    }
 
   private:
     const SnapshotWords& words_;
@@ -80,6 +76,9 @@ class SnapshotTarget final : public Target {
             device_.set(TRY(words_.open(owner_)));
         return {};
     }
+
+    // A store that is suspended is whole: it may be copied, or handed on.
+    bool drained(Duration patience) override { return device_.get() == nullptr || device_.get()->wait_until_committed(patience); }
 
   private:
     const SnapshotWords words_;

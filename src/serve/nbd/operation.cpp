@@ -99,7 +99,7 @@ void Operation::perform(IoQueue& queue, unsigned reactor, void (*finished)(Opera
 void Operation::submit(Step step, IoOperation operation, std::uint64_t offset, std::uint64_t length, std::byte* memory) {
     step_ = step;
     io_.operation = operation;
-    io_.durable = request_.has(command_flag::fua);
+    io_.durable = operation != IoOperation::read && request_.has(command_flag::fua);
     io_.keep_allocated = request_.has(command_flag::no_hole);
     io_.fast_only = request_.has(command_flag::fast_zero);
     io_.offset = offset;
