@@ -57,8 +57,7 @@ json volume_of(const LvmId& id, const std::string& name, const char* origin) {
             {"lv_snapshot_invalid", "-1"},
             {"lv_check_needed", "-1"},
             {"lv_profile", ""},
-            {"kernel_discards", ""},
-            {"lv_ancestors", origin}};
+            {"kernel_discards", ""}};
 }
 
 Made make(unsigned count) {

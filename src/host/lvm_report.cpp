@@ -137,7 +137,7 @@ constexpr const char* physical_fields = "pv_name,pv_uuid,pv_pe_count,pv_pe_alloc
 constexpr const char* volume_fields =
     "lv_uuid,lv_name,lv_size,lv_attr,lv_role,lv_layout,lv_tags,lv_time,lv_host,lv_skip_activation,pool_lv,origin,data_lv,metadata_lv,"
     "lv_metadata_size,origin_size,lv_when_full,lv_health_status,lv_merging,lv_merge_failed,lv_snapshot_invalid,lv_check_needed,"
-    "lv_profile,kernel_discards,lv_ancestors";
+    "lv_profile,kernel_discards";
 constexpr const char* segment_fields =
     "lv_uuid,segtype,seg_start,seg_size,stripes,stripe_size,chunk_size,thin_id,transaction_id,zero,discards,seg_monitor,seg_pe_ranges";
 
@@ -187,7 +187,6 @@ Result<LvmVolume> read_volume(const Row& row) {
     volume.creation_host = row.text("lv_host");
     volume.pool = without_brackets(row.text("pool_lv"));
     volume.origin = without_brackets(row.text("origin"));
-    volume.ancestors = row.list("lv_ancestors");
     volume.data = without_brackets(row.text("data_lv"));
     volume.metadata = without_brackets(row.text("metadata_lv"));
     volume.metadata_size = TRY(row.number<std::uint64_t>("lv_metadata_size"));

@@ -46,7 +46,6 @@ struct LvmVolume {
     std::optional<std::int64_t> creation_time;
     std::string creation_host;
     std::string pool, origin, data, metadata;  // names, without brackets
-    std::vector<std::string> ancestors;        // of a thin volume, the nearest first; "-NAME": LVM's history has it
     std::optional<std::uint64_t> metadata_size;
     std::optional<std::uint64_t> origin_size;
     std::string when_full;        // "queue", "error"

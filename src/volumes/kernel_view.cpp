@@ -174,12 +174,8 @@ VolumeInfo KernelView::describe(const host::LvmVolume& volume) const {
         const auto origin = by_name_.find(volume.origin);
         // What LVM calls an origin is another volume of the pool, or one outside of it that shows where nothing was written.
         (origin != by_name_.end() && origin->second->pool != volume.pool ? info.external_origin : info.origin) = volume.origin;
-        // The nearest first; LVM puts "-" before one that is history.
-        if (volume.origin.empty())
-            info.former_origin = has_lineage_tag(volume.tags)    ? origin_by_tag(volume.tags)
-                                 : volume.ancestors.empty()      ? std::string()
-                                 : volume.ancestors[0][0] == '-' ? volume.ancestors[0].substr(1)
-                                                                 : volume.ancestors[0];
+        if (volume.origin.empty() && has_lineage_tag(volume.tags))
+            info.former_origin = origin_by_tag(volume.tags);
         if (const auto id = volume.segments[0].thin_id; id && *id <= UINT32_MAX)
             info.device_id = static_cast<std::uint32_t>(*id);
         if (volume.merging.value_or(false))

@@ -50,8 +50,8 @@ struct VolumeInfo {
     // Thin volumes.
     std::string pool;
     std::string origin;  // the thin volume that this is a snapshot of, while that exists
-    // Of a snapshot without `origin`: the volume that it is of, where another snapshot was merged into that since. As the group's tags or
-    // LVM's history have it; the name may be another's by now.
+    // Of a snapshot without `origin`: the volume that it is of, where another snapshot was merged into that since. As the group's tags
+    // have it; the name may be another's by now.
     std::string former_origin;
     std::string external_origin;
     std::string origin_file;  // where the external origin is an image outside; also of a volume of kind `file`
