@@ -105,12 +105,16 @@ Result<Report> look_at(Context& context, const GroupAddress& address, const Argu
     std::vector<Finding> findings = manage::diagnose(seen);
     Report report{.json = {{"group", seen.group.name}}};
     if (arguments.fix && std::ranges::any_of(findings, [](const Finding& finding) { return finding.remedy.has_value(); })) {
+        bool kept = true;
         if (!context.dry_run) {
             const manage::MetadataBackup backup = TRY(manage::back_up_metadata(group, {}));
             context.note(fmt::format("metadata kept in {}", backup.folder.native()));
             report.json["backup"] = backup.folder.native();
+            kept = backup.failed.empty();
+            if (!kept)
+                context.note(fmt::format("nothing is mended, as not all metadata could be kept: {}", fmt::join(backup.failed, "; ")));
         }
-        const Fixed fixed = TRY(fix(context, group, seen, findings, !arguments.quick));
+        const Fixed fixed = kept ? TRY(fix(context, group, seen, findings, !arguments.quick)) : Fixed();
         report.text += fixed.text;
         report.json["fixed"] = fixed.remedies;
     }

@@ -51,6 +51,14 @@ losetup --detach "$lvm_device"
 cp --sparse=always "$group" sound.img
 dd if=/dev/urandom of="$group" bs=4096 seek=$((place / 4096)) count=16 conv=notrunc status=none
 check_equal "metadata overwritten" "over-allocated pool-metadata-damaged " "$(kinds)"
+"$LAMELLA" snapshot "$group:thick" --size 8M --name late >/dev/null 2>&1
+serve "$group"
+fill thick 9 0 7M  # as before
+stop_serving
+check_equal "and a store that is nearly full" "over-allocated pool-metadata-damaged snapshot-near-full " "$(kinds)"
+check "which isn't mended" grep -q 'nothing is mended.*pool' <("$LAMELLA" doctor "$group" --fix 2>&1)
+check_equal "as not all metadata can be kept before" "over-allocated pool-metadata-damaged snapshot-near-full " "$(kinds)"
+quietly "$LAMELLA" remove "$group:late" --yes
 check_status 5 "a copy of what is left" "$LAMELLA" metadata-backup "$group" --folder copies
 check "the text is in it all the same" test -s "$(printf '%s\n' copies/vms-*/2* | tail -n 1)/group.txt"
 "$LAMELLA" dump --metadata-snapshot pool.bin >pool.xml
