@@ -39,6 +39,7 @@ TEST_F(Kernel, TakesUsageFromTheKernel) {
     EXPECT_EQ(pool.metadata_used, 113 * 4096u);
     EXPECT_EQ(pool.metadata_size, 4 * MiB);
     EXPECT_EQ(pool.pool_mode, "rw");
+    EXPECT_FALSE(pool.error_when_full);
     // What the kernel does with discards isn't what was asked for.
     EXPECT_EQ(pool.discards, "passdown");
     EXPECT_EQ(pool.effective_discards, "nopassdown");
@@ -50,6 +51,10 @@ TEST_F(Kernel, TakesUsageFromTheKernel) {
     EXPECT_EQ(snapshot.store_used, 16 * 512u);
     EXPECT_EQ(snapshot.snapshot_state, "active");
     EXPECT_EQ(snapshot.origin, "boot");
+    // A pool that waited long enough for room waits no longer, though LVM's text says so.
+    device("my--vg-pool-tpool").status[0].parameters =
+        "4 113/1024 1024/1024 - out_of_data_space no_discard_passdown error_if_no_space - 256";
+    EXPECT_TRUE(test::value_of(open()->volume("pool")).error_when_full);
 }
 
 // Unknown is not 0, and invalid is not full.

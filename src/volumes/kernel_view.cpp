@@ -91,7 +91,10 @@ std::optional<KernelPoolStatus> parse_pool_status(std::string_view parameters) {
     status.used_data_blocks = data->used;
     status.held_root = number(words[3]);
     status.mode = words[4];
-    status.needs_check = std::ranges::find(words, "needs_check") != words.end();
+    const auto says = [&](std::string_view word) { return std::ranges::find(words, word) != words.end(); };
+    status.needs_check = says("needs_check");
+    if (says("error_if_no_space") || says("queue_if_no_space"))
+        status.error_when_full = says("error_if_no_space");
     return status;
 }
 
@@ -230,6 +233,8 @@ void KernelView::describe_pool(const host::LvmVolume& volume, VolumeInfo& info) 
     info.metadata_used = status->used_metadata_blocks * metadata_block_bytes;
     info.metadata_snapshot = status->held_root;
     info.needs_check |= status->needs_check;
+    // LVM's text has what was asked for.
+    info.error_when_full = status->error_when_full.value_or(info.error_when_full);
 }
 
 void KernelView::describe_snapshot(const host::LvmVolume& volume, VolumeInfo& info) const {

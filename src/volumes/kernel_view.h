@@ -24,6 +24,7 @@ struct KernelPoolStatus {
     std::optional<std::uint64_t> held_root;
     std::string mode;  // "rw", "ro", "out_of_data_space"
     bool needs_check = false;
+    std::optional<bool> error_when_full;  // as it is now: a pool that has queued for dm-thin's no_space_timeout fails from then on
 };
 // None: it isn't such a line.
 std::optional<KernelPoolStatus> parse_pool_status(std::string_view parameters);
