@@ -47,6 +47,7 @@ Result<void> set_active(Context& context, Arguments& arguments) {
 }
 
 void define_words(CommandLine& line, const std::shared_ptr<Arguments>& arguments) {
+    line.flag("--with-contents", arguments->request.with_contents, "of a pool, its volumes too");
     line.arguments("GROUP|VOLUME", arguments->words, "a group, or volumes of one");
     line.changes();
     line.runs([arguments](Context& context) { return set_active(context, *arguments); });
@@ -71,6 +72,7 @@ void define_deactivate(CommandLine& line) {
     line.describe("Take the block devices of volumes away",
                   "Refused while one is in use; the answer says by whom. A pool goes after the volumes in it.");
     line.example("deactivate vg0", "all of the group, before its disks are taken away");
+    line.example("deactivate vg0/pool --with-contents", "a pool, before its metadata is repaired");
     define_words(line, arguments);
 }
 

@@ -114,13 +114,15 @@ void define_check(CommandLine& line) {
         bool skip_mappings = false;
     };
     auto arguments = std::make_shared<Arguments>();
-    line.describe("Check a pool's metadata",
-                  "Looks at all that the kernel relies on: every field, node, reference and sum, and whether data that is in use more "
-                  "than once would be overwritten by one of its users. What is found is graded, and the exit status tells the worst: 0 "
-                  "clean; 7 leak: room is counted as used and isn't; 5 needs-repair: something can't be read or isn't as it must be; 8 "
-                  "data-at-risk: using the pool would overwrite data. Of the pool of a group its volumes are named, and its ids are "
-                  "held against the group's text.\n\n"
-                  "Nothing is written unless an option says so. What is written is written aside and takes effect all at once.");
+    line.describe(
+        "Check a pool's metadata",
+        "Looks at all that the kernel relies on: every field, node, reference and sum, and whether data that is in use more "
+        "than once would be overwritten by one of its users. What is found is graded, and the exit status tells the worst: 0 "
+        "clean; 7 leak: room is counted as used and isn't; 5 needs-repair: something can't be read or isn't as it must be; 8 "
+        "data-at-risk: using the pool would overwrite data. Of the pool of a group its volumes are named, and its ids are "
+        "held against the group's text.\n\n"
+        "Nothing is written unless an option says so. What is written is written aside and takes effect all at once; of a pool of the "
+        "host's LVM, which must not be active then, the old metadata stays as a volume of its own.");
     line.example("check ./vms.img:pool", "the pool of a group that nobody uses");
     line.example("check /dev/vg0/pool_tmeta --metadata-snapshot", "a pool that is active");
     line.argument("METADATA", arguments->input, "a device or file, or the pool of a group: GROUP:POOL or vg0/POOL");
@@ -140,7 +142,9 @@ void define_check(CommandLine& line) {
         std::optional<PoolText> text = TRY(read_pool_text(arguments->input));
         if (!writes && !arguments->snapshot)
             TRY(refuse_if_claimed(arguments->input));
-        auto metadata = TRY(MetadataInput::open(arguments->input, writes ? Access::write : Access::read, MetadataInput::Active::snapshot));
+        auto metadata =
+            TRY(writes ? MetadataInput::open_to_replace(context.environment(), arguments->input, true)
+                       : MetadataInput::open(context.environment(), arguments->input, Access::read, MetadataInput::Active::snapshot));
         if (auto mistake = mistaken_for_metadata(metadata->device()))
             return fail(ErrorKind::damaged, "{}: {}", arguments->input, *mistake);
         const bool snapshot = arguments->snapshot || metadata->in_snapshot();
@@ -155,9 +159,24 @@ void define_check(CommandLine& line) {
                                                                    .rebuild_space_maps = arguments->rebuild,
                                                                    .clear_needs_check = arguments->clear,
                                                                    .control = context.control()}));
+        TRY(metadata->still_whole());
         if (text && !arguments->superblock_only && !snapshot)
             compare_with_text(report, *text);
-        TRY(context.answer(report_text(arguments->input, report, text), report_json(report, text)));
+        std::string kept;
+        if (report.space_maps_written || report.needs_check_cleared) {
+            auto taken = metadata->take();
+            if (!taken) {
+                // The pool is as it was; what is wrong with it is told all the same.
+                report.space_maps_written = report.needs_check_cleared = false;
+                report.grade_after = report.grade;
+                context.note(report_text(arguments->input, report, text));
+                return std::unexpected(taken.error());
+            }
+            kept = *std::move(taken);
+        }
+        Json json = report_json(report, text);
+        json["kept"] = kept;
+        TRY(context.answer(report_text(arguments->input, report, text) + kept_text(kept), json));
         context.exit_with(code_of(report.grade_after));
         return {};
     });

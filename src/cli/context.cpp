@@ -11,10 +11,11 @@ namespace lamella::cli {
 
 Result<VolumeGroup*> Context::open(const GroupAddress& address, Access access) {
     wants_group_ = true;
-    group_ = TRY(environment_.open_group(address, access == Access::write && dry_run ? Access::trial : access));
+    const bool changes = access == Access::write;
+    group_ = TRY(environment_.open_group(address, changes && dry_run ? Access::trial : access));
     address_ = address;
     // Commands that only look say it with what they find.
-    if (access != Access::read)
+    if (changes)
         if (const auto info = group_->info())
             note_broken_off(*this, *info);
     return group_.get();

@@ -31,6 +31,7 @@ class Context {
     tools::Control control() const;
 
     Clock& clock() const { return *environment_.clock; }
+    const Environment& environment() const { return environment_; }
 
     // The group stays open until the command ends.
     Result<VolumeGroup*> open(const GroupAddress& address, Access access);

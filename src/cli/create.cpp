@@ -89,6 +89,14 @@ void define_create(CommandLine& line) {
             thin_pool.error_when_full = arguments->when_full == "error";
             made = TRY(group.create_pool(thin_pool, context.change()));
         } else {
+            if (!volume.linear) {
+                std::set<std::string> pools{volume.pool};
+                if (volume.pool.empty())
+                    for (const VolumeInfo& other : TRY(group.volumes()))
+                        if (other.kind == VolumeKind::thin_pool)
+                            pools.insert(other.name);
+                warn_of_full_pools(context, group, pools);
+            }
             made = TRY(group.create_volume(volume, context.change()));
         }
         return answer_volume(

@@ -69,7 +69,7 @@ void define_diff(CommandLine& line) {
             return fail(ErrorKind::usage, "--left or --since-time is needed");
         Side right = TRY_WITHIN("--right", parse_side(arguments->right));
         Side left = arguments->since ? Side{} : TRY_WITHIN("--left", parse_side(arguments->left));
-        auto metadata = TRY(MetadataInput::open(arguments->input, Access::read, MetadataInput::Active::snapshot));
+        auto metadata = TRY(MetadataInput::open(context.environment(), arguments->input, Access::read, MetadataInput::Active::snapshot));
         left.in_snapshot |= metadata->in_snapshot() && left.id >= 0;
         right.in_snapshot |= metadata->in_snapshot() && right.id >= 0;
         using Form = DiffOutput::Form;
@@ -89,6 +89,7 @@ void define_diff(CommandLine& line) {
                              .same = arguments->same,
                              .control = context.control()},
                             add));
+        TRY(metadata->still_whole());
         return output.end();
     });
 }

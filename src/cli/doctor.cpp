@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
+#include <optional>
 #include <set>
 
 #include <nlohmann/json.hpp>
@@ -55,12 +56,20 @@ std::string remedy_text(const Context& context, const Remedy& remedy) {
 struct Fixed {
     std::string text;
     Json remedies = Json::array();
+    Json failed = Json::array();
+    std::optional<ErrorKind> error;  // the first of those that failed
 };
 
-// One remedy at a time, and a new look after each: extending one thing takes the room of another, or mends two findings at once.
+bool is_for(const Finding& finding, const Remedy& remedy) {
+    return finding.remedy && finding.remedy->kind == remedy.kind && finding.remedy->volume == remedy.volume;
+}
+
+// One remedy at a time, and a new look after each: extending one thing takes the room of another, or mends two findings at once. One that
+// fails keeps no other from being tried.
 Result<Fixed> fix(Context& context, VolumeGroup& group, manage::Examination& seen, std::vector<Finding>& findings, bool check) {
     Fixed fixed;
     std::set<std::pair<Remedy::Kind, std::string>> tried;
+    std::vector<std::pair<Remedy, std::string>> left;  // to the user, with the commands that the finding tells
     const auto next = [&] {
         return std::ranges::find_if(findings, [&](const Finding& finding) {
             return finding.remedy && !tried.contains({finding.remedy->kind, finding.remedy->volume});
@@ -70,19 +79,30 @@ Result<Fixed> fix(Context& context, VolumeGroup& group, manage::Examination& see
         const Remedy remedy = *found->remedy;
         tried.emplace(remedy.kind, remedy.volume);
         const Result<void> applied = manage::apply(group, remedy, context.change());
-        // What this engine can't do stays for the user, with the commands that the finding tells.
-        if (!applied && applied.error().kind() == ErrorKind::unsupported) {
-            context.note(applied.error().message());
-            continue;
+        if (applied) {
+            fixed.text += remedy_text(context, remedy);
+            fixed.remedies.push_back({{"kind", found->kind}, {"volume", remedy.volume}, {"bytes", remedy.bytes}});
+        } else {
+            const Error error = applied.error().within(found->kind);
+            context.note(error.message());
+            left.emplace_back(remedy, applied.error().message());
+            // What this engine can't do at all is no failure.
+            if (error.kind() != ErrorKind::unsupported) {
+                fixed.failed.push_back({{"kind", found->kind}, {"volume", remedy.volume}, {"error", error_to_json(error)}});
+                fixed.error = fixed.error.value_or(error.kind());
+            }
         }
-        TRY_WITHIN(found->kind, applied);
-        fixed.text += remedy_text(context, remedy);
-        fixed.remedies.push_back({{"kind", found->kind}, {"volume", remedy.volume}, {"bytes", remedy.bytes}});
         if (context.dry_run)
             continue;
         seen = TRY(manage::examine(group, seen.address, check));
         findings = manage::diagnose(seen);
     }
+    for (const auto& [remedy, why] : left)
+        for (Finding& finding : findings)
+            if (is_for(finding, remedy)) {
+                finding.remedy.reset();
+                finding.why_not = "it was tried: " + why;
+            }
     return fixed;
 }
 
@@ -97,6 +117,7 @@ struct Report {
     std::string text;
     Json json;
     bool critical = false;
+    std::optional<ErrorKind> failed;  // the first remedy that did
 };
 
 Result<Report> look_at(Context& context, const GroupAddress& address, const Arguments& arguments) {
@@ -117,6 +138,8 @@ Result<Report> look_at(Context& context, const GroupAddress& address, const Argu
         const Fixed fixed = kept ? TRY(fix(context, group, seen, findings, !arguments.quick)) : Fixed();
         report.text += fixed.text;
         report.json["fixed"] = fixed.remedies;
+        report.json["failed"] = fixed.failed;
+        report.failed = fixed.error;
     }
     for (const Finding& finding : findings)
         report.text += finding_text(finding);
@@ -142,6 +165,7 @@ Result<Report> look_at_all(Context& context, const Arguments& arguments) {
             all.text += one->text;
             all.json["groups"].push_back(one->json);
             all.critical |= one->critical;
+            all.failed = all.failed ? all.failed : one->failed;
         } else {
             all.text += fmt::format("not looked at: {}\n", one.error().message());
             all.json["failed"].push_back({{"group", name}, {"error", error_to_json(one.error())}});
@@ -160,8 +184,9 @@ void define_doctor(CommandLine& line) {
         "where "
         "group and pool have come apart; what would be missing when it is needed. Of each finding it tells what shows it, what it "
         "threatens, and the commands that mend it. Without GROUP it looks at all groups of this host's LVM. The exit status is 5 when a "
-        "finding is critical.\n\n"
-        "With --fix it carries out what can do no harm: it extends what is nearly full by a fifth, and makes or enlarges the spare "
+        "finding is critical; else, with --fix, that of the first remedy that failed.\n\n"
+        "With --fix it carries out what can do no harm: it extends what is nearly full by a fifth or till a quarter is free, and makes or "
+        "enlarges the spare "
         "metadata volume, as far as the group has room; the group's text and its pools' metadata are kept aside before (lamella "
         "metadata-backup). Everything else it leaves to you, and says why.");
     line.example("doctor ./vms.img", "look");
@@ -179,6 +204,8 @@ void define_doctor(CommandLine& line) {
         TRY(context.answer(report.text, json));
         if (report.critical)
             context.exit_with(ExitCode::damaged);
+        else if (report.failed)
+            context.exit_with(exit_code(*report.failed));
         return {};
     });
 }

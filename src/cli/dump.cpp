@@ -76,7 +76,7 @@ void define_dump(CommandLine& line) {
             options.devices.push_back(ThinId(TRY_WITHIN("--volume", parse_number<std::uint32_t>(word))));
         if (!arguments->output.empty() && same_file(arguments->input, arguments->output))
             return fail(ErrorKind::usage, "{} and {} are the same file", arguments->input, arguments->output);
-        auto metadata = TRY(MetadataInput::open(arguments->input, Access::read, MetadataInput::Active::snapshot));
+        auto metadata = TRY(MetadataInput::open(context.environment(), arguments->input, Access::read, MetadataInput::Active::snapshot));
         options.metadata_snapshot |= metadata->in_snapshot();
         if (metadata->in_snapshot() && arguments->repair)
             return fail(ErrorKind::refused, "{} is in use: only metadata at rest is repaired", arguments->input);
@@ -89,6 +89,7 @@ void define_dump(CommandLine& line) {
         if (arguments->repair)
             repaired = TRY(repaired_copy(metadata->device(), options.overrides, context.control()));
         TRY(tools::dump(repaired ? *repaired : metadata->device(), options, *printer, context.control()));
+        TRY(metadata->still_whole());
         return output.finish();
     });
 }

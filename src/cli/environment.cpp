@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/environment.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 
@@ -51,6 +52,7 @@ Environment system_environment() {
         };
     environment.columns = terminal_columns();
     environment.open_group = open_group;
+    environment.open_kernel_group = open_kernel_group;
     environment.host_groups = host_groups;
     return environment;
 }
@@ -66,6 +68,24 @@ Result<std::unique_ptr<KernelGroup>> open_kernel_group(const std::string& name) 
     return KernelGroup::open(name, std::move(host));
 }
 
+Result<std::filesystem::path> lvm_locks(std::span<const std::string> paths) {
+    const auto is_device = [](const std::string& path) {
+        std::error_code ignored;  // who opens it says what is wrong with it
+        return std::filesystem::is_block_file(path, ignored);
+    };
+    if (::geteuid() != 0 || !std::ranges::any_of(paths, is_device))
+        return {};
+    const auto program = host::Lvm::find_program();
+    if (!program)
+        return {};
+    // As LVM's own commands, which do nothing without their configuration.
+    host::ProcessRunner runner;
+    return TRY_WITHIN(fmt::format("{}: LVM sees devices too, and has to be kept from them meanwhile; where its locks are isn't known "
+                                  "(see what `lvmconfig --validate` says of /etc/lvm/lvm.conf)",
+                                  fmt::join(paths, ",")),
+                      host::Lvm(runner, *program).locking_directory());
+}
+
 Result<std::vector<std::string>> host_groups() {
     if (::geteuid() != 0)
         return fail(ErrorKind::refused, "the groups that this host's LVM runs are for root alone; others are named by their paths");
@@ -79,6 +99,12 @@ Result<std::vector<std::string>> host_groups() {
 Result<std::unique_ptr<VolumeGroup>> open_group(const GroupAddress& address, Access access) {
     if (address.paths.empty()) {
         std::unique_ptr<KernelGroup> kernel = TRY(open_kernel_group(address.name));
+        const bool of_device = access == Access::ask_device || access == Access::tell_device;
+        if (of_device && kernel->is_active()) {
+            for (const std::string& recovered : kernel->recovered())
+                fmt::print(stderr, "lamella: group {}: {}\n", address.name, recovered);
+            return kernel;
+        }
         // While LVM has it inactive, a process of ours may serve it.
         if (std::unique_ptr<ControlClient> client = TRY(ControlClient::connect(TRY(kernel->disks()))))
             return std::make_unique<RemoteGroup>(std::move(client));
@@ -88,7 +114,10 @@ Result<std::unique_ptr<VolumeGroup>> open_group(const GroupAddress& address, Acc
     }
     if (std::unique_ptr<ControlClient> client = TRY(ControlClient::connect(address.paths)))
         return std::make_unique<RemoteGroup>(std::move(client));
-    return TRY(EngineGroup::open(address.paths, {.read_only = access == Access::read}));
+    EngineOptions options{.read_only = access == Access::read || access == Access::ask_device};
+    if (!options.read_only)
+        options.lvm_locks = TRY(lvm_locks(address.paths));
+    return TRY(EngineGroup::open(address.paths, options));
 }
 
 }  // namespace lamella::cli

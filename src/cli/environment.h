@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <filesystem>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -21,6 +23,9 @@ namespace lamella::cli {
 enum class Access {
     read,  // looks only: a damaged or foreign group is opened as far as it is sound
     write,
+    // As read and write, of a device and nothing else: the text of a group that the host's LVM runs isn't looked at where the kernel knows.
+    ask_device,
+    tell_device,
     trial,  // as for writing, of a change that isn't carried out: what was broken off before isn't settled either
 };
 
@@ -37,6 +42,8 @@ struct Environment {
     unsigned columns = 0;
     Clock* clock = &Clock::system();
     std::function<Result<std::unique_ptr<VolumeGroup>>(const GroupAddress&, Access)> open_group;
+    // One of this host's LVM, for what a VolumeGroup doesn't do.
+    std::function<Result<std::unique_ptr<KernelGroup>>(const std::string&)> open_kernel_group;
     // The names of all groups that this host's LVM sees.
     std::function<Result<std::vector<std::string>>()> host_groups;
 };
@@ -49,6 +56,8 @@ Result<std::unique_ptr<KernelGroup>> open_kernel_group(const std::string& name);
 
 // Errors: refused when not root; not_found without LVM; failed.
 Result<std::vector<std::string>> host_groups();
+// Where this host's LVM has its locks, if some of the paths are devices, which it sees too. Empty: it isn't there, or can't see them.
+Result<std::filesystem::path> lvm_locks(std::span<const std::string> paths);
 
 // Opens a group by whatever runs it: a process that serves it, this host's LVM, else the engine in this process.
 Result<std::unique_ptr<VolumeGroup>> open_group(const GroupAddress& address, Access access);

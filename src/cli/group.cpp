@@ -6,6 +6,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "base/compression.h"
 #include "base/files.h"
 #include "cli/command_line.h"
 #include "cli/context.h"
@@ -32,7 +33,10 @@ Result<std::string> read_text(const std::string& path) {
     }
     if (std::ferror(file.get()))
         return fail_errno(path);
-    return text;
+    if (!is_gzip(text))
+        return text;
+    const auto plain = TRY_WITHIN(path, decompress(Compression::gzip, std::as_bytes(std::span(text)), max_backup));
+    return std::string(reinterpret_cast<const char*>(plain.data()), plain.size());
 }
 
 void define_backup(CommandLine line) {
@@ -69,7 +73,7 @@ void define_restore(CommandLine line) {
         "Volumes made since the backup are gone afterwards, and those removed since are back with whatever lies at their place now. "
         "With thin pools in the group, --force is needed: their own metadata is not in the backup.");
     line.argument("GROUP", arguments->group, "the group");
-    line.option("-f,--file", "FILE", arguments->file, "the backup; \"-\" is standard input");
+    line.option("-f,--file", "FILE", arguments->file, "the backup, plain or compressed by gzip; \"-\" is standard input");
     line.require("--file");
     line.flag("--force", arguments->force, "also where thin pools may not agree with it");
     line.changes();

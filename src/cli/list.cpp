@@ -54,12 +54,12 @@ void define_list(CommandLine& line) {
     line.flag("--exclusive", arguments->exclusive, "what each thin volume has to itself: reads all of its pool's mappings");
     line.runs([arguments](Context& context) -> Result<void> {
         VolumeGroup& group = *TRY(context.open(arguments->group, Access::read));
-        GroupInfo info = TRY(group.info());
-        std::vector<VolumeInfo> volumes = TRY(group.volumes());
+        auto [info, volumes] = TRY(group.listing());
         if (!arguments->all)
             // A snapshot that is being merged is hidden, and among the snapshots what one wants to see.
-            std::erase_if(
-                volumes, [&](const VolumeInfo& volume) { return !volume.visible && !(arguments->snapshots && volume.state == "merging"); });
+            std::erase_if(volumes, [&](const VolumeInfo& volume) {
+                return !volume.visible && !(arguments->snapshots && volume.state.starts_with("merg"));
+            });
         if (arguments->snapshots)
             std::erase_if(volumes, [](const VolumeInfo& volume) { return volume.state.empty(); });
         if (arguments->exclusive)

@@ -34,7 +34,7 @@ void define_ls(CommandLine& line) {
         std::optional<PoolText> text = TRY(read_pool_text(arguments->input));
         if (!arguments->metadata_snapshot)
             TRY(refuse_if_claimed(arguments->input));
-        auto metadata = TRY(MetadataInput::open(arguments->input, Access::read, MetadataInput::Active::snapshot));
+        auto metadata = TRY(MetadataInput::open(context.environment(), arguments->input, Access::read, MetadataInput::Active::snapshot));
         options.metadata_snapshot |= metadata->in_snapshot();
         if (metadata->kernel_group() != nullptr) {
             const std::string pool = TRY(kernel_pool_address(arguments->input))->volume;
@@ -44,6 +44,7 @@ void define_ls(CommandLine& line) {
                     text->names[*volume.device_id] = volume.name;
         }
         const tools::Usage usage = TRY(tools::usage(metadata->device(), options));
+        TRY(metadata->still_whole());
         const std::uint64_t block_bytes = usage.data_block_sectors * sector_bytes;
         Table table;
         using Align = Table::Align;

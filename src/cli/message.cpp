@@ -19,7 +19,7 @@ void define_message(CommandLine& line) {
     line.argument("POOL", arguments->pool, "the pool: GROUP:NAME");
     line.arguments("WORD", arguments->words, "the message");
     line.runs([arguments](Context& context) -> Result<void> {
-        VolumeGroup& group = *TRY(context.open(arguments->pool.group, Access::write));
+        VolumeGroup& group = *TRY(context.open(arguments->pool.group, Access::tell_device));
         std::string message = fmt::format("{}", fmt::join(arguments->words, " "));
         TRY(group.send_message(arguments->pool.volume, message));
         return context.answer(fmt::format("pool {}: message sent\n", arguments->pool.volume), {{"message", message}});

@@ -19,8 +19,9 @@ void define_metadata_backup(CommandLine& line) {
     line.describe(
         "Keep a copy of a group's text and its pools' metadata",
         "vgcfgbackup's copies have the text alone, with which a damaged pool can't be put back. Each copy is a folder of its own, "
-        "compressed, with a file that says how to restore it; no data of any volume is in it. A pool that is in use gives its "
-        "metadata as it is at the moment.");
+        "with a file that says how to restore it; no data of any volume is in it. The group's text is compressed by gzip, as "
+        "'lamella group restore' reads it; for vgcfgrestore, 'gzip -d' makes it plain. A pool that is in use gives its metadata as it is "
+        "at the moment.");
     line.example("metadata-backup ./vms.img", "a copy more; the tenth oldest goes");
     line.argument("GROUP", arguments->group, "the group");
     line.option("-f,--folder", "FOLDER", arguments->folder, "where copies are kept (default: metadata-backup in Lamella's state folder)");

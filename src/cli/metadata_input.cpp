@@ -71,7 +71,10 @@ Result<GroupDisks> GroupDisks::open(const std::vector<std::string>& paths, Acces
     std::vector<BlockDevice*> devices;
     for (const std::string& path : paths)
         devices.push_back(disks.emplace_back(TRY(FileDevice::open(path, {.read_only = access == Access::read}))).get());
-    lvm2::GroupStore store = TRY(lvm2::GroupStore::open(devices, {.writable = access == Access::write}));
+    lvm2::StoreOptions options{.writable = access == Access::write};
+    if (options.writable)
+        options.lvm_locks = TRY(lvm_locks(paths));
+    lvm2::GroupStore store = TRY(lvm2::GroupStore::open(devices, options));
     return GroupDisks{std::move(disks), std::move(store)};
 }
 
@@ -82,7 +85,8 @@ Result<std::unique_ptr<BlockDevice>> GroupDisks::volume(const std::string& name)
     return TRY(mapper::VolumeDevice::open(store.group(), *volume, [this](std::string_view disk) { return store.device(disk); }));
 }
 
-Result<std::unique_ptr<MetadataInput>> MetadataInput::open(const std::string& address, Access access, Active active) {
+Result<std::unique_ptr<MetadataInput>> MetadataInput::open(const Environment& environment, const std::string& address, Access access,
+                                                           Active active) {
     std::unique_ptr<MetadataInput> input(new MetadataInput);
     if (const auto pool = TRY(pool_address(address))) {
         TRY_WITHIN(address, input->open_pool(pool->group.paths, pool->volume, access));
@@ -91,15 +95,15 @@ Result<std::unique_ptr<MetadataInput>> MetadataInput::open(const std::string& ad
     if (const auto pool = TRY(kernel_pool_address(address))) {
         if (access == Access::write)
             return fail(ErrorKind::unsupported, "{}: the metadata of a pool that the host's LVM runs is written by LVM alone", address);
-        input->kernel_ = TRY(open_kernel_group(pool->group.name));
+        input->kernel_ = TRY(environment.open_kernel_group(pool->group.name));
         for (const std::string& line : broken_off_lines(TRY(input->kernel_->info())))
-            fmt::print(stderr, "lamella: {}\n", line);
+            environment.err(fmt::format("lamella: {}\n", line));
         input->held_ = TRY_WITHIN(address, input->kernel_->read_metadata(pool->volume));
         if (input->held_->in_snapshot() && active == Active::refused)
             return fail(ErrorKind::refused, "{} is active: only its metadata snapshot can be read, as ls, dump, diff, check and pack do",
                         address);
         if (input->held_->of_others())
-            fmt::print(stderr, "lamella: {}: as it was when the metadata snapshot was taken that is held already\n", address);
+            environment.err(fmt::format("lamella: {}: as it was when the metadata snapshot was taken that is held already\n", address));
         return input;
     }
     input->device_ = TRY(FileDevice::open(address, {.read_only = access == Access::read}));
@@ -115,6 +119,27 @@ Result<std::unique_ptr<MetadataInput>> MetadataInput::open(const std::string& ad
     }
     return input;
 }
+
+Result<std::unique_ptr<MetadataInput>> MetadataInput::open_to_replace(const Environment& environment, const std::string& address,
+                                                                      bool copied, const MetadataInput* source) {
+    const auto pool = TRY(kernel_pool_address(address));
+    if (!pool)
+        return open(environment, address, Access::write);
+    std::unique_ptr<MetadataInput> input(new MetadataInput);
+    input->kernel_ = TRY(environment.open_kernel_group(pool->group.name));
+    TRY_WITHIN(address, input->kernel_->recover());
+    for (const std::string& line : broken_off_lines(TRY(input->kernel_->info())))
+        environment.err(fmt::format("lamella: {}\n", line));
+    input->made_ =
+        TRY_WITHIN(address, input->kernel_->new_metadata(pool->volume, copied, source != nullptr ? source->held_.get() : nullptr));
+    return input;
+}
+
+Result<void> MetadataInput::still_whole() const {
+    return held_ != nullptr ? held_->still_whole() : made_ != nullptr ? made_->still_fits() : Result<void>();
+}
+
+Result<std::string> MetadataInput::take() { return made_ != nullptr ? kernel_->take_metadata(*made_) : std::string(); }
 
 Result<std::unique_ptr<BlockDevice>> repaired_copy(BlockDevice& metadata, const tools::HeaderOverrides& overrides,
                                                    const tools::Control& control) {
@@ -145,13 +170,17 @@ Result<void> MetadataInput::open_pool(const std::vector<std::string>& paths, con
     GroupDisks group = TRY(GroupDisks::open(paths, access));
     const lvm2::LogicalVolume* volume = group.store.group().logical_volume(pool);
     if (volume == nullptr)
-        return fail(ErrorKind::not_found, "group {} has no such volume", group.store.group().name);
+        return fail(ErrorKind::not_found, "group {} has no volume {}", group.store.group().name, pool);
     const auto* segment = volume->sole<lvm2::ThinPool>();
     if (segment == nullptr)
-        return fail(ErrorKind::usage, "not a thin pool");
+        return fail(ErrorKind::usage, "{} is not a thin pool", pool);
     device_ = TRY(group.volume(segment->metadata_volume));
     disks_ = std::move(group.disks);
     return {};
+}
+
+std::string kept_text(const std::string& volume) {
+    return volume.empty() ? "" : fmt::format("what was the pool's metadata is volume {}: remove it when all is well\n", volume);
 }
 
 bool same_file(const std::string& path, const std::string& other) {

@@ -36,9 +36,20 @@ class MetadataInput {
 
     // For reading others may read too, and a block device may even be in use; for writing it is ours alone. A file must be there.
     // Errors: not_found, refused (somebody has it), damaged, failed.
-    static Result<std::unique_ptr<MetadataInput>> open(const std::string& address, Access access, Active active = Active::refused);
+    static Result<std::unique_ptr<MetadataInput>> open(const Environment& environment, const std::string& address, Access access,
+                                                       Active active = Active::refused);
 
-    BlockDevice& device() const { return held_ != nullptr ? held_->device() : *device_; }
+    // For writing, and of a pool that this host's LVM runs, too: new metadata, which take the place of the old when take() is called.
+    // `copied`: these begin as a copy of the old ones; anything else is written where it lies. `source`: what they are made of, where it was
+    // read before; if that was the same pool, which was used since, it is refused, here or by take().
+    static Result<std::unique_ptr<MetadataInput>> open_to_replace(const Environment& environment, const std::string& address,
+                                                                  bool copied = false, const MetadataInput* source = nullptr);
+    // After reading: a pool of the host's LVM wasn't used meanwhile. refused: it was, and what was read may be of several moments.
+    Result<void> still_whole() const;
+    // What is there is whole. Says under which name the old ones are kept; empty: they are overwritten.
+    Result<std::string> take();
+
+    BlockDevice& device() const { return made_ != nullptr ? made_->device() : held_ != nullptr ? held_->device() : *device_; }
     // Of a pool in use: only the metadata snapshot is whole.
     bool in_snapshot() const { return held_ != nullptr && held_->in_snapshot(); }
     // "vg0/pool": the group; else null.
@@ -52,6 +63,7 @@ class MetadataInput {
     std::unique_ptr<BlockDevice> device_;
     std::unique_ptr<KernelGroup> kernel_;
     std::unique_ptr<HeldMetadata> held_;
+    std::unique_ptr<NewMetadata> made_;
 };
 
 // "./vms.img:pool" as an address; none: the text means something else, a path above all.
@@ -66,6 +78,9 @@ Result<std::unique_ptr<BlockDevice>> repaired_copy(BlockDevice& metadata, const 
 
 // A device of zeros in a file without a name, which goes with the object; in $TMPDIR or /var/tmp.
 Result<std::unique_ptr<BlockDevice>> temporary_device(std::uint64_t bytes);
+
+// Where MetadataInput::take() left the old metadata, in words; empty, if it overwrote them.
+std::string kept_text(const std::string& volume);
 
 // Whether two paths lead to the same file or block device, by whatever names; a loop device is its file, from where it begins on. False if one isn't there.
 bool same_file(const std::string& path, const std::string& other);

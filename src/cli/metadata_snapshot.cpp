@@ -18,7 +18,7 @@ void define_metadata_snapshot(CommandLine& line) {
     line.argument_choice("ACTION", arguments->action, {"reserve", "release"}, "reserve or release");
     line.changes();
     line.runs([arguments](Context& context) -> Result<void> {
-        VolumeGroup& group = *TRY(context.open(arguments->pool.group, Access::write));
+        VolumeGroup& group = *TRY(context.open(arguments->pool.group, Access::tell_device));
         const std::string& pool = arguments->pool.volume;
         if (arguments->action == "release") {
             TRY(group.release_metadata_snapshot(pool, context.change()));

@@ -209,6 +209,8 @@ std::string describe_volume(const VolumeInfo& volume) {
     text.size("Size", volume.size);
     text.line("Access", volume.read_only ? "read-only" : "read-write");
     text.line("Refused", volume.refused);
+    if (volume.lock_held)
+        text.line("Lock", *volume.lock_held ? "held by this host" : "not held by this host");
     text.line("Hidden", volume.visible ? "" : "yes");
     text.line("Skipped at activation", volume.skip_activation ? "yes" : "");
     text.line("Tags", fmt::format("{}", fmt::join(volume.tags, ",")));
@@ -290,6 +292,23 @@ std::string describe_group(const GroupInfo& group) {
     return text.text() + "\n" + volumes.text();
 }
 
+void warn_of_full_pools(Context& context, VolumeGroup& group, const std::set<std::string>& pools) {
+    const auto fuller = [](std::optional<std::uint64_t> used, std::uint64_t of, unsigned percent) {
+        return used && of != 0 && *used >= of / 100 * percent;
+    };
+    for (const std::string& name : pools) {
+        const auto pool = group.volume(name);
+        if (!pool)
+            continue;
+        if (fuller(pool->data_used, pool->size, 90))
+            context.note(fmt::format("warning: pool {}: {} % of its data is in use, and what is written to its volumes takes more", name,
+                                     shown_percent(pool->data_used, pool->size)));
+        if (fuller(pool->metadata_used, pool->metadata_size.value_or(0), 75))
+            context.note(fmt::format("warning: pool {}: {} % of its metadata is in use, and volumes and snapshots take more", name,
+                                     shown_percent(pool->metadata_used, pool->metadata_size)));
+    }
+}
+
 Result<void> answer_volume(Context& context, std::string_view sentence, const VolumeInfo& volume) {
     return context.answer(fmt::format("{}\n", sentence), {{"dry_run", context.dry_run}, {"volume", to_json(volume)}});
 }
@@ -321,6 +340,11 @@ void note_findings(Context& context, const GroupInfo& group) {
     note_broken_off(context, group);
     for (const std::string& finding : group.findings)
         context.note(fmt::format("warning: group {}: {}", group.name, finding));
+    if (!group.lock_type.empty() && !group.can(Capability::activation))
+        context.note(
+            fmt::format("warning: group {}: it is shared between hosts by lvmlockd ({:.64}): another one may be writing to its pools and "
+                        "snapshots, so how full they are isn't read",
+                        group.name, group.lock_type));
 }
 
 }  // namespace lamella::cli

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <set>
 #include <string>
 #include <vector>
 
@@ -43,6 +44,9 @@ std::string volume_table(const std::vector<VolumeInfo>& volumes);
 // A volume, a group: a line for each thing that is known of it.
 std::string describe_volume(const VolumeInfo& volume);
 std::string describe_group(const GroupInfo& group);
+
+// Before something is put into these pools: it takes room only as it is written to, and then it may be too late to make some.
+void warn_of_full_pools(Context& context, VolumeGroup& group, const std::set<std::string>& pools);
 
 // The answer of a command that changed one volume: the sentence, or {"dry_run", "volume"}.
 Result<void> answer_volume(Context& context, std::string_view sentence, const VolumeInfo& volume);

@@ -26,7 +26,7 @@ void define_pack(CommandLine& line) {
     line.argument("FILE", arguments->output, "the file to write");
     line.runs([arguments](Context& context) -> Result<void> {
         TRY(refuse_metadata(arguments->output));
-        tools::PackReport report = TRY(pack_into(arguments->input, arguments->output, context.control()));
+        tools::PackReport report = TRY(pack_into(context.environment(), arguments->input, arguments->output, context.control()));
         return context.answer(fmt::format("{}: {} blocks of metadata in {}\n", arguments->output, report.blocks, print_size(report.bytes)),
                               {{"blocks", report.blocks}, {"bytes", report.bytes}});
     });

@@ -7,11 +7,14 @@
 
 namespace lamella::cli {
 
-Result<tools::PackReport> pack_into(const std::string& metadata, const std::string& file, const tools::Control& control) {
+Result<tools::PackReport> pack_into(const Environment& environment, const std::string& metadata, const std::string& file,
+                                    const tools::Control& control) {
     if (same_file(metadata, file))
         return fail(ErrorKind::usage, "{} and {} are the same file", metadata, file);
-    auto input = TRY(MetadataInput::open(metadata, Access::read, MetadataInput::Active::snapshot));
-    return tools::pack_into_file(input->device(), file, control);
+    auto input = TRY(MetadataInput::open(environment, metadata, Access::read, MetadataInput::Active::snapshot));
+    const tools::PackReport report = TRY(tools::pack_into_file(input->device(), file, control));
+    TRY(input->still_whole());
+    return report;
 }
 
 Result<void> unpack_onto(const std::string& file, const std::string& metadata, const tools::Control& control) {

@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
+#include <fstream>
+
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 
 #include <nlohmann/json.hpp>
 
@@ -46,6 +50,79 @@ Result<std::optional<std::uint64_t>> data_bytes(const SizeArgument& size, const 
     return bytes / group.extent_size * group.extent_size;
 }
 
+struct ExtensionArguments {
+    std::optional<std::uint32_t> threshold;
+    std::optional<std::uint32_t> percent;
+    bool given() const { return threshold || percent; }
+};
+
+void define_extension(CommandLine& line, ExtensionArguments& extension, const std::string& default_threshold) {
+    line.option("--autoextend-threshold", "PERCENT", extension.threshold,
+                "LVM extends the pool when so much of it is in use, by a profile of its own; groups of this host only (default " +
+                    default_threshold + ")");
+    line.option("--autoextend-percent", "PERCENT", extension.percent, "by how much (default 20)");
+}
+
+template <typename Request>
+Result<void> set_extension(Request& request, const ExtensionArguments& extension) {
+    request.autoextend_threshold = extension.threshold.value_or(80);
+    request.autoextend_percent = extension.percent.value_or(20);
+    if (request.autoextend_threshold < 50 || request.autoextend_threshold > 99 || request.autoextend_percent == 0)
+        return fail(ErrorKind::usage, "--autoextend-threshold is from 50 to 99, --autoextend-percent at least 1");
+    return {};
+}
+
+// What was asked for is what the group's text has; what the kernel and dmeventd do may be less.
+std::vector<std::string> warnings_of(Context& context, const VolumeInfo& pool) {
+    std::vector<std::string> warnings;
+    if (!pool.effective_discards.empty() && pool.effective_discards != pool.discards)
+        warnings.push_back(
+            fmt::format("pool {}: discards are {}, but the kernel does {}: the disks below don't take them, or not of this size", pool.name,
+                        pool.discards, pool.effective_discards));
+    if (!context.dry_run && !pool.profile.empty() && pool.active.value_or(false) && !pool.monitored)
+        warnings.push_back(
+            fmt::format("pool {}: LVM doesn't say whether dmeventd watches it; without dmeventd nobody extends it", pool.name));
+    for (const std::string& warning : warnings)
+        context.note(warning);
+    return warnings;
+}
+
+Result<void> answer_pool(Context& context, std::string_view sentence, const VolumeInfo& pool) {
+    const std::vector<std::string> warnings = warnings_of(context, pool);
+    return context.answer(fmt::format("{}\n", sentence), {{"dry_run", context.dry_run}, {"volume", to_json(pool)}, {"warnings", warnings}});
+}
+
+// Whether a block device has heads that move; empty: it isn't known, or it is a file.
+std::optional<bool> rotates(const std::string& device) {
+    struct stat status {};
+    if (::stat(device.c_str(), &status) != 0 || !S_ISBLK(status.st_mode))
+        return std::nullopt;
+    const std::string folder = fmt::format("/sys/dev/block/{}:{}", major(status.st_rdev), minor(status.st_rdev));
+    for (const char* place : {"/queue/rotational", "/../queue/rotational"})  // that of a partition is its disk's
+        if (std::ifstream file(folder + place); file)
+            if (char digit = 0; file >> digit)
+                return digit != '0';
+    return std::nullopt;
+}
+
+// Where some of a group's disks rotate and others don't: those of the latter that have room, for metadata and spare.
+std::vector<std::string> faster_disks(const GroupInfo& group, const std::vector<std::string>& data_on, std::uint64_t needed) {
+    std::vector<std::string> fast;
+    bool slow = false;
+    std::uint64_t room = 0;
+    for (const PhysicalVolumeInfo& disk : group.physical_volumes) {
+        const auto rotating = disk.missing ? std::nullopt : rotates(disk.device);
+        slow |= rotating.value_or(false);
+        const bool of_data =
+            std::ranges::find(data_on, disk.device) != data_on.end() || std::ranges::find(data_on, disk.name) != data_on.end();
+        if (!rotating.value_or(true) && !of_data) {
+            fast.push_back(disk.device);
+            room += disk.size - std::min(disk.size, disk.allocated);
+        }
+    }
+    return slow && room >= needed ? fast : std::vector<std::string>();
+}
+
 // A volume named beside another: by its bare name, or with the group's.
 Result<std::string> name_in(const GroupAddress& group, const std::string& word) {
     if (word.find_first_of("/:") == std::string::npos)
@@ -65,8 +142,7 @@ void define_create(CommandLine line) {
         std::optional<std::uint64_t> chunk_size;
         std::optional<std::uint64_t> volumes;
         std::uint32_t extensions = 2;
-        std::optional<std::uint32_t> threshold;
-        std::optional<std::uint32_t> percent;
+        ExtensionArguments extension;
         std::string zero;
         std::string when_full = "queue";
     };
@@ -88,12 +164,10 @@ void define_create(CommandLine line) {
     line.option("--volumes", "N", arguments->volumes, "volumes and snapshots expected in it, for its metadata (default 100)");
     line.option_size("--metadata-size", request.metadata_size, "its room for metadata (default: by its chunks and volumes)");
     line.option("--extensions", "N", arguments->extensions, "for how many extensions room stays free in the group (default 2)");
-    line.option(
-        "--autoextend-threshold", "PERCENT", arguments->threshold,
-        "LVM extends the pool when so much of it is in use, by a profile of its own; groups of this host only (default 80 with --for)");
-    line.option("--autoextend-percent", "PERCENT", arguments->percent, "by how much (default 20)");
+    define_extension(line, arguments->extension, "80 with --for or --autoextend-percent");
     line.option("--data-on", "DEVICE", request.data_on, "physical volumes for its data; may be given several times");
-    line.option("--metadata-on", "DEVICE", request.metadata_on, "physical volumes for its metadata; may be given several times");
+    line.option("--metadata-on", "DEVICE", request.metadata_on,
+                "physical volumes for its metadata; may be given several times (default: those that don't rotate, where others do)");
     line.option("-i,--stripes", "N", request.stripes, "stripes of its data");
     line.option_size("-I,--stripe-size", request.stripe_size, "bytes in a stripe before the next one begins (default 64K)");
     line.option_choice("--zero", arguments->zero, {"y", "n"}, "whether it zeroes new chunks (default y; n with --for)");
@@ -111,12 +185,8 @@ void define_create(CommandLine line) {
         pool.error_when_full = arguments->when_full == "error";
         VolumeGroup& group = *TRY(context.open(arguments->pool.group, Access::write));
         const GroupInfo info = TRY(group.info());
-        if (arguments->threshold || arguments->percent || (!general && info.can(Capability::automatic_extension))) {
-            pool.autoextend_threshold = arguments->threshold.value_or(80);
-            pool.autoextend_percent = arguments->percent.value_or(20);
-            if (pool.autoextend_threshold < 50 || pool.autoextend_threshold > 99 || pool.autoextend_percent == 0)
-                return fail(ErrorKind::usage, "--autoextend-threshold is from 50 to 99, --autoextend-percent at least 1");
-        }
+        if (arguments->extension.given() || (!general && info.can(Capability::automatic_extension)))
+            TRY(set_extension(pool, arguments->extension));
 
         std::uint64_t spare = 0;
         for (const VolumeInfo& volume : TRY(group.volumes()))
@@ -131,25 +201,42 @@ void define_create(CommandLine line) {
         const manage::PoolPlan plan = TRY(manage::plan_pool(info.free, info.extent_size, spare, needs));
         pool.size = {.value = plan.data};
         pool.metadata_size = plan.metadata;
+        const bool chosen = pool.metadata_on.empty();
+        if (chosen)
+            pool.metadata_on = faster_disks(info, pool.data_on, plan.metadata + plan.spare);
         const VolumeInfo made = TRY(group.create_pool(pool, context.change()));
 
         std::string text = fmt::format("thin-pool volume {}, {}: {}\n", made.name, print_size(made.size), context.done("created"));
         text += fmt::format("  data      {}, {} chunks of {}\n", print_size(plan.data), plan.data / pool.chunk_size,
                             print_size(pool.chunk_size));
-        text += fmt::format("  metadata  {}, for {} volumes\n", print_size(plan.metadata), needs.volumes);
+        text += fmt::format(
+            "  metadata  {}, for {} volumes{}\n", print_size(plan.metadata), needs.volumes,
+            chosen && !pool.metadata_on.empty() ? fmt::format(", on {}: the others rotate", fmt::join(pool.metadata_on, ", ")) : "");
         text += fmt::format("  spare     {}\n", print_size(std::max(spare, plan.metadata)));
         text += fmt::format("  free      {}, {} of it for {} extension{} by {} percent\n", print_size(plan.reserve + plan.left),
                             print_size(plan.reserve), needs.extensions, needs.extensions == 1 ? "" : "s", needs.percent);
         const std::string configuration =
             general ? "" : fmt::format(fmt::runtime(purpose->configuration), lvm2::dm_name(info.name, made.name));
         text += configuration;
+        const std::vector<std::string> warnings = warnings_of(context, made);
         return context.answer(text, {{"dry_run", context.dry_run},
                                      {"volume", to_json(made)},
+                                     {"warnings", warnings},
+                                     {"metadata_on", pool.metadata_on},
                                      {"reserve", plan.reserve},
                                      {"free", plan.reserve + plan.left},
                                      {"configuration", configuration}});
     });
 }
+
+// What container engines have outside of the pool that names devices in it. Whose devices they are, neither LVM nor the kernel knows.
+constexpr struct {
+    std::string_view engine, path, remark;
+} engine_records[] = {
+    {"docker", "/var/lib/docker", ""},
+    {"containerd", "/var/lib/containerd/devmapper", " (what root_path names)"},
+    {"containerd", "/var/lib/containerd/io.containerd.metadata.v1.bolt/meta.db", ""},
+};
 
 std::string dependent_text(const PoolDependent& dependent) {
     std::string text = dependent.name.empty() ? "device" : dependent.name;
@@ -199,8 +286,17 @@ void define_remove(CommandLine line) {
                         order.size() > 1 ? ", ..." : "");
         }
         order.push_back(fmt::format("{}, the pool itself", name));
-        std::string question = fmt::format("Remove these, in this order, and lose what is on them?\n  {}\n", fmt::join(order, "\n  "));
-        TRY(context.confirm(question));
+        Json records = Json::array();
+        std::string about_records;
+        if (!foreign.empty()) {
+            about_records = "The container engine's own records name devices of this pool. Remove them too, while it is stopped:\n";
+            for (const auto& [engine, path, remark] : engine_records) {
+                about_records += fmt::format("  {}: {}{}\n", engine, path, remark);
+                records.push_back({{"engine", engine}, {"path", path}});
+            }
+        }
+        TRY(context.confirm(
+            fmt::format("{}Remove these, in this order, and lose what is on them?\n  {}\n", about_records, fmt::join(order, "\n  "))));
         if (!foreign.empty())
             TRY(group.remove_foreign(name, foreign, context.change()));
         if (!context.dry_run || foreign.empty())
@@ -208,11 +304,9 @@ void define_remove(CommandLine line) {
         std::string text;
         for (const std::string& one : order)
             text += fmt::format("{}: {}\n", one, context.done("removed"));
-        if (!foreign.empty())
-            text +=
-                "The container engine's own records name devices of this pool: remove /var/lib/docker (docker), or root_path and\n"
-                "/var/lib/containerd/io.containerd.metadata.v1.bolt/meta.db (containerd), while it is stopped.\n";
-        return context.answer(text, {{"dry_run", context.dry_run}, {"removed", order}, {"foreign", to_json(foreign)}});
+        return context.answer(
+            text + about_records,
+            {{"dry_run", context.dry_run}, {"removed", order}, {"foreign", to_json(foreign)}, {"engine_records", records}});
     });
 }
 
@@ -220,6 +314,7 @@ void define_convert(CommandLine line) {
     struct Arguments {
         VolumeAddress volume;
         ConvertToPool request;
+        ExtensionArguments extension;
         std::string zero = "y";
         std::string when_full = "queue";
     };
@@ -239,6 +334,7 @@ void define_convert(CommandLine line) {
                        "whether it zeroes new chunks (default y); without, what was on the volume shows through");
     line.option_choice("--discards", settings.discards, {"passdown", "nopassdown", "ignore"}, "what it does with discards");
     line.option_choice("--when-full", arguments->when_full, {"queue", "error"}, "what writes do when it is full (default queue)");
+    define_extension(line, arguments->extension, "80 with --autoextend-percent");
     line.changes();
     line.destroys();
     line.runs([arguments](Context& context) -> Result<void> {
@@ -247,14 +343,54 @@ void define_convert(CommandLine line) {
         request.metadata = TRY(name_in(arguments->volume.group, request.metadata));
         request.zero_new_blocks = arguments->zero == "y";
         request.error_when_full = arguments->when_full == "error";
+        if (arguments->extension.given())
+            TRY(set_extension(request, arguments->extension));
         VolumeGroup& group = *TRY(context.open(arguments->volume.group, Access::write));
         TRY(group.convert_to_pool(request, {.dry_run = true}));
         TRY(context.confirm(fmt::format("Make {}{} a thin pool, and lose what is on {}?", arguments->volume.text(),
                                         request.metadata.empty() ? "" : " with " + request.metadata,
                                         request.metadata.empty() ? "it" : "them")));
         const VolumeInfo made = TRY(group.convert_to_pool(request, context.change()));
-        return answer_volume(
-            context, fmt::format("thin-pool volume {}, {}: {}", made.name, print_size(made.size), context.done("made of it")), made);
+        return answer_pool(context,
+                           fmt::format("thin-pool volume {}, {}: {}", made.name, print_size(made.size), context.done("made of it")), made);
+    });
+}
+
+void define_change(CommandLine line) {
+    struct Arguments {
+        VolumeAddress pool;
+        ChangePool request;
+        ExtensionArguments extension;
+        std::string when_full;
+    };
+    auto arguments = std::make_shared<Arguments>();
+    line.describe("Change what a pool does with discards, when it is full, and when it fills",
+                  "The pool may be in use; but to begin or to end ignoring discards, its volumes must not be. When a group of this host "
+                  "is to extend a pool, LVM's dmeventd watches it; a profile with the rules is made in /etc/lvm/profile.");
+    line.example("pool change vg0/pool --discards passdown --when-full error", "as lvchange would");
+    line.example("pool change vg0/pool --autoextend-threshold 80 --autoextend-percent 20", "by a fifth, whenever 80 percent are in use");
+    line.example("pool change vg0/pool --profile thin-performance", "as lvchange --metadataprofile would, and dmeventd watches it");
+    line.argument("POOL", arguments->pool, "the pool");
+    line.option_choice("--discards", arguments->request.discards, {"passdown", "nopassdown", "ignore"}, "what it does with discards");
+    line.option_choice("--when-full", arguments->when_full, {"queue", "error"}, "what writes do when it is full");
+    define_extension(line, arguments->extension, "80 with --autoextend-percent");
+    line.option("--profile", "NAME", arguments->request.profile,
+                "LVM goes by that profile, which is in /etc/lvm/profile already; groups of this host only");
+    line.exclude("--profile", "--autoextend-threshold");
+    line.exclude("--profile", "--autoextend-percent");
+    line.changes();
+    line.runs([arguments](Context& context) -> Result<void> {
+        ChangePool& request = arguments->request;
+        request.name = arguments->pool.volume;
+        if (!arguments->when_full.empty())
+            request.error_when_full = arguments->when_full == "error";
+        if (arguments->extension.given())
+            TRY(set_extension(request, arguments->extension));
+        else if (request.discards.empty() && !request.error_when_full && request.profile.empty())
+            return fail(ErrorKind::usage, "nothing is to be changed: --discards, --when-full, --autoextend-threshold or --profile");
+        VolumeGroup& group = *TRY(context.open(arguments->pool.group, Access::write));
+        const VolumeInfo pool = TRY(group.change_pool(request, context.change()));
+        return answer_pool(context, fmt::format("pool {}: {}", pool.name, context.done("changed")), pool);
     });
 }
 
@@ -287,9 +423,10 @@ void define_swap_metadata(CommandLine line) {
 }  // namespace
 
 void define_pool(CommandLine& line) {
-    line.describe("Make a thin pool of the right sizes or of volumes, or remove one with all that stands on it");
+    line.describe("Make a thin pool of the right sizes or of volumes, change it, or remove it with all that stands on it");
     define_create(line.subcommand("create"));
     define_convert(line.subcommand("convert"));
+    define_change(line.subcommand("change"));
     define_swap_metadata(line.subcommand("swap-metadata"));
     define_remove(line.subcommand("remove"));
 }

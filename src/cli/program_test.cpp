@@ -19,6 +19,7 @@
 namespace lamella::cli {
 namespace {
 
+using namespace std::string_literals;
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::Not;
@@ -36,6 +37,8 @@ class Commands : public testing::Test {
         Result<VolumeInfo> swap_metadata(const std::string& pool, const std::string& volume, ChangeOptions options) override {
             return group_.swap_metadata(pool, volume, options);
         }
+        Result<VolumeInfo> change_pool(const ChangePool& r, ChangeOptions o) override { return group_.change_pool(r, o); }
+        Result<AutomaticExtension> automatic_extension(const std::string& p) override { return group_.automatic_extension(p); }
         Result<std::vector<VolumeInfo>> set_active(const SetActive& request, ChangeOptions options) override {
             return group_.set_active(request, options);
         }
@@ -291,6 +294,29 @@ TEST_F(Commands, Snapshot) {
     EXPECT_EQ(run({"snapshot", "./vms.img:nothing"}), 3);
 }
 
+// A fifth of the origin and its exceptions, or what is left, or an error.
+TEST_F(Commands, SnapshotOfAutomaticSize) {
+    constexpr std::uint64_t mib = 1 << 20;
+    ASSERT_EQ(run({"create", "./vms.img:boot", "--size", "500M", "--linear"}), 0);
+    const auto sizes = [&] {
+        std::vector<std::uint64_t> found;
+        const Json answer = json();
+        for (const Json& volume : answer["volumes"])
+            found.push_back(volume["store_size"].get<std::uint64_t>());
+        return found;
+    };
+    ASSERT_EQ(run({"snapshot", "./vms.img:boot", "--size", "auto", "--json"}), 0) << err;
+    EXPECT_THAT(sizes(), ElementsAre(100 * mib + 25600 * 16 + 4 * 4096));
+    group.group.free = 160 * mib;
+    ASSERT_EQ(run({"snapshot", "./vms.img:boot", "./vms.img:boot", "--name", "a", "--name", "b", "--size", "auto", "--json"}), 0) << err;
+    EXPECT_THAT(sizes(), ElementsAre(100 * mib + 25600 * 16 + 4 * 4096, 56 * mib)) << "104 of 160 MiB are the first one's";
+    group.group.free = 24 * mib;
+    EXPECT_EQ(run({"snapshot", "./vms.img:boot", "--name", "c", "--size", "auto"}), 6);
+    EXPECT_THAT(err, HasSubstr("24.00 MiB are free"));
+    EXPECT_EQ(run({"snapshot", "./vms.img:boot", "--name", "c", "--size", "automatic"}), 2);
+    EXPECT_EQ(run({"snapshot", "./vms.img:boot", "--name", "c", "--size", "+1G"}), 2);
+}
+
 TEST_F(Commands, List) {
     ASSERT_EQ(run({"list", "./vms.img"}), 0);
     EXPECT_EQ(access, Access::read);
@@ -348,15 +374,19 @@ TEST_F(Commands, ListOfSnapshots) {
     VolumeInfo& merging = add("going", VolumeKind::thin);
     merging.visible = false;
     merging.state = "merging";
+    VolumeInfo& stopped = add("stuck", VolumeKind::snapshot);
+    stopped.visible = false;
+    stopped.state = "merge failed";
     ASSERT_EQ(run({"list", "./vms.img", "--snapshots", "--exclusive"}), 0);
     EXPECT_EQ(out,
-              "Snapshot  Kind     State          Size      Used  Used%  Exclusive  Origin  Age  Tags\n"
-              "before    thin     valid     10.00 GiB  4.00 GiB  40.00   1.00 GiB  web     3 d  -\n"
-              "older     thin     inactive  10.00 GiB       0 B   0.00        0 B  (web)     -  -\n"
-              "upgrade   classic  invalid   10.00 GiB         -      -          -  boot    3 d  -\n"
-              "[going]   thin     merging   10.00 GiB         -      -          -  -       3 d  -\n");
+              "Snapshot  Kind     State              Size      Used  Used%  Exclusive  Origin  Age  Tags\n"
+              "before    thin     valid         10.00 GiB  4.00 GiB  40.00   1.00 GiB  web     3 d  -\n"
+              "older     thin     inactive      10.00 GiB       0 B   0.00        0 B  (web)     -  -\n"
+              "upgrade   classic  invalid       10.00 GiB         -      -          -  boot    3 d  -\n"
+              "[going]   thin     merging       10.00 GiB         -      -          -  -       3 d  -\n"
+              "[stuck]   classic  merge failed  10.00 GiB         -      -          -  -       3 d  -\n");
     ASSERT_EQ(run({"list", "./vms.img", "--snapshots", "--json"}), 0);
-    EXPECT_EQ(json()["volumes"].size(), 4u);
+    EXPECT_EQ(json()["volumes"].size(), 5u);
     EXPECT_TRUE(json()["volumes"][0]["exclusive"].is_null()) << "nobody asked for the walk";
     EXPECT_GE(json()["volumes"][0]["age"], 3 * 86400);
     ASSERT_EQ(run({"list", "./vms.img"}), 0);
@@ -405,7 +435,17 @@ TEST_F(Commands, ResizeAndExtend) {
     EXPECT_EQ(run({"extend", "./vms.img:pool", "--size", "+1G"}), 0);
     EXPECT_EQ(group.volume("pool")->size, 17ull << 30);
     EXPECT_EQ(run({"extend", "./vms.img:pool", "--metadata", "--size", "+64M"}), 0);
-    EXPECT_EQ(out, "volume pool: extended to metadata 128.00 MiB\n");
+    EXPECT_EQ(out, "volume pool: extended to metadata 128.00 MiB; the spare takes 128.00 MiB more, if there is room\n");
+    EXPECT_EQ(run({"extend", "./vms.img:pool", "--size", "+128G", "--json"}), 0);
+    EXPECT_EQ(json()["metadata_growth"], 20 << 20) << "for 145 GiB 145 MiB, in whole extents 148";
+    EXPECT_EQ(json()["spare_growth"], 148 << 20);
+    group.list[0].size = 17ull << 30;
+    EXPECT_EQ(run({"extend", "./vms.img:pool", "--size", "+128G", "--dry-run"}), 0);
+    EXPECT_EQ(out,
+              "volume pool: would be extended to 145.00 GiB; its metadata takes 20.00 MiB more, and the spare 148.00 MiB, if there is "
+              "room\n");
+    EXPECT_EQ(run({"extend", "./vms.img:pool", "--metadata", "--size", "+960M"}), 0);
+    EXPECT_THAT(err, HasSubstr("enough for the pool, but not for the spare, which would have to grow by 1.06 GiB"));
     EXPECT_EQ(run({"extend", "./vms.img:pool", "--size", "1G"}), 4);  // would be smaller
 }
 
@@ -454,6 +494,16 @@ TEST_F(Commands, Rollback) {
     EXPECT_FALSE(group.volume("web-s1"));
 }
 
+// However soon a merge fails: before anybody saw it going on.
+TEST_F(Commands, RollbackThatFails) {
+    VolumeInfo& snapshot = group.list.emplace_back(FakeGroup::made("before", VolumeKind::snapshot, "", 10ull << 30));
+    snapshot.origin = "web";
+    snapshot.snapshot_state = "Merge failed";
+    EXPECT_EQ(run({"rollback", "./vms.img:web", "--to", "before", "--yes"}), 1);
+    EXPECT_THAT(err, HasSubstr("before: Merge failed"));
+    EXPECT_EQ(out, "");
+}
+
 TEST_F(Commands, PoolsAndLines) {
     EXPECT_EQ(run({"metadata-snapshot", "./vms.img:pool", "reserve"}), 0);
     EXPECT_EQ(out, "pool pool: metadata snapshot reserved at block 77\n");
@@ -490,6 +540,35 @@ TEST_F(Commands, Doctor) {
     ASSERT_EQ(::unsetenv("LAMELLA_STATE_DIR"), 0);
 }
 
+// One remedy that fails keeps no other from being tried, and no finding from being told.
+TEST_F(Commands, DoctorGoesOnAfterARemedyThatFails) {
+    test::TemporaryFolder folder;
+    ASSERT_EQ(::setenv("LAMELLA_STATE_DIR", folder.file("state").c_str(), 1), 0);
+    group.group.free = 8ull << 30;
+    group.list[0].data_used = group.list[0].size / 100 * 84;
+    group.refuse = Error(ErrorKind::no_space, "203 free extents; 205 are needed");
+    group.refused_change = "change pool";
+    EXPECT_EQ(run({"doctor", "./vms.img", "--fix"}), 6);
+    EXPECT_THAT(group.changes, ElementsAre("add lvol0_pmspare"));
+    EXPECT_THAT(err, HasSubstr("pool-near-full: 203 free extents; 205 are needed\n"));
+    EXPECT_THAT(out, HasSubstr("spare metadata volume: made"));
+    EXPECT_THAT(out, HasSubstr("warning: pool-near-full (pool)"));
+    EXPECT_THAT(out, HasSubstr("--fix leaves it: it was tried: 203 free extents; 205 are needed\n"));
+    EXPECT_THAT(out, Not(HasSubstr("--fix does it")));
+    EXPECT_EQ(run({"doctor", "./vms.img", "--fix", "--json"}), 6);
+    EXPECT_EQ(json()["failed"][0]["kind"], "pool-near-full");
+    EXPECT_EQ(json()["failed"][0]["error"]["kind"], "no_space");
+    EXPECT_EQ(json()["findings"][0]["fixable"], false);
+    // What is critical goes before it, and what the engine can't do at all is no failure.
+    group.contents["pool"] = {.transaction_id = 9, .device_ids = {1}};
+    EXPECT_EQ(run({"doctor", "./vms.img", "--fix"}), 5);
+    group.contents.clear();
+    group.refuse = Error(ErrorKind::unsupported, "not this engine");
+    EXPECT_EQ(run({"doctor", "./vms.img", "--fix"}), 0);
+    EXPECT_THAT(out, HasSubstr("it was tried: not this engine"));
+    ASSERT_EQ(::unsetenv("LAMELLA_STATE_DIR"), 0);
+}
+
 TEST_F(Commands, PoolCreate) {
     group.group.free = 10ull << 30;
     EXPECT_EQ(run({"pool", "create", "./vms.img:docker", "--for", "docker", "--json"}), 0);
@@ -497,6 +576,18 @@ TEST_F(Commands, PoolCreate) {
     const std::uint64_t size = json()["volume"]["size"].get<std::uint64_t>();
     EXPECT_LT(size, 8ull << 30);
     EXPECT_GE(json()["reserve"].get<std::uint64_t>(), size * 2 / 5);
+    EXPECT_EQ(json()["volume"]["chunk_size"], 512 * 1024);
+    group.group.name = "my-vg";
+    EXPECT_EQ(run({"pool", "create", "./vms.img:thin-pool", "--for", "containerd", "--json"}), 0);
+    EXPECT_EQ(json()["volume"]["chunk_size"], 64 * 1024);
+    EXPECT_EQ(json()["configuration"],
+              "/etc/containerd/config.toml:\n"
+              "  [plugins.\"io.containerd.snapshotter.v1.devmapper\"]\n"
+              "    pool_name = \"my--vg-thin--pool\"\n"
+              "    root_path = \"/var/lib/containerd/devmapper\"\n"
+              "    base_image_size = \"10GB\"\n"
+              "    discard_blocks = true\n");
+    group.group.name = "vms";
     EXPECT_EQ(run({"pool", "create", "./vms.img:p2", "--size", "50%FREE", "--extensions", "0"}), 0);
     EXPECT_THAT(out, HasSubstr("thin-pool volume p2, 5.00 GiB: created\n  data      5.00 GiB, 81920 chunks of 64.00 KiB\n"));
     EXPECT_EQ(run({"pool", "create", "./vms.img:p4", "--size", "1G", "--extensions", "1"}), 0);
@@ -514,10 +605,19 @@ TEST_F(Commands, PoolRemove) {
     EXPECT_THAT(err, HasSubstr("--force-children"));
     group.changes.clear();
     EXPECT_EQ(run({"pool", "remove", "./vms.img:pool", "--force-children"}), 4) << "nobody to ask";
+    EXPECT_THAT(err, HasSubstr("records name devices of this pool"));
+    EXPECT_THAT(err, HasSubstr("\n  docker: /var/lib/docker\n"));
+    EXPECT_THAT(err, HasSubstr("\n  containerd: /var/lib/containerd/devmapper (what root_path names)\n"));
+    EXPECT_THAT(err, HasSubstr("\n  containerd: /var/lib/containerd/io.containerd.metadata.v1.bolt/meta.db\n"));
     EXPECT_THAT(group.changes, testing::IsEmpty());
     EXPECT_EQ(run({"pool", "remove", "./vms.img:pool", "--force-children", "--dry-run"}), 0);
     EXPECT_THAT(out, HasSubstr("docker-base (thin id 7), not of the group: would be removed"));
     EXPECT_THAT(group.changes, ElementsAre("dry run: remove foreign devices of pool"));
+    EXPECT_THAT(out, HasSubstr("\n  docker: /var/lib/docker\n"));
+    EXPECT_EQ(run({"pool", "remove", "./vms.img:pool", "--force-children", "--dry-run", "--json"}), 0);
+    EXPECT_EQ(json()["engine_records"].size(), 3u);
+    EXPECT_EQ(json()["engine_records"][0], (Json{{"engine", "docker"}, {"path", "/var/lib/docker"}}));
+    EXPECT_EQ(json()["engine_records"][2]["engine"], "containerd");
     group.dependents[1].used_by = "mounted on /srv";
     EXPECT_EQ(run({"pool", "remove", "./vms.img:pool", "--force-children", "--yes"}), 4);
     EXPECT_THAT(err, HasSubstr("mounted on /srv"));
@@ -526,6 +626,13 @@ TEST_F(Commands, PoolRemove) {
     EXPECT_EQ(run({"pool", "remove", "./vms.img:pool", "--force-children", "--yes"}), 0);
     EXPECT_THAT(group.changes, ElementsAre("remove foreign devices of pool", "remove"));
     EXPECT_THAT(out, HasSubstr("the pool itself: removed"));
+    EXPECT_THAT(out, HasSubstr("\n  docker: /var/lib/docker\n"));
+    // Nobody's records name the group's own volumes.
+    group.list.push_back(FakeGroup::made("own", VolumeKind::thin_pool, "thin-pool", 1ull << 30));
+    group.dependents.pop_back();
+    EXPECT_EQ(run({"pool", "remove", "./vms.img:own", "--force-children", "--yes", "--json"}), 0);
+    EXPECT_EQ(json()["engine_records"], Json::array());
+    EXPECT_EQ(run({"pool", "remove", "./vms.img:web", "--force-children", "--yes"}), 2);
     EXPECT_EQ(run({"pool", "remove", "./vms.img:web", "--yes"}), 2);
 }
 
@@ -534,7 +641,7 @@ TEST_F(Commands, MetadataBackup) {
     EXPECT_EQ(run({"metadata-backup", "./vms.img", "--folder", folder.file("kept"), "--json"}), 0);
     const Json json = parse_json(out).value();
     EXPECT_EQ(json["pools"][0]["pool"], "pool");
-    EXPECT_TRUE(std::filesystem::exists(json["folder"].get<std::string>() + "/group.txt"));
+    EXPECT_TRUE(std::filesystem::exists(json["folder"].get<std::string>() + "/group.txt.gz"));
     EXPECT_EQ(run({"metadata-backup", "./vms.img", "--keep", "0"}), 2);
 }
 
@@ -555,6 +662,14 @@ TEST_F(Commands, GroupText) {
     EXPECT_EQ(run({"group", "restore", "./vms.img", "--file", file, "--yes", "--force"}), 0);
     EXPECT_EQ(group.text, "# another\n");
     EXPECT_EQ(run({"group", "restore", "./vms.img", "--file", folder + "/missing", "--yes"}), 3);
+    // printf '# packed\n' | gzip -n
+    const std::string packed =
+        "\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03\x53\x56\x28\x48\x4c\xce\x4e\x4d\xe1\x02\x00\xa3\xf7\x2e\x16\x09\x00\x00\x00"s;
+    std::ofstream(file) << packed;
+    EXPECT_EQ(run({"group", "restore", "./vms.img", "--file", file, "--yes", "--force"}), 0);
+    EXPECT_EQ(group.text, "# packed\n");
+    std::ofstream(file) << packed.substr(0, packed.size() - 1);
+    EXPECT_EQ(run({"group", "restore", "./vms.img", "--file", file, "--yes", "--force"}), 5);
     std::filesystem::remove_all(folder);
 
     EXPECT_EQ(run({"group", "check", "./vms.img"}), 0);

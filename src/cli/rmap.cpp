@@ -27,12 +27,14 @@ void define_rmap(CommandLine& line) {
         for (const std::string& word : arguments->regions)
             ranges.push_back(TRY_WITHIN("--region", parse_region(word)));
         const std::optional<PoolText> text = TRY(read_pool_text(arguments->input));
-        auto metadata = TRY(MetadataInput::open(arguments->input, Access::read));
+        auto metadata = TRY(MetadataInput::open(context.environment(), arguments->input, Access::read));
+        const auto mappings = TRY(tools::reverse_map(metadata->device(), ranges, context.control()));
+        TRY(metadata->still_whole());
         Table table;
         for (const char* heading : {"DATA", "VOLUME", "VIRTUAL"})
             table.column(heading);
         Json runs = Json::array();
-        for (const tools::ReverseMapping& run : TRY(tools::reverse_map(metadata->device(), ranges, context.control()))) {
+        for (const tools::ReverseMapping& run : mappings) {
             const std::uint64_t length = run.data.end - run.data.begin;
             const std::string name = text && text->names.contains(run.volume.value()) ? text->names.at(run.volume.value()) : "";
             table.row({fmt::format("{}..{}", run.data.begin, run.data.end), name.empty() ? fmt::format("{}", run.volume) : name,

@@ -17,7 +17,7 @@ static Result<void> wait_for_merge(Context& context, VolumeGroup& group, const s
         if (!left)
             return left.error().kind() == ErrorKind::not_found ? Result<void>() : std::unexpected(left.error());
         if (left->snapshot_state != "merging")
-            return fail(ErrorKind::failed, "{}: {}; nothing is lost, the same command goes on with the merge", snapshot,
+            return fail(ErrorKind::failed, "{}: {}; nothing is lost, lamella doctor says how the merge goes on", snapshot,
                         left->snapshot_state);
         const std::uint64_t to_go = left->store_used.value_or(0) - std::min(left->store_used.value_or(0), left->store_metadata.value_or(0));
         if (!total)
@@ -25,7 +25,7 @@ static Result<void> wait_for_merge(Context& context, VolumeGroup& group, const s
         if (change.progress)
             change.progress({*total - std::min(*total, to_go), *total});
         if (interrupted())
-            return fail(ErrorKind::failed, "interrupted; the merge goes on when the group is served, or by the same command");
+            return fail(ErrorKind::failed, "interrupted; the merge goes on while the group is in use, or by the same command");
     }
 }
 
@@ -55,7 +55,7 @@ void define_rollback(CommandLine& line) {
             fmt::format("Put {} back to {}, and lose what was written to it since?", arguments->volume.text(), arguments->snapshot)));
         VolumeInfo volume = TRY(group.rollback(name, arguments->snapshot, context.change()));
         if (!context.dry_run)
-            if (const Result<VolumeInfo> left = group.volume(arguments->snapshot); left && left->snapshot_state == "merging")
+            if (const Result<VolumeInfo> left = group.volume(arguments->snapshot); left && left->kind == VolumeKind::snapshot)
                 TRY(wait_for_merge(context, group, arguments->snapshot));
         return answer_volume(context, fmt::format("volume {}: {} to {}", name, context.done("rolled back"), arguments->snapshot), volume);
     });

@@ -26,6 +26,8 @@ Result<std::vector<std::string>> paths_to_serve(const GroupAddress& group, bool 
     if (!group.paths.empty()) {
         if (user_space)
             return fail(ErrorKind::usage, "--user-space is for groups that this host's LVM runs; one on paths is opened here anyway");
+        if (!engine.read_only)
+            engine.lvm_locks = TRY(lvm_locks(group.paths));
         return group.paths;
     }
     if (!user_space)
@@ -35,6 +37,7 @@ Result<std::vector<std::string>> paths_to_serve(const GroupAddress& group, bool 
     HostDisks disks = TRY(TRY(open_kernel_group(group.name))->inactive_disks());
     engine.system_id = std::move(disks.system_id);
     engine.claim_read_only = true;
+    engine.lvm_locks = std::move(disks.lock_directory);
     return std::move(disks.paths);
 }
 

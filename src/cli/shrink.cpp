@@ -53,14 +53,16 @@ Result<void> shrink_metadata(Context& context, const Arguments& arguments) {
         if (same_file(*one, *other))
             return fail(ErrorKind::usage, "{} and {} are the same file", *one, *other);
     TRY(refuse_if_claimed(arguments.pool));
-    auto input = TRY(MetadataInput::open(arguments.pool, Access::read));
-    auto output = TRY(MetadataInput::open(arguments.output, context.dry_run ? Access::read : Access::write));
+    auto input = TRY(MetadataInput::open(context.environment(), arguments.pool, Access::read));
+    auto output = TRY(MetadataInput::open(context.environment(), arguments.output, context.dry_run ? Access::read : Access::write));
     auto data = TRY(FileDevice::open(arguments.data, {.read_only = context.dry_run}));
     auto shrink = TRY(tools::Shrink::plan(input->device(), *arguments.blocks, context.control()));
     TRY(shrink->check(*data, output->device()));
     TRY(context.confirm(fmt::format("Move data within {}, and replace the metadata on {}?", arguments.data, arguments.output)));
+    TRY(input->still_whole());
     if (!context.dry_run)
         TRY(shrink->write(data.get(), output->device(), context.control()));
+    TRY(input->still_whole());
     const tools::ShrinkReport& report = shrink->report();
     const std::uint64_t bytes = report.moved_blocks * report.data_block_sectors * sector_bytes;
     std::string text = fmt::format("{}: {} from {} to {} data blocks, {} moved\n", arguments.output, context.done("shrunk"),

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
 #include <set>
 
 #include "cli/command_line.h"
@@ -8,26 +9,24 @@
 
 namespace lamella::cli {
 
-// A snapshot takes room only as its origin changes; then it may be too late to make some.
-static void warn_of_full_pools(Context& context, VolumeGroup& group, const std::vector<VolumeInfo>& snapshots) {
-    std::set<std::string> pools;
-    for (const VolumeInfo& snapshot : snapshots) {
-        if (snapshot.pool.empty() || !pools.insert(snapshot.pool).second)
-            continue;
-        const auto pool = group.volume(snapshot.pool);
-        if (!pool)
-            continue;
-        const auto fuller = [](std::optional<std::uint64_t> used, std::uint64_t of, unsigned percent) {
-            return used && of != 0 && *used >= of / 100 * percent;
-        };
-        if (fuller(pool->data_used, pool->size, 90))
-            context.note(fmt::format("warning: pool {}: {} % of its data is in use, and changes to snapshot volumes take more", pool->name,
-                                     shown_percent(pool->data_used, pool->size)));
-        if (fuller(pool->metadata_used, pool->metadata_size.value_or(0), 75))
-            context.note(fmt::format("warning: pool {}: {} % of its metadata is in use, and snapshots take more", pool->name,
-                                     shown_percent(pool->metadata_used, pool->metadata_size)));
-    }
+namespace {
+
+// A fifth of the origin with the room for its exceptions, or all that is left of the group if that is less, but no less than a twentieth.
+// `room`: what is left; less by the store's size afterwards.
+Result<SizeRequest> automatic_size(const VolumeInfo& origin, std::uint64_t chunk_size, std::uint64_t extent_size, std::uint64_t& room) {
+    constexpr std::uint64_t exception_bytes = 16;
+    const std::uint64_t fifth = origin.size / 5;
+    const std::uint64_t exceptions = fifth / std::max<std::uint64_t>(chunk_size, 1) * exception_bytes + 4 * chunk_size;
+    const std::uint64_t size = std::min(fifth + exceptions, room);
+    if (size < origin.size / 20)
+        return fail(ErrorKind::no_space, "{}: {} are free for its snapshot; --size auto takes a twentieth of the volume at least, {}",
+                    origin.name, print_size(room), print_size(origin.size / 20));
+    const std::uint64_t extent = std::max<std::uint64_t>(extent_size, 1);
+    room -= std::min(room, (size + extent - 1) / extent * extent);
+    return SizeRequest{.base = SizeRequest::Base::bytes, .relation = SizeRequest::Relation::absolute, .value = size};
 }
+
+}  // namespace
 
 void define_snapshot(CommandLine& line) {
     struct Arguments {
@@ -35,7 +34,7 @@ void define_snapshot(CommandLine& line) {
         std::vector<std::string> names;
         std::vector<std::string> tags;
         bool read_only = false;
-        SizeArgument size;
+        std::string size;  // a SizeArgument, or "auto"
         std::optional<std::uint64_t> chunk_size;
     };
     auto arguments = std::make_shared<Arguments>();
@@ -48,14 +47,17 @@ void define_snapshot(CommandLine& line) {
         "to be skipped at activation.\n\n"
         "A linear or striped volume has classic snapshots: each has a store of its own in the group, to which every chunk of the "
         "origin is copied before it is written to for the first time. When the store is full the snapshot is invalid, and the "
-        "origin goes on. With --size a thin volume gets one, too.");
+        "origin goes on. With --size a thin volume gets one, too. No store becomes larger than the origin can ever need. With "
+        "--size auto it has room for a fifth of the origin or, where the group has less, all that is free, but no less than a twentieth "
+        "of the origin.");
     line.example("snapshot ./vms.img:web", "makes web-s1");
     line.example("snapshot ./vms.img:web ./vms.img:db --tag nightly", "both at one moment");
     line.example("snapshot ./vms.img:boot --size 100%ORIGIN", "a classic snapshot that never gets full");
     line.arguments("VOLUME", arguments->volumes, "the volumes, all of one group");
     line.option("-n,--name", "NAME", arguments->names, "the snapshot's name; of several volumes, once for each in their order");
     line.option("--tag", "TAG", arguments->tags, "a tag for the snapshots; may be given several times");
-    line.option_size("-L,--size", arguments->size, "a classic snapshot's room: bytes, N%ORIGIN, N%FREE, ... (default 20%ORIGIN)");
+    line.option("-L,--size", "SIZE", arguments->size,
+                "a classic snapshot's room: bytes, N%ORIGIN, N%FREE, ... or auto (default 20%ORIGIN)");
     line.option_size("-c,--chunk-size", arguments->chunk_size, "a classic snapshot's unit of copying, 4K to 512K (default 4K)");
     line.flag("--read-only", arguments->read_only, "refuse writes to the snapshots");
     line.changes();
@@ -75,11 +77,12 @@ void define_snapshot(CommandLine& line) {
                 request.name = arguments->names[i];
             request.read_only = arguments->read_only;
             request.tags = arguments->tags;
-            if (arguments->size.bytes != 0 || arguments->size.percentage) {
-                if (arguments->size.sign != SizeArgument::Sign::none)
+            request.classic = !arguments->size.empty();
+            if (request.classic && arguments->size != "auto") {
+                const SizeArgument size = TRY_WITHIN("--size", parse_size_argument(arguments->size));
+                if (size.sign != SizeArgument::Sign::none)
                     return fail(ErrorKind::usage, "--size: a new snapshot has no store yet that could grow or shrink");
-                request.classic = true;
-                request.size = TRY(size_request(arguments->size, std::nullopt));
+                request.size = TRY(size_request(size, std::nullopt));
             }
             if (arguments->chunk_size) {
                 request.classic = true;
@@ -87,8 +90,18 @@ void define_snapshot(CommandLine& line) {
             }
         }
         VolumeGroup& group = *TRY(context.open(volumes.front().group, Access::write));
+        if (arguments->size == "auto") {
+            const GroupInfo info = TRY(group.info());
+            std::uint64_t room = info.free;
+            for (CreateSnapshot& request : requests)
+                request.size = TRY(automatic_size(TRY(group.volume(request.origin)), request.chunk_size, info.extent_size, room));
+        }
+        std::set<std::string> pools;
+        for (const CreateSnapshot& request : requests)
+            if (const auto origin = group.volume(request.origin); origin && !request.classic && !origin->pool.empty())
+                pools.insert(origin->pool);
+        warn_of_full_pools(context, group, pools);
         std::vector<VolumeInfo> snapshots = TRY(group.create_snapshots(requests, context.change()));
-        warn_of_full_pools(context, group, snapshots);
         std::string text;
         for (const VolumeInfo& snapshot : snapshots)
             text += fmt::format("snapshot {} of {}: {}\n", snapshot.name, snapshot.origin, context.done("created"));

@@ -3,7 +3,6 @@
 
 #include "cli/command_line.h"
 #include "cli/context.h"
-#include "cli/output.h"
 
 namespace lamella::cli {
 
@@ -17,10 +16,9 @@ void define_status(CommandLine& line) {
     line.argument("VOLUME", arguments->volume, "the pool or thin volume");
     line.flag("--table", arguments->table, "the table line instead");
     line.runs([arguments](Context& context) -> Result<void> {
-        VolumeGroup& group = *TRY(context.open(arguments->volume.group, Access::read));
+        VolumeGroup& group = *TRY(context.open(arguments->volume.group, Access::ask_device));
         const std::string& name = arguments->volume.volume;
         std::string text = arguments->table ? TRY(group.table_line(name)) : TRY(group.status_line(name));
-        note_broken_off(context, TRY(group.info()));
         Json answer = Json::object();
         answer[arguments->table ? "table" : "status"] = text;
         return context.answer(text + "\n", answer);

@@ -23,10 +23,11 @@ Result<void> trim_pool(Context& context, const VolumeAddress& address) {
 
 Result<void> trim_devices(Context& context, const std::string& metadata_path, const std::string& data_path) {
     TRY(refuse_if_claimed(metadata_path));
-    auto metadata = TRY(MetadataInput::open(metadata_path, Access::read));
+    auto metadata = TRY(MetadataInput::open(context.environment(), metadata_path, Access::read));
     auto data = TRY(FileDevice::open(data_path));
     TRY(context.confirm(fmt::format("{}: discard what {} doesn't map?", data_path, metadata_path)));
-    const tools::TrimReport report = TRY(tools::trim(metadata->device(), *data, context.dry_run, context.control()));
+    const tools::TrimReport report =
+        TRY(tools::trim(metadata->device(), *data, context.dry_run, context.control(), [&] { return metadata->still_whole(); }));
     const std::uint64_t bytes = report.blocks * report.data_block_sectors * sector_bytes;
     return context.answer(fmt::format("{}: {} {}, in {} ranges\n", data_path, print_size(bytes), context.done("discarded"), report.ranges),
                           {{"dry_run", context.dry_run}, {"discarded_bytes", bytes}, {"ranges", report.ranges}});
@@ -50,8 +51,9 @@ void define_trim(CommandLine& line) {
     line.destroys();
     line.runs([words](Context& context) -> Result<void> {
         if (words->size() == 1)
-            if (const auto pool = TRY(pool_address(words->front())))
-                return trim_pool(context, *pool);
+            for (const auto& pool : {TRY(pool_address(words->front())), TRY(kernel_pool_address(words->front()))})
+                if (pool)
+                    return trim_pool(context, *pool);
         if (words->size() != 2)
             return fail(ErrorKind::usage, "GROUP:POOL, or METADATA and DATA are needed");
         return trim_devices(context, words->front(), words->back());

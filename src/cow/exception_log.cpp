@@ -496,6 +496,11 @@ void ExceptionLog::read_tail(std::uint64_t most, Waiter& waiter) {
     tail_.clear();
     tail_parts_.clear();
     std::uint64_t area = area_.load();
+    if (in_area_ == 0 && area > 0) {
+        // As in the kernel, an empty area stops counting as soon as the full one before it is begun, before next_free_ follows.
+        area_.store(--area);
+        in_area_ = geometry_.exceptions_per_area();
+    }
     for (std::uint64_t end = in_area_; most > 0; end = geometry_.exceptions_per_area()) {
         if (end > 0) {
             const std::uint64_t count = std::min(most, end);

@@ -21,16 +21,20 @@ namespace {
 
 // Sanitizers slow this down tenfold.
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr std::uint64_t seeds = 15;
+constexpr std::uint64_t seeds = 15, large_seeds = 2;
 #else
-constexpr std::uint64_t seeds = 150;
+constexpr std::uint64_t seeds = 150, large_seeds = 8;
 #endif
 
 class Model {
   public:
-    explicit Model(std::uint64_t seed)
-        : random_(seed), simulation_(seed), queue_(simulation_.make_queue()), home_(simulation_.make_queue()) {
-        sectors_ = 300 + draw(900);
+    enum class Chunks {
+        small,  // 1 to 128 sectors
+        large,  // 128 to 8192, whose areas are read in several pieces
+    };
+    Model(std::uint64_t seed, Chunks chunks)
+        : random_(seed), simulation_(seed), queue_(simulation_.make_queue()), home_(simulation_.make_queue()), chunks_(chunks) {
+        sectors_ = chunks == Chunks::small ? 300 + draw(900) : 30000 + draw(60000);
         device_ = std::make_unique<MemoryDevice>(sectors_ * sector_bytes, "origin");
         shown_.assign(sectors_, 0);
         open();
@@ -76,6 +80,11 @@ class Model {
             taken.snapshot->set_room_handler([this] { room_asked_ = true; });
     }
 
+    void grow(Taken& taken) {
+        const std::uint64_t step = chunks_ == Chunks::small ? sector_bytes : 512 * sector_bytes;
+        taken.store->grow(taken.store->size() + (1 + draw(50)) * step);
+    }
+
     // Makes room, or doesn't, for whoever waits for it meanwhile.
     template <typename Condition>
     void run_until(Condition condition) {
@@ -87,7 +96,7 @@ class Model {
                 if (!taken.snapshot->needs_room())
                     continue;
                 if (draw(8) != 0)
-                    taken.store->grow(taken.store->size() + (1 + draw(50)) * sector_bytes);
+                    grow(taken);
                 taken.snapshot->room_seen_to();
             }
         }
@@ -167,7 +176,7 @@ class Model {
         } else if (what < 90 && taken != nullptr && draw(3) == 0) {
             std::erase_if(taken_, [&](const auto& entry) { return &entry.second == taken; });
         } else if (what < 92 && taken != nullptr) {
-            taken->store->grow(taken->store->size() + (1 + draw(50)) * sector_bytes);
+            grow(*taken);
         } else if (what < 95) {
             merge(taken);
         } else if (what < 97) {
@@ -236,7 +245,9 @@ class Model {
             return;
         Taken taken;
         const std::uint64_t kind = draw(4);
-        taken.options.store = {.persistent = kind != 0, .overflow = kind == 1, .chunk_sectors = std::uint32_t{1} << draw(8)};
+        taken.options.store = {.persistent = kind != 0,
+                               .overflow = kind == 1,
+                               .chunk_sectors = chunks_ == Chunks::small ? std::uint32_t{1} << draw(8) : std::uint32_t{128} << draw(7)};
         taken.options.discard_zeroes_cow = draw(2) == 0;
         taken.options.discard_passdown_origin = taken.options.discard_zeroes_cow && draw(2) == 0;
         const std::uint64_t most = largest_useful_store(sectors_ * sector_bytes, taken.options.store.chunk_sectors) / sector_bytes;
@@ -293,6 +304,7 @@ class Model {
     std::mt19937_64 random_;
     Simulation simulation_;
     std::unique_ptr<IoQueue> queue_, home_;
+    const Chunks chunks_;
     std::uint64_t sectors_ = 0;
     std::unique_ptr<MemoryDevice> device_;
     std::shared_ptr<Origin> origin_;
@@ -307,7 +319,11 @@ TEST(CowModel, ShowsWhatThePlainModelShows) {
     const std::uint64_t seed = std::random_device()();
     for (std::uint64_t index = 0; index < seeds && !testing::Test::HasFailure(); ++index) {
         SCOPED_TRACE(fmt::format("seed {}", seed + index));
-        Model(seed + index).run(400);
+        Model(seed + index, Model::Chunks::small).run(400);
+    }
+    for (std::uint64_t index = 0; index < large_seeds && !testing::Test::HasFailure(); ++index) {
+        SCOPED_TRACE(fmt::format("seed {}, large chunks", seed + index));
+        Model(seed + index, Model::Chunks::large).run(200);
     }
 }
 

@@ -478,6 +478,31 @@ TEST_F(CommitTest, AMergeBeginsWithWhatIsDurable) {
     EXPECT_EQ(read(*origin, 3 * chunk, chunk), filled(chunk, 1)) << "nothing of it was merged";
 }
 
+TEST_F(CommitTest, AMergeWaitsForWhatIsPromised) {
+    snapshots[1].reset();
+    disk.add({.operation = IoOperation::flush, .count = 1, .hold = true});
+    const auto& promised = start(*snapshots[0], 5 * chunk, chunk);
+    settle();
+    ASSERT_TRUE(promised.done);
+    const auto first_exception = [this] {
+        std::vector<std::byte> bytes(16);
+        EXPECT_TRUE(read_now(memory, chunk, bytes));
+        return load_little<std::uint64_t>(bytes.data());
+    };
+    struct Release : Timer {
+        FaultDevice* disk;
+    } release;
+    release.disk = &disk;
+    release.fired = [](Timer& timer) { static_cast<Release&>(timer).disk->release(); };
+    queue->arm(release, queue->clock().monotonic() + std::chrono::milliseconds(10));
+    ASSERT_EQ(first_exception(), 0u);
+    ASSERT_TRUE(origin->start_merge(snapshots[0]));
+    EXPECT_EQ(first_exception(), 5u) << "the origin shows what a crash would take from the snapshot";
+    EXPECT_FALSE(release.armed);
+    settle();
+    EXPECT_EQ(read(device, 5 * chunk, chunk), data);
+}
+
 TEST_F(CommitTest, OnlySoManyWritesToASnapshotArePromised) {
     MemoryDevice large(2048 * sector_bytes, "large"), elsewhere(1024 * sector_bytes, "elsewhere");
     ASSERT_TRUE(write_now(large, 0, filled(large.size(), 1)));

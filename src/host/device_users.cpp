@@ -11,6 +11,8 @@
 
 #include <fmt/format.h>
 
+#include "host/processes.h"
+
 namespace lamella::host {
 
 namespace {
@@ -38,36 +40,33 @@ std::string first_line(const std::filesystem::path& path) {
     return line;
 }
 
-bool is_number(const std::string& text) { return !text.empty() && text.find_first_not_of("0123456789") == std::string::npos; }
-
 // "7:3" for a device and for each of its partitions, with their names.
 std::vector<std::pair<std::string, std::string>> numbers_of(const struct stat& device) {
     std::string number = fmt::format("{}:{}", major(device.st_rdev), minor(device.st_rdev));
     std::filesystem::path folder = "/sys/dev/block/" + number;
     std::error_code error;
     std::vector<std::pair<std::string, std::string>> numbers{{number, std::filesystem::canonical(folder, error).filename()}};
-    for (const auto& entry : std::filesystem::directory_iterator(folder, error))
-        if (std::filesystem::exists(entry.path() / "partition", error))
-            numbers.emplace_back(first_line(entry.path() / "dev"), entry.path().filename());
+    for (const auto& entry : entries(folder))
+        if (std::filesystem::exists(entry / "partition", error))
+            numbers.emplace_back(first_line(entry / "dev"), entry.filename());
     return numbers;
 }
 
 // Processes other than this one that have the file or device open.
 std::vector<std::string> processes_with(const struct stat& wanted) {
     std::vector<std::string> users;
-    std::error_code error;
-    for (const auto& process : std::filesystem::directory_iterator("/proc", error)) {
-        std::string id = process.path().filename();
-        if (!is_number(id) || id == std::to_string(::getpid()))
+    for (const auto& process : processes(all_processes)) {
+        const std::string id = process.filename();
+        if (id == std::to_string(::getpid()))
             continue;
-        for (const auto& file : std::filesystem::directory_iterator(process.path() / "fd", error)) {
+        for (const auto& file : entries(process / "fd")) {
             struct stat status;
-            if (::stat(file.path().c_str(), &status) != 0 || (status.st_mode & S_IFMT) != (wanted.st_mode & S_IFMT))
+            if (::stat(file.c_str(), &status) != 0 || (status.st_mode & S_IFMT) != (wanted.st_mode & S_IFMT))
                 continue;
             bool same = S_ISBLK(wanted.st_mode) ? status.st_rdev == wanted.st_rdev
                                                 : status.st_dev == wanted.st_dev && status.st_ino == wanted.st_ino;
             if (same) {
-                users.push_back(fmt::format("process {} ({})", id, first_line(process.path() / "comm")));
+                users.push_back(fmt::format("process {} ({})", id, first_line(process / "comm")));
                 break;
             }
         }
@@ -101,9 +100,8 @@ std::vector<std::string> users_of(const std::string& path) {
             for (const Mount& mount : mounts())
                 if (mount.device == number)
                     users.push_back("mounted at " + mount.point);
-            std::error_code error;
-            for (const auto& holder : std::filesystem::directory_iterator("/sys/dev/block/" + number + "/holders", error))
-                users.push_back("device " + holder.path().filename().string());
+            for (const auto& holder : entries("/sys/dev/block/" + number + "/holders"))
+                users.push_back("device " + holder.filename().string());
             std::ifstream swaps("/proc/swaps");
             for (std::string line; std::getline(swaps, line);)
                 if (line.starts_with("/dev/" + name + " ") || line.starts_with("/dev/" + name + "\t"))

@@ -37,14 +37,34 @@ class FakeMapper final : public KernelMapper {
     std::vector<std::string> messages;  // "NAME: TEXT"
     std::optional<Error> refuse;
     unsigned passes = 0;
+    std::function<void()> on_pass;  // before what is there is looked at
 
     Result<std::vector<KernelDevice>> devices(std::string_view prefix) override {
         ++passes;
+        if (on_pass)
+            on_pass();
         if (refuse)
             return std::unexpected(*refuse);
         std::vector<KernelDevice> found;
         std::ranges::copy_if(all, std::back_inserter(found), [&](const KernelDevice& device) { return device.name.starts_with(prefix); });
         return found;
+    }
+    Result<std::vector<std::string>> names(std::string_view prefix) override {
+        if (refuse)
+            return std::unexpected(*refuse);
+        std::vector<std::string> found;
+        for (const KernelDevice& device : all)
+            if (device.name.starts_with(prefix))
+                found.push_back(device.name);
+        return found;
+    }
+    Result<KernelDevice> device(const std::string& name) override {
+        if (refuse)
+            return std::unexpected(*refuse);
+        const auto found = std::ranges::find(all, name, &KernelDevice::name);
+        if (found == all.end())
+            return fail(ErrorKind::not_found, "device mapper: there is no device {}", name);
+        return *found;
     }
     Result<std::vector<KernelTarget>> table(const std::string& name) override { return TRY(named(tables, name)); }
     Result<std::vector<DeviceNumber>> dependencies(const std::string& name) override { return TRY(named(below, name)); }

@@ -84,22 +84,29 @@ class SystemMapper final : public KernelMapper {
     }
 
     Result<std::vector<KernelDevice>> devices(std::string_view prefix) override {
+        std::vector<KernelDevice> devices;
+        for (const std::string& name : TRY(names(prefix))) {
+            auto found = device(name);
+            if (found)
+                devices.push_back(std::move(*found));
+            else if (found.error().kind() != ErrorKind::not_found)  // gone meanwhile
+                return std::unexpected(found.error());
+        }
+        return devices;
+    }
+
+    Result<std::vector<std::string>> names(std::string_view prefix) override {
         Task list(DM_DEVICE_LIST, "list of devices");
         TRY(list.run());
-        std::vector<KernelDevice> devices;
+        std::vector<std::string> names;
         const dm_names* entry = ::dm_task_get_names(list.get());
         if (entry == nullptr || entry->dev == 0)
-            return devices;
+            return names;
         for (;;) {
-            if (std::string_view(entry->name).starts_with(prefix)) {
-                auto device = status(entry->name);
-                if (device)
-                    devices.push_back(std::move(*device));
-                else if (device.error().kind() != ErrorKind::not_found)  // gone meanwhile
-                    return std::unexpected(device.error());
-            }
+            if (std::string_view(entry->name).starts_with(prefix))
+                names.emplace_back(entry->name);
             if (entry->next == 0)
-                return devices;
+                return names;
             entry = reinterpret_cast<const dm_names*>(reinterpret_cast<const char*>(entry) + entry->next);
         }
     }
@@ -129,7 +136,11 @@ class SystemMapper final : public KernelMapper {
         TRY(task.name(name));
         if (!::dm_task_set_sector(task.get(), 0) || !::dm_task_set_message(task.get(), text.c_str()))
             return task.failed();
-        TRY(task.run());
+        if (auto sent = task.run(); !sent) {
+            if (::dm_task_get_errno(task.get()) == EINVAL)
+                return fail(ErrorKind::usage, "device mapper: {}: not a message that its target takes now: '{:.80}'", name, text);
+            return std::unexpected(sent.error());
+        }
         const char* answer = ::dm_task_get_message_response(task.get());
         return std::string(answer != nullptr ? answer : "");
     }
@@ -140,8 +151,7 @@ class SystemMapper final : public KernelMapper {
         return task.run();
     }
 
-  private:
-    static Result<KernelDevice> status(const std::string& name) {
+    Result<KernelDevice> device(const std::string& name) override {
         Task task(DM_DEVICE_STATUS, name);
         TRY(task.name(name));
         if (!::dm_task_no_flush(task.get()))

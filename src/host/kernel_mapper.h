@@ -49,10 +49,13 @@ class KernelMapper {
 
     // All devices whose names begin with `prefix`, in one pass. Status is read without a flush: a pool that is full would not answer one.
     virtual Result<std::vector<KernelDevice>> devices(std::string_view prefix) = 0;
+    // The names alone, by one ioctl.
+    virtual Result<std::vector<std::string>> names(std::string_view prefix) = 0;
+    virtual Result<KernelDevice> device(const std::string& name) = 0;
     virtual Result<std::vector<KernelTarget>> table(const std::string& name) = 0;
     // The devices that stand directly below.
     virtual Result<std::vector<DeviceNumber>> dependencies(const std::string& name) = 0;
-    // To the target at sector 0. Returns its answer, empty for most.
+    // To the target at sector 0. Returns its answer, empty for most. Errors also: usage, for what the target doesn't take.
     virtual Result<std::string> message(const std::string& name, const std::string& text) = 0;
 
     // refused: somebody has it open.

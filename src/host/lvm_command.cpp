@@ -4,6 +4,7 @@
 #include <unistd.h>
 #include <algorithm>
 #include <array>
+#include <charconv>
 
 #include "base/strong.h"
 #include "lvm2/group.h"
@@ -197,6 +198,30 @@ Error lvm_error(std::string_view command, const CommandResult& result) {
     return Error(kind, "LVM: " + message);
 }
 
+Result<ExtensionRule> parse_extension_rule(std::string_view text) {
+    const auto value = [&](std::string_view name) -> Result<std::uint32_t> {
+        for (const std::string& line : lines_of(text))
+            if (line.starts_with(name) && line.size() > name.size() && line[name.size()] == '=') {
+                std::uint32_t number = 0;
+                const char* begin = line.data() + name.size() + 1;
+                const char* end = line.data() + line.size();
+                if (const auto read = std::from_chars(begin, end, number); read.ec == std::errc() && read.ptr == end)
+                    return number;
+            }
+        return fail(ErrorKind::damaged, "LVM's configuration: there is no number {}", name);
+    };
+    return ExtensionRule{TRY(value("thin_pool_autoextend_threshold")), TRY(value("thin_pool_autoextend_percent"))};
+}
+
+Result<std::string> parse_locking_directory(std::string_view text) {
+    constexpr std::string_view name = "locking_dir=";
+    std::string_view line = text.substr(0, text.find('\n'));
+    line.remove_prefix(line.starts_with(name) ? name.size() : 0);
+    if (!line.starts_with("\"/") || !line.ends_with('"') || line.size() < 3 || line.find_first_of("\"\\", 1) != line.size() - 1)
+        return fail(ErrorKind::damaged, "lvmconfig: global/locking_dir: not a folder: {:.80}", line);
+    return std::string(line.substr(1, line.size() - 2));
+}
+
 // --- Commands ---------------------------------------------------------------------------------------------------------------
 
 Result<std::string> Lvm::find_program() {
@@ -231,6 +256,23 @@ Result<std::vector<std::string>> Lvm::duplicates() {
                   "report { binary_values_as_numeric=1 } log { report_command_log=0 }", "-o", "pv_uuid,pv_duplicate"})));
 }
 
+Result<std::string> Lvm::locking_directory() {
+    return parse_locking_directory(TRY(read({"lvmconfig", "--typeconfig", "full", "global/locking_dir"})));
+}
+
+Result<ExtensionRule> Lvm::extension_rule(std::string_view profile) {
+    std::vector<std::string> words{"lvmconfig", "--type", "full"};
+    if (!profile.empty()) {
+        if (profile.starts_with('-') || profile.size() > 255 ||
+            profile.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._+-") != profile.npos)
+            return fail(ErrorKind::damaged, "'{:.80}' is not the name of a profile", profile);
+        words.emplace_back("--metadataprofile");
+        words.emplace_back(profile);
+    }
+    words.insert(words.end(), {"activation/thin_pool_autoextend_threshold", "activation/thin_pool_autoextend_percent"});
+    return parse_extension_rule(TRY(read(std::move(words))));
+}
+
 Result<LvmGroup> Lvm::report(std::string_view group) {
     TRY(lvm2::check_group_name(group));
     std::vector<std::string> words = lvm_report_arguments();
@@ -243,6 +285,24 @@ Result<LvmGroup> Lvm::report(std::string_view group) {
     if (report.groups.empty() || report.groups.front().name != group)
         return fail(ErrorKind::not_found, "LVM reports no group {}", group);
     return std::move(report.groups.front());
+}
+
+std::optional<std::string> Lvm::ask(std::string_view program, std::vector<std::string> words) {
+    words.insert(words.begin(), program_.substr(0, program_.rfind('/') + 1) + std::string(program));
+    Result<CommandResult> result = runner_.run({.words = std::move(words)});
+    if (!result || result->exit_code != 0 || result->signal != 0)
+        return std::nullopt;
+    return std::move(result->output);
+}
+
+HostLocks Lvm::locks(std::string_view group) {
+    const auto text = ask("lvmlockctl", {"--info"});
+    return text ? parse_host_locks(*text, group) : HostLocks{};
+}
+
+std::optional<std::string> Lvm::lease_holder(std::string_view leases, std::uint64_t size, std::string_view volume) {
+    const auto text = ask("sanlock", {"direct", "dump", fmt::format("{}:0:{}", leases, size)});
+    return text ? parse_lease_holder(*text, volume) : std::nullopt;
 }
 
 Result<void> Lvm::change(const LvmWords& words, bool trial) {

@@ -10,6 +10,7 @@
 
 #include "base/result.h"
 #include "host/command_runner.h"
+#include "host/lvm_locks.h"
 #include "host/lvm_report.h"
 
 namespace lamella::host {
@@ -57,6 +58,17 @@ class LvmWords {
 // exported, of another host, under a lock), usage, failed.
 Error lvm_error(std::string_view command, const CommandResult& result);
 
+// From how many percent in use on dmeventd extends a thin pool, and by how many percent of its size. From 100 on: never.
+struct ExtensionRule {
+    std::uint32_t threshold = 100;
+    std::uint32_t percent = 0;
+};
+// Of `lvm lvmconfig` with both settings. Errors: damaged.
+Result<ExtensionRule> parse_extension_rule(std::string_view text);
+
+// An absolute path without quotes or backslashes in it, of `lvm lvmconfig global/locking_dir`. Errors: damaged.
+Result<std::string> parse_locking_directory(std::string_view text);
+
 // Threads: as the runner's.
 class Lvm {
   public:
@@ -74,12 +86,27 @@ class Lvm {
     // The ids of physical volumes that more than one device carries.
     Result<std::vector<std::string>> duplicates();
 
+    // global/locking_dir of this host's configuration. Errors: damaged.
+    Result<std::string> locking_directory();
+
+    // As the profile has it, and where that says nothing, LVM's configuration. `profile`: empty for a pool without one. Errors: failed,
+    // when there is no such profile.
+    Result<ExtensionRule> extension_rule(std::string_view profile);
+
+    // Of a shared group, by its id; by lvmlockctl, which lies beside lvm. Where that fails nothing is held.
+    HostLocks locks(std::string_view group);
+    // Who has a volume's lock, by its id, as sanlock beside lvm tells. `leases`: the path of the group's volume for them, `size` its bytes.
+    // None: nobody, or it can't be told.
+    std::optional<std::string> lease_holder(std::string_view leases, std::uint64_t size, std::string_view volume);
+
     // Carries out a change; in a trial LVM checks all and writes nothing (--test).
     Result<void> change(const LvmWords& words, bool trial = false);
 
   private:
     // What a command that only reads prints.
     Result<std::string> read(std::vector<std::string> words);
+    // What another program of LVM's folder prints; none: it isn't there or failed.
+    std::optional<std::string> ask(std::string_view program, std::vector<std::string> words);
 
     CommandRunner& runner_;
     std::string program_;

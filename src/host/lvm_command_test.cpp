@@ -149,5 +149,43 @@ TEST_F(Report, RefusesTwoGroupsOfOneName) {
     EXPECT_EQ(error_of({0, 0, "{\"report\":[" + one + "," + one + "]}", ""}).kind(), ErrorKind::refused);
 }
 
+TEST(Lvm, FindsItsLocks) {
+    FakeRunner runner;
+    Lvm lvm(runner, "/usr/sbin/lvm");
+    std::string printed;
+    runner.answer = [&](const Command&) { return CommandResult{0, 0, printed, ""}; };
+    printed = "locking_dir=\"/run/lock/lvm\"\n";
+    EXPECT_EQ(test::value_of(lvm.locking_directory()), "/run/lock/lvm");
+    EXPECT_EQ(runner.line(0), "lvmconfig --typeconfig full global/locking_dir");
+    for (const char* text : {"", "\n", "\"", "\"/", "\"run\"\n", "/run\n", "\"/run\\\"x\"\n", "\"/run\" \"/x\"\n"}) {
+        printed = text;
+        EXPECT_FALSE(lvm.locking_directory()) << text;
+    }
+}
+
+TEST(Lvm, AsksForTheRuleOfAPoolsProfile) {
+    FakeRunner runner;
+    runner.answer = [](const Command&) {
+        return CommandResult{0, 0, "thin_pool_autoextend_threshold=80\nthin_pool_autoextend_percent=25\n", ""};
+    };
+    Lvm lvm(runner, "/usr/sbin/lvm");
+    const auto rule = lvm.extension_rule("grow");
+    ASSERT_TRUE(rule) << rule.error().message();
+    EXPECT_EQ(rule->threshold, 80u);
+    EXPECT_EQ(rule->percent, 25u);
+    EXPECT_EQ(runner.line(0),
+              "lvmconfig --type full --metadataprofile grow activation/thin_pool_autoextend_threshold "
+              "activation/thin_pool_autoextend_percent");
+    EXPECT_TRUE(lvm.extension_rule(""));
+    EXPECT_EQ(runner.line(1), "lvmconfig --type full activation/thin_pool_autoextend_threshold activation/thin_pool_autoextend_percent");
+    for (const char* name : {"--config", "../grow", "a b", "a/b"})
+        EXPECT_FALSE(lvm.extension_rule(name)) << name;
+    EXPECT_EQ(runner.commands.size(), 2u);
+    for (const char* text :
+         {"", "thin_pool_autoextend_threshold=80\n", "thin_pool_autoextend_threshold=x\nthin_pool_autoextend_percent=1\n",
+          "thin_pool_autoextend_threshold=80 \nthin_pool_autoextend_percent=1x\n"})
+        EXPECT_FALSE(parse_extension_rule(text)) << text;
+}
+
 }  // namespace
 }  // namespace lamella::host

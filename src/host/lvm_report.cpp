@@ -274,8 +274,10 @@ const LvmVolume* LvmGroup::volume(std::string_view wanted) const {
 }
 
 std::vector<std::string> lvm_report_arguments() {
+    // Shared groups also where lvm.conf doesn't turn lvmlockd's locks on: LVM reads them then, and changes nothing.
     return {"fullreport",
             "--all",
+            "--shared",
             "--reportformat",
             "json",
             "--units",

@@ -3,8 +3,9 @@
 // What `lvm fullreport` prints, as typed rows.
 //
 // LVM has two dialects of JSON: `json` (since 2.02.158) has a string for every value, `json_std` (since 2.03.17) bare numbers, null for
-// what is undefined, and arrays for lists. Both are understood, whichever was asked for. Since 2.03.26 a report may have a "log" beside
-// it: that gives error text. Sizes are bytes (the report is made with --units b --nosuffix), times seconds since 1970, flags 0, 1 or -1.
+// those that are undefined, and arrays for lists; sizes and times are strings there, too. Both are understood, whichever was asked for.
+// Since 2.03.26 a report may have a "log" beside it: that gives error text. Sizes are bytes (the report is made with --units b
+// --nosuffix), times seconds since 1970, flags 0, 1 or -1.
 //
 // What LVM doesn't know, or a version of it doesn't print, is empty here: an unknown percentage is not 0.
 #pragma once

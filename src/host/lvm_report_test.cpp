@@ -2,8 +2,8 @@
 //
 // testdata/group.json was printed by LVM 2.03.16 in user-mode Linux for lvm_report_arguments() and a group of two disks with a pool, a
 // volume with two snapshots, one of them waiting to be merged, a linear volume of three segments and a striped one, each with a classic
-// snapshot, the second one overrun. testdata/group-std.json is the same report, put by hand into the dialect json_std, which that version
-// hasn't: numbers and flags bare, null for what is undefined, lists as arrays.
+// snapshot, the second one overrun. testdata/group-std.json was printed by LVM 2.03.39 in user-mode Linux for the same arguments, but with
+// json_std, and a group made in the same way: counts, ids and flags are bare numbers in it or null, sizes and times strings, lists arrays.
 #include <fstream>
 #include <sstream>
 

@@ -466,19 +466,19 @@ Result<void> rename_volume(VolumeGroup& group, std::string_view old_name, std::s
     if (!volume->visible() && check_volume_name(group.name, volume->name).has_value() == false)
         return fail(ErrorKind::refused, "{}/{} is named after the volume that it is a part of", group.name, old_name);
     std::map<std::string, std::string> names = {{volume->name, std::string(new_name)}};
-    if (const ThinPool* pool = volume->sole<ThinPool>())
+    if (const ThinPool* pool = volume->sole<ThinPool>()) {
+        TRY(check_pool_name(group.name, new_name));
         for (const std::string* part : {&pool->metadata_volume, &pool->data_volume}) {
             const LogicalVolume* found = TRY(find(group, *part));
             TRY(check_not_opaque(group, *found));
             if (!part->starts_with(volume->name + "_"))
                 continue;
             std::string renamed = std::string(new_name) + part->substr(volume->name.size());
-            if (renamed.size() > max_name_length || dm_name(group.name, renamed).size() > max_name_length)
-                return fail(ErrorKind::usage, "'{}' is too long for the name of a thin pool", new_name);
             if (group.logical_volume(renamed))
                 return fail(ErrorKind::exists, "group {} has a volume {} already", group.name, renamed);
             names.emplace(*part, std::move(renamed));
         }
+    }
     const auto rename = [&](std::string& name) {
         if (const auto found = names.find(name); found != names.end())
             name = found->second;

@@ -102,10 +102,29 @@ constexpr std::array<std::string_view, 17> reserved_parts = {"_cdata",  "_cmeta"
                                                              "_vdata",  "_imeta", "_iorig",  "_pmspare", "_vorigin"};
 // The kernel's limit.
 constexpr std::size_t dm_name_limit = 127;
+// LVM's own, of the group's name and the volume's together: it writes no group with a longer one (lvm2 2.03.16).
+constexpr std::size_t both_names_limit = 124;
 
 }  // namespace
 
 Result<void> check_group_name(std::string_view name) { return check_name("volume group", name); }
+
+namespace {
+
+Result<void> check_length(std::string_view group, const std::string& name) {
+    if (name.size() > max_name_length)
+        return fail(ErrorKind::usage, "'{}' is too long: {} characters of at most {}", name, name.size(), max_name_length);
+    if (group.size() + name.size() > both_names_limit)
+        return fail(ErrorKind::usage, "'{}' is too long: with its group's name it has {} characters, LVM allows {}", name,
+                    group.size() + name.size(), both_names_limit);
+    const std::size_t length = dm_name(group, name).size();
+    if (length > dm_name_limit)
+        return fail(ErrorKind::usage, "'{}' is too long: with its group it makes a device name of {} characters, {} are allowed", name,
+                    length, dm_name_limit);
+    return {};
+}
+
+}  // namespace
 
 Result<void> check_volume_name(std::string_view group, std::string_view name) {
     TRY(check_name("logical volume", name));
@@ -115,10 +134,12 @@ Result<void> check_volume_name(std::string_view group, std::string_view name) {
     for (std::string_view part : reserved_parts)
         if (name.find(part) != std::string_view::npos)
             return fail(ErrorKind::usage, "'{}': names that contain '{}' are LVM's own", name, part);
-    const std::size_t length = dm_name(group, name).size();
-    if (length > dm_name_limit)
-        return fail(ErrorKind::usage, "'{}' is too long: with its group it makes a device name of {} characters, {} are allowed", name,
-                    length, dm_name_limit);
+    return check_length(group, std::string(name));
+}
+
+Result<void> check_pool_name(std::string_view group, std::string_view name) {
+    TRY(check_volume_name(group, name));
+    TRY_WITHIN("the pool's data and metadata get longer names than its own", check_length(group, fmt::format("{}_tdata", name)));
     return {};
 }
 
@@ -188,7 +209,7 @@ Result<void> check_may_write(const VolumeGroup& group, std::string_view system_i
     if (!group.system_id.empty() && group.system_id != system_id)
         return fail(ErrorKind::refused, "{} belongs to the host with system id '{:.128}'{}", what, group.system_id,
                     system_id.empty() ? ", and this host has none" : fmt::format(", this one has '{}'", system_id));
-    if (!group.lock_type.empty() && group.lock_type != "none")
+    if (group.shared())
         return fail(ErrorKind::refused, "{} is shared under the lock type '{:.64}'", what, group.lock_type);
     if (has(group.status, "CLUSTERED"))
         return fail(ErrorKind::refused, "{} is clustered", what);

@@ -166,6 +166,7 @@ struct VolumeGroup {
     Words tags;
     std::string system_id;  // host that owns the group; empty: any
     std::string lock_type;  // lvmlockd's; empty or "none": not shared
+    bool shared() const { return !lock_type.empty() && lock_type != "none"; }
     std::string profile;
     std::uint32_t extent_sectors = 8192;
     std::uint32_t max_lv = 0;  // 0: no limit
@@ -239,6 +240,8 @@ constexpr std::size_t max_tag_length = 1024;
 Result<void> check_group_name(std::string_view name);
 // Also refuses what LVM reserves: snapshotN, pvmoveN, *_tdata, *_tmeta, ... `group`: its length counts in the device mapper name.
 Result<void> check_volume_name(std::string_view group, std::string_view name);
+// Of a pool, whose hidden volumes and devices have longer names: pool_tdata, vg-pool-tpool.
+Result<void> check_pool_name(std::string_view group, std::string_view name);
 Result<void> check_tag(std::string_view tag);
 
 // The kernel's name for a volume: "vg-lv" or "vg-lv-layer", hyphens within the parts doubled.

@@ -381,9 +381,14 @@ TEST(Check, NamesAndTags) {
         EXPECT_TRUE(check_volume_name("vg", name)) << name;
     for (const char* name : {"", "-a", ".", "..", "a b", "a/b", "snapshot1", "pvmove0", "x_tdata", "x_tmeta", "a_mlog_b", "x_pmspare", "ä"})
         EXPECT_FALSE(check_volume_name("vg", name)) << name;
-    EXPECT_TRUE(check_volume_name("v", std::string(125, 'x')));
-    EXPECT_FALSE(check_volume_name("vg", std::string(125, 'x')));
+    EXPECT_TRUE(check_volume_name("vg", std::string(122, 'x')));
+    EXPECT_FALSE(check_volume_name("vg", std::string(123, 'x')));
     EXPECT_FALSE(check_volume_name("v", std::string(70, '-').replace(0, 1, "a")));
+    // A pool's hidden volumes count: pool_tdata.
+    EXPECT_TRUE(check_pool_name("vg", std::string(116, 'x')));
+    EXPECT_FALSE(check_pool_name("vg", std::string(117, 'x')));
+    EXPECT_TRUE(check_volume_name("v-g", std::string(60, '-').replace(0, 1, "a")));
+    EXPECT_FALSE(check_pool_name("v-g", std::string(60, '-').replace(0, 1, "a")));
     EXPECT_TRUE(check_tag("a/b=c:d&e#f!"));
     EXPECT_FALSE(check_tag("a b"));
     EXPECT_FALSE(check_tag("-a"));

@@ -54,10 +54,7 @@ Result<void> check_part_names(const VolumeGroup& group, const std::string& name,
     for (const std::string* part : {&metadata, &data})
         if (*part != besides && group.logical_volume(*part))
             return fail(ErrorKind::exists, "group {} has a volume {} already", group.name, *part);
-    if (metadata.size() > max_name_length || dm_name(group.name, name, "tpool").size() > max_name_length ||
-        dm_name(group.name, metadata).size() > max_name_length)
-        return fail(ErrorKind::usage, "'{}' is too long for the name of a thin pool", name);
-    return {};
+    return check_pool_name(group.name, name);
 }
 
 // The chunk size asked for, or the one that LVM chooses, in sectors.

@@ -25,6 +25,7 @@
 #include <sys/utsname.h>
 
 #include "lvm2/archive.h"
+#include "lvm2/host_lock.h"
 #include "lvm2/metadata_area.h"
 
 namespace lamella::lvm2 {
@@ -118,6 +119,7 @@ struct GroupStore::State {
     std::vector<MissingPhysicalVolume> missing;
     std::vector<std::string> notes;
     bool unknown = false;  // an error left it open which text a reader finds
+    std::weak_ptr<const HostLock> held;
 
     std::string host() const { return options.host.empty() ? node_name() : options.host; }
 
@@ -242,6 +244,17 @@ struct GroupStore::State {
             if (device.block->traits().read_only)
                 return fail(ErrorKind::refused, "{} can't be written", device.block->name());
         return {};
+    }
+
+    // None: LVM doesn't see the group.
+    Result<std::shared_ptr<const HostLock>> lock_against_lvm(std::optional<std::chrono::milliseconds> patience = {}) {
+        if (options.lvm_locks.empty())
+            return nullptr;
+        std::shared_ptr<const HostLock> lock = held.lock();
+        if (lock == nullptr)
+            held = lock = std::make_shared<const HostLock>(
+                TRY(HostLock::take(options.lvm_locks, group.name, patience.value_or(options.lvm_patience))));
+        return lock;
     }
 
     // LVM's commands on this host open physical volumes whoever has claimed them. Errors: refused, when an area isn't as it was left.
@@ -394,6 +407,9 @@ Result<GroupStore> GroupStore::open(std::span<BlockDevice* const> devices, const
     TRY(state->match_devices());
     if (options.writable) {
         TRY(state->check_writable());
+        const auto lock = TRY(state->lock_against_lvm());
+        if (lock)
+            TRY(state->check_unchanged());
         TRY(state->repair());
         TRY(state->mark_labels());
     }
@@ -413,6 +429,8 @@ Result<void> GroupStore::commit(VolumeGroup next, std::string_view description, 
         return fail(ErrorKind::usage, "group {}: a change of its physical volumes", state.group.name);
     if (next.seqno == std::numeric_limits<std::uint32_t>::max())
         return fail(ErrorKind::refused, "group {}: its seqno can't grow", state.group.name);
+    // From the look at what is there until the new text is.
+    const auto lock = TRY(state.lock_against_lvm());
     TRY(state.check_unchanged());
     ++next.seqno;
     state.stamp(next, description);
@@ -434,6 +452,10 @@ Result<void> GroupStore::commit(VolumeGroup next, std::string_view description, 
     state.group = std::move(read_back.group);
     state.text = new_text;
     return {};
+}
+
+Result<std::shared_ptr<const HostLock>> GroupStore::hold_lock(std::optional<std::chrono::milliseconds> patience) {
+    return state_->lock_against_lvm(patience);
 }
 
 std::string GroupStore::backup(std::string_view description) const {
@@ -557,6 +579,9 @@ Result<GroupStore> GroupStore::restore(std::string_view backup, std::span<BlockD
     auto state = std::make_unique<State>();
     state->options = options;
     state->options.writable = true;
+    state->group.name = parsed.group.name;
+    // From the look at what is there until the backup's text is.
+    const auto lock = TRY(state->lock_against_lvm());
     std::uint32_t seqno_on_disk = 0;
     if (where == RestoreTo::labelled) {
         state->devices = TRY(read_labels(blocks));

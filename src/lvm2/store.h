@@ -4,6 +4,7 @@
 // instant leaves the old text or the new one.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
@@ -20,6 +21,8 @@
 
 namespace lamella::lvm2 {
 
+class HostLock;
+
 struct StoreOptions {
     bool writable = false;
     std::string system_id;  // this host's LVM system id; empty: none
@@ -31,6 +34,11 @@ struct StoreOptions {
     std::filesystem::path archive_directory;
     unsigned archive_days = 30;
     unsigned archive_files = 10;
+
+    // Of a group that this host's LVM sees: its global/locking_dir. Each write of the text is under LVM's own lock then, for which a commit
+    // waits so long. Empty: LVM doesn't see it.
+    std::filesystem::path lvm_locks;
+    std::chrono::milliseconds lvm_patience{60'000};
 };
 
 struct NewPhysicalVolume {
@@ -98,9 +106,15 @@ class GroupStore {
     // Makes `next`, a changed copy of group(), the group: durably in every usable area, with the next seqno and this description
     // ("lamella create web"). The text that it replaces goes to the archive before anything is written, unless this commit only
     // finishes an earlier one. An area that can't be written is left behind with a note as long as one other can.
-    // Errors: usage (not a copy of the present group), refused (somebody else has committed a text meanwhile), no_space (the text has outgrown an area), failed. When it is not known
-    // which text a reader would find, every further commit is refused until the group is opened anew.
+    // Errors: usage (not a copy of the present group), refused (somebody else has committed a text meanwhile, or LVM has the group locked),
+    // no_space (the text has outgrown an area), failed. When it is not known which text a reader would find, every further commit is refused
+    // until the group is opened anew.
     Result<void> commit(VolumeGroup next, std::string_view description, Archive archive = Archive::previous);
+
+    // Keeps LVM's lock from now on, so that the commits of one change can't be parted. Given back when the last holder is gone, before the
+    // store. Null: LVM doesn't see the group. `patience`: how long it is waited for; none: StoreOptions::lvm_patience. Errors: refused (LVM has
+    // the group locked), failed.
+    Result<std::shared_ptr<const HostLock>> hold_lock(std::optional<std::chrono::milliseconds> patience = {});
 
     // The group in vgcfgbackup's format.
     std::string backup(std::string_view description) const;

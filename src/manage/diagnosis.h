@@ -52,6 +52,8 @@ struct Examination {
     std::vector<VolumeInfo> volumes;
     std::map<std::string, PoolContents> contents;   // by pool
     std::map<std::string, std::string> unreadable;  // pools whose metadata can't be opened, and why
+    // By pool. An error: the profile of the pool, which should say so, isn't there.
+    std::map<std::string, Result<AutomaticExtension>> extension;
 };
 // `check`: the metadata of pools that nobody uses is read whole.
 Result<Examination> examine(VolumeGroup& group, const GroupAddress& address, bool check);

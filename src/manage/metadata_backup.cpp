@@ -11,6 +11,7 @@
 #include <fmt/chrono.h>
 #include <nlohmann/json.hpp>
 
+#include "base/compression.h"
 #include "base/files.h"
 #include "lvm2/group.h"
 #include "volumes/json.h"
@@ -44,19 +45,29 @@ Result<std::vector<fs::path>> copies_in(const fs::path& folder) {
     return copies;
 }
 
-Json how_to_restore(const MetadataBackup& backup) {
+// The commands in their order, to be run in the folder of the copy. A group that the host runs is named; of another the paths aren't known
+// here, and its owner knows them.
+Json how_to_restore(const GroupInfo& info, const MetadataBackup& backup) {
+    const bool by_host = info.can(Capability::activation);
+    const std::string group = by_host ? info.name : "GROUP";
     Json steps = Json::array();
-    steps.push_back("lamella group restore GROUP --file group.txt --force");
+    if (by_host)
+        steps.push_back(fmt::format("lamella deactivate {}", group));
+    steps.push_back(fmt::format("lamella group restore {} --file group.txt.gz --force --yes", group));
     for (const PoolBackup& pool : backup.pools)
-        steps.push_back(fmt::format("lamella unpack {0}.pack {0}.bin && lamella dump {1}{0}.bin | lamella restore - GROUP:{0} --yes",
-                                    pool.pool, pool.packed.of_metadata_snapshot ? "--metadata-snapshot " : ""));
+        steps.push_back(fmt::format("lamella dump {}{}.pack --output {}.xml && lamella restore {}.xml {}{}{} --yes",
+                                    pool.packed.of_metadata_snapshot ? "--metadata-snapshot " : "", pool.pool, pool.pool, pool.pool, group,
+                                    by_host ? "/" : ":", pool.pool));
+    if (by_host)
+        steps.push_back(fmt::format("lamella activate {}", group));
     return steps;
 }
 
 Result<MetadataBackup> write_copy(VolumeGroup& group, const GroupInfo& info, std::int64_t now, const fs::path& folder) {
     MetadataBackup backup;
     const std::string text = TRY(group.backup_text());
-    TRY(write_file_aside(folder / "group.txt", text));
+    const std::vector<std::byte> compressed = TRY(compress(Compression::gzip, std::as_bytes(std::span(text))));
+    TRY(write_file_aside(folder / "group.txt.gz", {reinterpret_cast<const char*>(compressed.data()), compressed.size()}));
     Json pools = Json::array();
     for (const VolumeInfo& volume : TRY(group.volumes())) {
         if (volume.kind != VolumeKind::thin_pool)
@@ -84,7 +95,7 @@ Result<MetadataBackup> write_copy(VolumeGroup& group, const GroupInfo& info, std
         pools.push_back(std::move(entry));
     }
     Json manifest = {{"group", info.name},        {"id", info.id},           {"sequence_number", info.sequence_number}, {"time", now},
-                     {"pools", std::move(pools)}, {"failed", backup.failed}, {"restore", how_to_restore(backup)}};
+                     {"pools", std::move(pools)}, {"failed", backup.failed}, {"restore", how_to_restore(info, backup)}};
     const std::string printed = TRY(print_json_indented(manifest));
     TRY(write_file_aside(folder / "backup.json", printed));
     TRY(sync_folder(folder));

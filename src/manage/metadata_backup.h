@@ -3,7 +3,7 @@
 // Copies of what describes a group's data: its LVM2 text and its pools' metadata, which vgcfgbackup doesn't have. No data is in them.
 //
 //   FOLDER/GROUP-abc123/20261121T143000Z/   abc123: the beginning of the group's id, so that a namesake doesn't push its copies out
-//       group.txt       as vgcfgbackup writes it
+//       group.txt.gz    as vgcfgbackup writes it; compressed by gzip
 //       POOL.pack       of each pool, as thin_metadata_pack writes it; compressed
 //       backup.json     what is there, and how to put it back; written last
 #pragma once

@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
+#include "base/compression.h"
 #include "device/test_support.h"
 #include "volumes/fake_group.h"
 #include "volumes/json.h"
@@ -38,6 +39,13 @@ class Backup : public testing::Test {
         return text.str();
     }
 
+    static std::string unpacked(const fs::path& file) {
+        const std::string compressed = content(file);
+        const auto text = decompress(Compression::gzip, std::as_bytes(std::span(compressed)), 1 << 20);
+        EXPECT_TRUE(text) << file;
+        return text ? std::string(reinterpret_cast<const char*>(text->data()), text->size()) : "";
+    }
+
     test::TemporaryFolder folder;
     FakeGroup group;
     ManualClock clock;
@@ -46,7 +54,7 @@ class Backup : public testing::Test {
 TEST_F(Backup, HoldsTextAndPools) {
     auto backup = back_up();
     ASSERT_TRUE(backup) << backup.error().message();
-    EXPECT_EQ(content(backup->folder / "group.txt"), group.text);
+    EXPECT_EQ(unpacked(backup->folder / "group.txt.gz"), group.text);
     EXPECT_EQ(content(backup->folder / "pool.pack"), "packed");
     const Json manifest = parse_json(content(backup->folder / "backup.json")).value();
     EXPECT_EQ(manifest["group"], "vms");
@@ -115,7 +123,7 @@ TEST_F(Backup, APoolThatCannotBeReadDoesNotKeepTheRestFromBeingKept) {
     ASSERT_TRUE(backup) << backup.error().message();
     EXPECT_THAT(backup->failed, ElementsAre("pool: pool pool: no superblock"));
     EXPECT_FALSE(fs::exists(backup->folder / "pool.pack"));
-    EXPECT_EQ(content(backup->folder / "group.txt"), damaged.text);
+    EXPECT_EQ(unpacked(backup->folder / "group.txt.gz"), damaged.text);
 }
 
 TEST_F(Backup, AFolderThatCannotBeWrittenIsAnError) {

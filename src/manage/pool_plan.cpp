@@ -43,6 +43,26 @@ Result<std::uint64_t> metadata_needed(std::uint64_t data, std::uint64_t chunk_si
     return std::max(estimate, lvm2::default_metadata_bytes(data, static_cast<std::uint32_t>(chunk_size / sector_bytes)));
 }
 
+std::uint64_t most_metadata(std::uint64_t extent) { return lvm2::default_metadata_bytes(UINT64_MAX, 1) / extent * extent; }
+
+std::uint64_t metadata_growth(const VolumeInfo& pool, std::uint64_t more, std::uint64_t extent) {
+    if (pool.chunk_size.value_or(0) == 0 || !pool.metadata_size)
+        return 0;
+    const auto chunk_sectors = static_cast<std::uint32_t>(*pool.chunk_size / sector_bytes);
+    const std::uint64_t wanted = whole_extents(lvm2::default_metadata_bytes(pool.size + more, chunk_sectors), extent);
+    return wanted > *pool.metadata_size ? wanted - *pool.metadata_size : 0;
+}
+
+std::uint64_t spare_growth(const std::vector<VolumeInfo>& volumes, const std::string& pool, std::uint64_t more) {
+    std::uint64_t largest = 0, spare = 0;
+    for (const VolumeInfo& volume : volumes)
+        if (volume.kind == VolumeKind::thin_pool)
+            largest = std::max(largest, volume.metadata_size.value_or(0) + (volume.name == pool ? more : 0));
+        else if (volume.kind == VolumeKind::spare)
+            spare = volume.size;
+    return largest > spare ? largest - spare : 0;
+}
+
 Result<PoolPlan> plan_pool(std::uint64_t free, std::uint64_t extent, std::uint64_t spare, const PoolNeeds& needs) {
     if (needs.percent == 0 || needs.percent > 1000 || needs.extensions > 100)
         return fail(ErrorKind::usage, "{} extensions by {} percent: from 1 to 1000 percent, and at most 100 of them", needs.extensions,

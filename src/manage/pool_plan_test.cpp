@@ -78,5 +78,27 @@ TEST(PoolPlan, IsTheLargestThatFits) {
     }
 }
 
+TEST(PoolPlan, TheSpareGrowsWithTheLargestMetadata) {
+    std::vector<VolumeInfo> volumes(3);
+    volumes[0] = {.name = "a", .kind = VolumeKind::thin_pool, .metadata_size = 8};
+    volumes[1] = {.name = "b", .kind = VolumeKind::thin_pool, .metadata_size = 16};
+    EXPECT_EQ(spare_growth(volumes, "a", 4), 16u) << "there is none yet";
+    volumes[2] = {.name = "lvol0_pmspare", .kind = VolumeKind::spare, .size = 16};
+    EXPECT_EQ(spare_growth(volumes, "a", 4), 0u);
+    EXPECT_EQ(spare_growth(volumes, "b", 4), 4u);
+}
+
+TEST(PoolPlan, MetadataGrowsAlongWithData) {
+    VolumeInfo pool{.name = "a", .kind = VolumeKind::thin_pool, .size = 4 * gib, .chunk_size = 64 * 1024, .metadata_size = 4 * mib};
+    EXPECT_EQ(metadata_growth(pool, 0, extent), 0u);
+    EXPECT_EQ(metadata_growth(pool, 64 * 1024, extent), extent) << "a chunk more than 4 MiB are for";
+    EXPECT_EQ(metadata_growth(pool, 4 * gib, extent), extent);
+    EXPECT_EQ(metadata_growth(pool, 4 * gib + 64 * 1024, extent), 2 * extent);
+    pool.metadata_size = 64 * mib;
+    EXPECT_EQ(metadata_growth(pool, 4 * gib, extent), 0u);
+    pool.chunk_size.reset();
+    EXPECT_EQ(metadata_growth(pool, 1024 * gib, extent), 0u) << "nothing is concluded from what isn't known";
+}
+
 }  // namespace
 }  // namespace lamella::manage

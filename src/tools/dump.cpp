@@ -138,7 +138,7 @@ class Chains {
         Gatherer(Chains& chains, NodeReader& nodes) : chains_(chains), nodes_(nodes) {}
 
         Result<bool> inner(MetadataBlock location, unsigned height, const KeyBounds& bounds) override {
-            TRY(chains_.check(location));
+            TRY(chains_.check_inner(location));
             bool second = chains_.visits_[location.value()] == 1;
             if (chains_.first_visit(location))
                 return true;
@@ -153,7 +153,8 @@ class Chains {
         }
         Result<void> leaf(MetadataBlock location, const KeyBounds&) override {
             TRY(chains_.check(location));
-            chains_.first_visit(location);
+            if (!chains_.first_visit(location))
+                TRY(chains_.check_leaf(location));
             chains_.join(chains_.last_, static_cast<std::uint32_t>(location.value()));
             chains_.last_ = static_cast<std::uint32_t>(location.value());
             return {};
@@ -168,11 +169,12 @@ class Chains {
     struct Marker final : LeafVisitor {
         Marker(Chains& chains, MetadataBlock top) : chains_(chains), top_(top) {}
         Result<bool> inner(MetadataBlock location, unsigned, const KeyBounds&) override {
-            TRY(chains_.check(location));
+            TRY(chains_.check_inner(location));
             return std::exchange(chains_.visits_[location.value()], 2) < 2 || location == top_;
         }
         Result<void> leaf(MetadataBlock location, const KeyBounds&) override {
             TRY(chains_.check(location));
+            TRY(chains_.check_leaf(location));
             chains_.visits_[location.value()] = 2;
             return {};
         }
@@ -186,6 +188,19 @@ class Chains {
         if (location.value() == 0 || location.value() >= visits_.size())
             return fail(ErrorKind::damaged, "a B-tree leads to metadata block {}, beyond the device's {}", location, visits_.size());
         return {};
+    }
+
+    // Leaves aren't read here, so that nothing else would tell a block that is a leaf in one place and an inner node in another. Only leaves
+    // that were visited before have neighbours.
+    Result<void> check_inner(MetadataBlock location) const {
+        TRY(check(location));
+        return previous_[location.value()] == unknown ? Result<void>() : of_two_kinds(location);
+    }
+    Result<void> check_leaf(MetadataBlock location) const {
+        return previous_[location.value()] != unknown ? Result<void>() : of_two_kinds(location);
+    }
+    static Result<void> of_two_kinds(MetadataBlock location) {
+        return fail(ErrorKind::damaged, "metadata block {} is a leaf in one place and an inner node in another", location);
     }
 
     // The outermost leaves below a node.

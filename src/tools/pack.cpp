@@ -2,13 +2,13 @@
 #include "tools/pack.h"
 
 #include <fcntl.h>
-#include <isa-l/igzip_lib.h>
 #include <unistd.h>
 #include <algorithm>
 #include <atomic>
 #include <cstring>
 #include <mutex>
 
+#include "base/compression.h"
 #include "base/endian.h"
 #include "tools/metadata_reader.h"
 #include "tools/pack_code.h"
@@ -30,43 +30,6 @@ constexpr std::uint64_t max_blocks = std::uint64_t{1} << 23;
 
 constexpr std::string_view under_way =
     "This is not the metadata of a thin pool: the unpacking onto it began, and did not end. Unpack once more.\n";
-
-Result<std::vector<std::byte>> compress(std::span<const std::byte> bytes) {
-    std::vector<std::byte> level_memory(ISAL_DEF_LVL1_DEFAULT);
-    std::vector<std::byte> compressed(bytes.size() + bytes.size() / 8 + 1024);
-    isal_zstream stream;
-    isal_deflate_init(&stream);
-    stream.level = 1;
-    stream.level_buf = reinterpret_cast<std::uint8_t*>(level_memory.data());
-    stream.level_buf_size = static_cast<std::uint32_t>(level_memory.size());
-    stream.gzip_flag = IGZIP_ZLIB;
-    stream.end_of_stream = 1;
-    stream.flush = NO_FLUSH;
-    stream.next_in = reinterpret_cast<std::uint8_t*>(const_cast<std::byte*>(bytes.data()));
-    stream.avail_in = static_cast<std::uint32_t>(bytes.size());
-    stream.next_out = reinterpret_cast<std::uint8_t*>(compressed.data());
-    stream.avail_out = static_cast<std::uint32_t>(compressed.size());
-    if (isal_deflate(&stream) != COMP_OK || stream.internal_state.state != ZSTATE_END)
-        return fail(ErrorKind::failed, "compression failed");
-    compressed.resize(stream.total_out);
-    return compressed;
-}
-
-Result<std::vector<std::byte>> decompress(std::span<const std::byte> compressed) {
-    std::vector<std::byte> bytes(max_piece_bytes);
-    inflate_state state;
-    isal_inflate_init(&state);
-    state.crc_flag = IGZIP_ZLIB;
-    state.next_in = reinterpret_cast<std::uint8_t*>(const_cast<std::byte*>(compressed.data()));
-    state.avail_in = static_cast<std::uint32_t>(compressed.size());
-    state.next_out = reinterpret_cast<std::uint8_t*>(bytes.data());
-    state.avail_out = static_cast<std::uint32_t>(bytes.size());
-    int result = isal_inflate(&state);
-    if (result != ISAL_DECOMP_OK || state.block_state != ISAL_BLOCK_FINISH)
-        return fail(ErrorKind::damaged, "not zlib's format, cut short, or of more than {} bytes", max_piece_bytes);
-    bytes.resize(state.total_out);
-    return bytes;
-}
 
 // Gathers blocks on the reader's threads.
 class Packer {
@@ -103,7 +66,7 @@ class Packer {
     };
 
     void finish(Piece& piece) {
-        Result<std::vector<std::byte>> compressed = compress(piece.code);
+        Result<std::vector<std::byte>> compressed = compress(Compression::zlib, piece.code);
         std::lock_guard lock(mutex_);
         if (compressed && outcome_) {
             std::byte length[8];
@@ -242,7 +205,7 @@ Result<void> PackReader::unpack(BlockDevice& metadata, const Control& control) {
         compressed.resize(length);
         if (!TRY(take(compressed)) && length > 0)
             return fail(ErrorKind::damaged, "{}: cut short", where);
-        std::vector<std::byte> piece = TRY_WITHIN(where, decompress(compressed));
+        std::vector<std::byte> piece = TRY_WITHIN(where, decompress(Compression::zlib, compressed, max_piece_bytes));
         for (std::span<const std::byte> code = piece; !code.empty();) {
             if (code.size() < 8)
                 return fail(ErrorKind::damaged, "{}: cut short", where);

@@ -402,10 +402,43 @@ TEST(Restore, KeepsTheUuid) {
     EXPECT_EQ(dumped(device, {}), xml);
 }
 
+// What is an inner node of one device, another's tree has where its leaves are.
+TEST(Dump, ABlockIsLeafAndInnerNode) {
+    std::string xml = header();
+    for (unsigned id : {1, 2}) {
+        xml += fmt::format("<device dev_id=\"{}\" mapped_blocks=\"600\" transaction=\"0\" creation_time=\"0\" snap_time=\"0\">", id);
+        for (unsigned number = 0; number < 600; ++number)
+            xml += fmt::format("<single_mapping origin_block=\"{}\" data_block=\"{}\" time=\"0\"/>", number, 2 * (number + 600 * (id - 1)));
+        xml += "</device>";
+    }
+    MemoryDevice device(2000 * block_bytes);
+    const auto report = restored(xml + "</superblock>", device);
+    ASSERT_TRUE(report) << report.error().message();
+    std::vector<std::uint64_t> inner;
+    std::vector<std::byte> block(block_bytes);
+    for (std::uint64_t location = 1; location < report->metadata_blocks; ++location) {
+        ASSERT_TRUE(read_now(device, location * block_bytes, block));
+        if (pdata::kind_by_checksum(block) == pdata::BlockKind::node && load_little<std::uint32_t>(block.data() + 4) == 1)
+            inner.push_back(location);
+    }
+    ASSERT_EQ(inner.size(), 2u);
+    for (unsigned which : {0, 1}) {
+        const std::uint64_t location = inner[which];
+        ASSERT_TRUE(read_now(device, location * block_bytes, block));
+        std::vector<std::byte> changed = block;
+        const auto most = load_little<std::uint32_t>(block.data() + 20);
+        store_little<std::uint64_t>(changed.data() + 32 + std::size_t{most} * 8 + 8, inner[1 - which]);
+        pdata::seal_block(changed, pdata::BlockKind::node, MetadataBlock(location));
+        ASSERT_TRUE(write_now(device, location * block_bytes, changed));
+        EXPECT_TRUE(dumped(device, {.definitions = true}).contains("a leaf in one place and an inner node in another")) << which;
+        ASSERT_TRUE(write_now(device, location * block_bytes, block));
+    }
+}
+
 // Metadata with right checksums and wrong content: an error or a dump, soon, whatever it is.
 TEST(Dump, HostileMetadata) {
     std::uint64_t seed = std::random_device()();
-    SCOPED_TRACE(fmt::format("seed {}", seed));
+    fmt::print(stderr, "seed {}\n", seed);  // a crash tells of no trace
     std::mt19937_64 random(seed);
     Pool pool = random_pool(seed);
     for (std::uint64_t next = seed; pool.devices.size() < 4; pool = random_pool(++next)) {}

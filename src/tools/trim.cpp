@@ -14,7 +14,8 @@ constexpr std::uint64_t most_bytes = std::uint64_t{1} << 30;
 
 }  // namespace
 
-Result<TrimReport> trim(BlockDevice& metadata, BlockDevice& data, bool dry_run, const Control& control) {
+Result<TrimReport> trim(BlockDevice& metadata, BlockDevice& data, bool dry_run, const Control& control,
+                        const std::function<Result<void>()>& still_whole) {
     const thin::Superblock superblock = TRY(read_superblock(metadata));
     const std::uint64_t bytes_per_block = superblock.data_block_sectors * sector_bytes;
     if (!data.traits().discards)
@@ -28,6 +29,8 @@ Result<TrimReport> trim(BlockDevice& metadata, BlockDevice& data, bool dry_run, 
         return fail(ErrorKind::usage, "{} has room for {} data blocks, the pool has {}", data.name(), data.size() / bytes_per_block,
                     report.data_blocks);
 
+    if (still_whole)
+        TRY(still_whole());
     TrimReport done{.data_block_sectors = superblock.data_block_sectors};
     for (const DataRange& range : free) {
         const std::uint64_t end = range.end.value() * bytes_per_block;

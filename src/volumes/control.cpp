@@ -197,6 +197,13 @@ ControlHandlers group_handlers(VolumeGroup& group) {
         const std::string volume = TRY(name(params, "volume"));
         return to_json(TRY(group.swap_metadata(pool, volume, TRY(options(params)))));
     };
+    handlers["change_pool"] = [&group, options](const Json& params, const ReportProgress&) -> Result<Json> {
+        const auto request = TRY(member<ChangePool>(params, "request", "params"));
+        return to_json(TRY(group.change_pool(request, TRY(options(params)))));
+    };
+    handlers["automatic_extension"] = [&group, name](const Json& params, const ReportProgress&) -> Result<Json> {
+        return to_json(TRY(group.automatic_extension(TRY(name(params, "pool")))));
+    };
     handlers["set_active"] = [&group, options](const Json& params, const ReportProgress&) -> Result<Json> {
         const auto request = TRY(member<SetActive>(params, "request", "params"));
         return to_json(TRY(group.set_active(request, TRY(options(params)))));

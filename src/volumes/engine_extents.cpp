@@ -125,14 +125,18 @@ Result<void> extend_pool(lvm2::VolumeGroup& group, const std::string& name, std:
     const std::uint64_t wanted = group.extents_for(lvm2::default_metadata_bytes(data_extents * group.extent_bytes(), pool.chunk_sectors));
     if (wanted > have)
         TRY_WITHIN("metadata for the larger pool", lvm2::extend_metadata(group, name, TRY(checked_extents(wanted - have)), {}));
-    return lvm2::extend_volume(group, name, more, placement);
+    auto extended = lvm2::extend_volume(group, name, more, placement);
+    if (!extended && wanted > have)
+        return std::unexpected(extended.error().within(
+            fmt::format("the larger pool's metadata takes {} extents more, and the spare grows along", wanted - have)));
+    return extended;
 }
 
 }  // namespace
 
 Result<VolumeInfo> EngineGroup::create_pool(const CreatePool& request, ChangeOptions options) {
     std::lock_guard lock(state_->mutex);
-    TRY(state_->writable());
+    TRY(state_->writable(options));
     lvm2::VolumeGroup next = state_->group();
     TRY(add_pool(next, request, state_->stamp(), state_->find_device()));
     if (options.dry_run)
@@ -144,7 +148,7 @@ Result<VolumeInfo> EngineGroup::create_pool(const CreatePool& request, ChangeOpt
 
 Result<VolumeInfo> EngineGroup::create_volume(const CreateVolume& request, ChangeOptions options) {
     std::lock_guard lock(state_->mutex);
-    TRY(state_->writable());
+    TRY(state_->writable(options));
     lvm2::VolumeGroup next = state_->group();
     const lvm2::NewVolume volume{request.name, request.tags, request.read_only, state_->stamp()};
     const std::string description = fmt::format("create {}", request.name);
@@ -183,6 +187,7 @@ Result<VolumeInfo> EngineGroup::create_volume(const CreateVolume& request, Chang
             return fail(ErrorKind::not_found, "group {} has no thin pool", next.name);
     }
     TRY(lvm2::create_thin(next, volume, pool, extents));
+    TRY(state_->refuse_full_pool(pool));
     if (file) {
         const std::string stands_for = TRY(volume_of_origin_file(next, *file, state_->stamp()));
         next.logical_volume(request.name)->sole<lvm2::Thin>()->external_origin = stands_for;
@@ -207,7 +212,7 @@ Result<VolumeInfo> EngineGroup::create_volume(const CreateVolume& request, Chang
 
 Result<VolumeInfo> EngineGroup::resize(const ResizeVolume& request, ChangeOptions options) {
     std::lock_guard lock(state_->mutex);
-    TRY(state_->writable());
+    TRY(state_->writable(options));
     const lvm2::LogicalVolume* volume = TRY(state_->find(request.name));
     lvm2::VolumeGroup next = state_->group();
     const std::string description = fmt::format("resize {}", request.name);

@@ -11,7 +11,9 @@
 #include "device/trial_device.h"
 #include "lvm2/allocation.h"
 #include "volumes/engine_state.h"
+#include "volumes/pool_message.h"
 #include "volumes/snapshot_state.h"
+#include "volumes/unfinished.h"
 
 namespace lamella {
 
@@ -125,8 +127,9 @@ Result<std::unique_ptr<EngineGroup>> EngineGroup::open(const std::vector<std::st
 }
 
 Result<std::unique_ptr<EngineGroup>> EngineGroup::open(std::vector<std::unique_ptr<BlockDevice>> devices, const EngineOptions& options) {
-    lvm2::GroupStore store =
-        TRY(lvm2::GroupStore::open(pointers(devices), store_options(!options.read_only, options.archive_directory, options.system_id)));
+    lvm2::StoreOptions of_store = store_options(!options.read_only, options.archive_directory, options.system_id);
+    of_store.lvm_locks = options.lvm_locks;
+    lvm2::GroupStore store = TRY(lvm2::GroupStore::open(pointers(devices), of_store));
     std::unique_ptr<EngineGroup> group(new EngineGroup(std::make_unique<State>(options, std::move(devices), std::move(store))));
     if (!options.read_only)
         // A pool that can't be brought in line is a finding: the others, and thick volumes, are none the worse for it.
@@ -174,7 +177,7 @@ Result<GroupInfo> EngineGroup::info() {
     info.sequence_number = group.seqno;
     info.extent_size = group.extent_bytes();
     info.system_id = group.system_id;
-    info.lock_type = group.lock_type;
+    info.lock_type = group.shared() ? group.lock_type : "";
     info.tags = group.tags;
     for (const lvm2::PhysicalVolume& physical : group.physical_volumes) {
         PhysicalVolumeInfo one;
@@ -197,6 +200,13 @@ Result<GroupInfo> EngineGroup::info() {
     }
     info.findings = state_->findings;
     info.recovered = state_->recovered;
+    // Left by a change through the host's LVM, whose end only that can bring about.
+    for (const std::string& tag : group.tags)
+        if (tag.starts_with(unfinished::prefix))
+            info.broken_off.push_back({"", tag});
+    for (const lvm2::LogicalVolume& volume : group.logical_volumes)
+        if (const std::string tag = unfinished::tag_of(volume.tags); !tag.empty())
+            info.broken_off.push_back({volume.name, tag});
     info.writable = !state_->options.read_only;
     info.capabilities = {Capability::external_origins, Capability::origin_files, Capability::sets_in_use, Capability::smaller_pools,
                          Capability::trim};
@@ -237,7 +247,7 @@ Result<std::string> EngineGroup::backup_text() {
 
 Result<std::vector<VolumeInfo>> EngineGroup::create_snapshots(const std::vector<CreateSnapshot>& requests, ChangeOptions options) {
     std::lock_guard lock(state_->mutex);
-    TRY(state_->writable());
+    TRY(state_->writable(options));
     if (requests.empty())
         return fail(ErrorKind::usage, "no origin named");
     std::size_t classic = 0;
@@ -253,8 +263,10 @@ Result<std::vector<VolumeInfo>> EngineGroup::create_snapshots(const std::vector<
     for (const CreateSnapshot& request : requests) {
         const lvm2::LogicalVolume* origin = TRY(state_->find(request.origin));
         const auto* thin = origin->sole<lvm2::Thin>();
-        if (std::find(pools.begin(), pools.end(), thin->pool) == pools.end())
+        if (std::find(pools.begin(), pools.end(), thin->pool) == pools.end()) {
+            TRY(state_->refuse_full_pool(thin->pool));
             pools.push_back(thin->pool);
+        }
         std::string name = request.name;
         for (unsigned number = 1; name.empty(); ++number) {
             std::string candidate = fmt::format("{}-s{}", request.origin, number);
@@ -275,7 +287,7 @@ Result<std::vector<VolumeInfo>> EngineGroup::create_snapshots(const std::vector<
 
 Result<VolumeInfo> EngineGroup::rename(const std::string& name, const std::string& new_name, ChangeOptions options) {
     std::lock_guard lock(state_->mutex);
-    TRY(state_->writable());
+    TRY(state_->writable(options));
     TRY(state_->find(name));
     lvm2::VolumeGroup next = state_->group();
     TRY(lvm2::rename_volume(next, name, new_name));
@@ -288,7 +300,7 @@ Result<VolumeInfo> EngineGroup::rename(const std::string& name, const std::strin
 Result<VolumeInfo> EngineGroup::change_tags(const std::string& name, const std::vector<std::string>& add,
                                             const std::vector<std::string>& remove, ChangeOptions options) {
     std::lock_guard lock(state_->mutex);
-    TRY(state_->writable());
+    TRY(state_->writable(options));
     TRY(state_->find(name));
     lvm2::VolumeGroup next = state_->group();
     for (const std::string& tag : remove)
@@ -303,7 +315,7 @@ Result<VolumeInfo> EngineGroup::change_tags(const std::string& name, const std::
 
 Result<VolumeInfo> EngineGroup::rollback(const std::string& name, const std::string& snapshot, ChangeOptions options) {
     std::lock_guard lock(state_->mutex);
-    TRY(state_->writable());
+    TRY(state_->writable(options));
     const lvm2::LogicalVolume* volume = TRY(state_->find(name));
     const lvm2::LogicalVolume* source = TRY(state_->find(snapshot));
     if (state_->classic().of_store(snapshot) != nullptr) {
@@ -332,7 +344,7 @@ Result<VolumeInfo> EngineGroup::rollback(const std::string& name, const std::str
 
 Result<std::uint64_t> EngineGroup::reserve_metadata_snapshot(const std::string& pool, ChangeOptions options) {
     std::lock_guard lock(state_->mutex);
-    TRY(state_->writable());
+    TRY(state_->writable(options));
     thin::ThinPool* open = TRY(state_->pool(pool));
     if (options.dry_run) {
         if (TRY(open->status()).held_root)
@@ -344,7 +356,7 @@ Result<std::uint64_t> EngineGroup::reserve_metadata_snapshot(const std::string& 
 
 Result<void> EngineGroup::release_metadata_snapshot(const std::string& pool, ChangeOptions options) {
     std::lock_guard lock(state_->mutex);
-    TRY(state_->writable());
+    TRY(state_->writable(options));
     thin::ThinPool* open = TRY(state_->pool(pool));
     if (options.dry_run) {
         if (!TRY(open->status()).held_root)
@@ -430,14 +442,21 @@ Result<std::string> EngineGroup::table_line(const std::string& name) {
 
 Result<void> EngineGroup::send_message(const std::string& pool, const std::string& message) {
     std::lock_guard lock(state_->mutex);
-    TRY(state_->writable());
-    TRY_WITHIN(pool, TRY(state_->pool(pool))->message(message));
+    TRY(state_->writable({}));
+    auto* target = TRY(state_->pool(pool));
+    std::vector<std::uint32_t> known;
+    for (const lvm2::LogicalVolume& volume : state_->group().logical_volumes)
+        if (const auto* thin = volume.sole<lvm2::Thin>(); thin != nullptr && thin->pool == pool)
+            known.push_back(thin->device_id.value());
+    // A pool of another transaction than the text's isn't opened.
+    TRY(refuse_behind_the_text(pool, message, known, true));
+    TRY_WITHIN(pool, target->message(message));
     return {};
 }
 
 Result<void> EngineGroup::restore_text(const std::string& text, bool force, ChangeOptions options) {
     std::lock_guard lock(state_->mutex);
-    TRY(state_->writable());
+    TRY(state_->writable(options));
     const lvm2::ParsedGroup parsed = TRY_WITHIN("the backup", lvm2::check_backup(text));
     if (!parsed.findings.empty())
         return fail(ErrorKind::damaged, "the backup is not sound: {}", lvm2::to_string(parsed.findings[0]));
@@ -457,10 +476,12 @@ Result<void> EngineGroup::restore_text(const std::string& text, bool force, Chan
                         volume.name);
     if (options.dry_run)
         return {};
+    TRY(state_->store.hold_lock());  // and given back: a command of LVM's that is at it shows before anything is closed
     TRY(state_->close_all());
     state_->forget_classic();
-    state_->store = TRY(lvm2::GroupStore::restore(text, pointers(state_->devices), lvm2::GroupStore::RestoreTo::labelled,
-                                                  store_options(true, state_->options.archive_directory)));
+    lvm2::StoreOptions of_store = store_options(true, state_->options.archive_directory, state_->options.system_id);
+    of_store.lvm_locks = state_->options.lvm_locks;
+    state_->store = TRY(lvm2::GroupStore::restore(text, pointers(state_->devices), lvm2::GroupStore::RestoreTo::labelled, of_store));
     return {};
 }
 

@@ -17,10 +17,11 @@ namespace lamella {
 
 struct EngineOptions {
     bool read_only = false;
-    // Of the host's own LVM: the system id by which groups are this host's (empty: none), and whether block devices are claimed for
-    // reading, too, so that LVM activates nothing of the group meanwhile.
+    // Of the host's own LVM: the system id by which groups are this host's (empty: none), whether block devices are claimed for reading,
+    // too, so that LVM activates nothing of the group meanwhile, and where its locks are (StoreOptions::lvm_locks).
     std::string system_id;
     bool claim_read_only = false;
+    std::filesystem::path lvm_locks;
     // Bounds on memory, in bytes.
     std::uint64_t mapping_cache_bytes = 512ull << 20;
     std::uint64_t metadata_cache_bytes = 32ull << 20;
@@ -92,6 +93,8 @@ class EngineGroup final : public VolumeGroup {
     Result<void> remove(const std::vector<std::string>& names, bool with_contents, ChangeOptions options) override;
     Result<VolumeInfo> convert_to_pool(const ConvertToPool& request, ChangeOptions options) override;
     Result<VolumeInfo> swap_metadata(const std::string& pool, const std::string& volume, ChangeOptions options) override;
+    Result<VolumeInfo> change_pool(const ChangePool& request, ChangeOptions options) override;
+    Result<AutomaticExtension> automatic_extension(const std::string& pool) override;
     Result<std::vector<VolumeInfo>> set_active(const SetActive& request, ChangeOptions options) override;
     Result<std::vector<PoolDependent>> pool_dependents(const std::string& pool) override;
     Result<void> remove_foreign(const std::string& pool, const std::vector<PoolDependent>& dependents, ChangeOptions options) override;

@@ -174,6 +174,29 @@ TEST_F(EngineGroupTest, APoolsPartsLieWhereTheyAreSaidTo) {
     EXPECT_EQ(group->create_pool(pool, {}).error().kind(), ErrorKind::unsupported);
 }
 
+TEST_F(EngineGroupTest, SaysWhatLiesOnADiskThatIsMissing) {
+    CreateGroup request;
+    request.paths = {path("there.img"), path("gone.img")};
+    request.size = 128 * mib;
+    request.name = "vms";
+    ASSERT_TRUE(EngineGroup::create(request, {}));
+    {
+        auto group = *EngineGroup::open(request.paths, options());
+        ASSERT_TRUE(group->create_pool({.name = "whole", .size = {.value = 16 * mib}, .data_on = {"pv0"}, .metadata_on = {"pv0"}}, {}));
+        ASSERT_TRUE(group->create_pool({.name = "pool", .size = {.value = 16 * mib}, .data_on = {"pv1"}, .metadata_on = {"pv0"}}, {}));
+        ASSERT_TRUE(group->create_volume({.name = "web", .size = {.value = 8 * mib}, .pool = "pool"}, {}));
+        ASSERT_TRUE(group->create_volume({.name = "log", .size = {.value = 8 * mib}, .pool = "whole"}, {}));
+        ASSERT_TRUE(group->close());
+    }
+    EngineOptions reading = options();
+    reading.read_only = true;
+    auto group = *EngineGroup::open({path("there.img")}, reading);
+    for (const char* name : {"pool", "web"})
+        EXPECT_EQ(group->volume(name)->refused, "a physical volume of it is missing") << name;
+    for (const char* name : {"whole", "log"})
+        EXPECT_EQ(group->volume(name)->refused, "") << name;
+}
+
 TEST_F(EngineGroupTest, APoolIsNotRemovedFromBelowAContainerEngine) {
     ASSERT_TRUE(EngineGroup::create(with_pool(path("vms.img")), {}));
     auto group = *EngineGroup::open({path("vms.img")}, options());

@@ -114,8 +114,14 @@ TEST_F(Moment, IsOneForClassicSnapshots) {
 }
 
 TEST_F(Moment, IsNoneWhenOnePoolCant) {
-    // The second pool's device id is taken behind the group's back, so that its part fails.
+    // The second pool's device id is taken by somebody who has that pool for his own yet, so that its part fails.
+    ASSERT_TRUE(group_->remove({"of-two"}, false, {}));
     ASSERT_TRUE(group_->send_message("two", "create_thin 2"));
+    CreateVolume volume;
+    volume.name = "of-two";
+    volume.pool = "two";
+    volume.size.value = 32 << 20;
+    ASSERT_TRUE(group_->create_volume(volume, {}));
     std::vector<CreateSnapshot> requests(2);
     requests[0].origin = "of-one";
     requests[0].name = "one-s";

@@ -24,9 +24,11 @@ Result<void> EngineGroup::State::format_pool(const lvm2::VolumeGroup& next, cons
 
 Result<VolumeInfo> EngineGroup::convert_to_pool(const ConvertToPool& request, ChangeOptions options) {
     std::lock_guard lock(state_->mutex);
-    TRY(state_->writable());
+    TRY(state_->writable(options));
     if (!request.metadata.empty() && request.metadata_size)
         return fail(ErrorKind::usage, "{} has the size that it has", request.metadata);
+    if (request.autoextend_threshold != 0)
+        return fail(ErrorKind::unsupported, "only pools of a group that the host's LVM runs are extended automatically");
     TRY(state_->refuse_in_use(*TRY(state_->find(request.name))));
     if (!request.metadata.empty())
         TRY(state_->refuse_in_use(*TRY(state_->find(request.metadata))));
@@ -49,9 +51,45 @@ Result<VolumeInfo> EngineGroup::convert_to_pool(const ConvertToPool& request, Ch
     return state_->describe(request.name);
 }
 
+Result<VolumeInfo> EngineGroup::change_pool(const ChangePool& request, ChangeOptions options) {
+    std::lock_guard lock(state_->mutex);
+    TRY(state_->writable(options));
+    if (request.autoextend_threshold != 0 || !request.profile.empty())
+        return fail(ErrorKind::unsupported, "only pools of a group that the host's LVM runs are extended automatically");
+    const lvm2::LogicalVolume& volume = *TRY(state_->find(request.name));
+    const auto* pool = volume.sole<lvm2::ThinPool>();
+    if (pool == nullptr)
+        return fail(ErrorKind::usage, "{} is not a thin pool", request.name);
+    const lvm2::Discards discards = request.discards.empty() ? pool->discards : TRY(parse_discards(request.discards));
+    // Whether its volumes take discards at all, whoever has them open was told when he opened them.
+    const bool anew = (discards == lvm2::Discards::ignore) != (pool->discards == lvm2::Discards::ignore);
+    if (anew)
+        for (const lvm2::LogicalVolume& other : state_->group().logical_volumes)
+            if (const auto* thin = other.sole<lvm2::Thin>(); thin != nullptr && thin->pool == request.name)
+                TRY(state_->refuse_in_use(other));
+    lvm2::VolumeGroup next = state_->group();
+    TRY(lvm2::set_pool_options(next, request.name, discards, pool->zero_new_blocks,
+                               request.error_when_full.value_or(volume.error_when_full())));
+    if (options.dry_run) {
+        VolumeInfo info = TRY(state_->describe(request.name));
+        info.discards = lvm2::to_string(discards);
+        info.error_when_full = request.error_when_full.value_or(info.error_when_full);
+        return info;
+    }
+    if (anew)
+        TRY(state_->close_pool(volume));
+    TRY(state_->store.commit(std::move(next), fmt::format("change {}", request.name)));
+    TRY_WITHIN("the group's text is changed, but the pool in use isn't", state_->refresh_pool(*TRY(state_->find(request.name))));
+    return state_->describe(request.name);
+}
+
+Result<AutomaticExtension> EngineGroup::automatic_extension(const std::string&) {
+    return fail(ErrorKind::unsupported, "only pools of a group that the host's LVM runs are extended automatically");
+}
+
 Result<VolumeInfo> EngineGroup::swap_metadata(const std::string& pool, const std::string& volume, ChangeOptions options) {
     std::lock_guard lock(state_->mutex);
-    TRY(state_->writable());
+    TRY(state_->writable(options));
     const lvm2::LogicalVolume* of = TRY(state_->find(pool));
     TRY(state_->refuse_in_use(*TRY(state_->find(volume))));
     for (const lvm2::LogicalVolume& other : state_->group().logical_volumes)

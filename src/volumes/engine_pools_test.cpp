@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Volumes that become pools, and metadata that changes places, with what is written and read afterwards.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <algorithm>
 
 #include "base/test_support.h"
+#include "device/file_device.h"
 #include "device/test_support.h"
+#include "lvm2/store.h"
 #include "volumes/engine_group.h"
 
 namespace lamella {
@@ -152,6 +155,73 @@ TEST_F(EnginePoolsTest, MetadataChangesPlacesAndBack) {
     EXPECT_EQ(shows("web", 0, 8 * mib), 'w');
     EXPECT_EQ(group->swap_metadata("web", "other", {}).error().kind(), ErrorKind::usage);
     EXPECT_FALSE(group->swap_metadata("pool", "web", {}));
+}
+
+TEST_F(EnginePoolsTest, SettingsChangeInUse) {
+    CreatePool request;
+    request.name = "pool";
+    request.size.value = 32 * mib;
+    value_of(group->create_pool(request, {}));
+    value_of(group->create_volume({.name = "web", .size = {.value = 16 * mib}, .pool = "pool"}, {}));
+    {
+        const auto exports = group->exports();
+        const auto in_use = value_of(exports->open("web", false));
+        ChangePool change{.name = "pool", .discards = "nopassdown", .error_when_full = true};
+        EXPECT_EQ(value_of(group->change_pool(change, {.dry_run = true})).discards, "nopassdown");
+        EXPECT_THAT(value_of(group->status_line("pool")), testing::HasSubstr("queue_if_no_space")) << "a trial changes nothing";
+        const VolumeInfo pool = value_of(group->change_pool(change, {}));
+        EXPECT_EQ(pool.discards, "nopassdown");
+        EXPECT_TRUE(pool.error_when_full);
+        const std::string status = value_of(group->status_line("pool"));
+        EXPECT_THAT(status, testing::HasSubstr("no_discard_passdown error_if_no_space")) << "the pool in use does it too";
+        EXPECT_EQ(group->change_pool({.name = "pool", .discards = "ignore"}, {}).error().kind(), ErrorKind::refused);
+        EXPECT_EQ(group->change_pool({.name = "pool", .discards = "some"}, {}).error().kind(), ErrorKind::usage);
+        EXPECT_EQ(group->change_pool({.name = "web", .discards = "ignore"}, {}).error().kind(), ErrorKind::usage);
+        EXPECT_EQ(group->change_pool({.name = "pool", .autoextend_threshold = 80, .autoextend_percent = 20}, {}).error().kind(),
+                  ErrorKind::unsupported);
+    }
+    value_of(group->change_pool({.name = "pool", .discards = "ignore"}, {}));
+    reopen();
+    const VolumeInfo pool = value_of(group->volume("pool"));
+    EXPECT_EQ(pool.discards, "ignore");
+    EXPECT_TRUE(pool.error_when_full) << "what isn't named stays";
+}
+
+// Another host may be writing to them.
+TEST_F(EnginePoolsTest, ReadsNoPoolOrStoreOfASharedGroup) {
+    value_of(group->create_pool({.name = "pool", .size = {.value = 32 * mib}}, {}));
+    value_of(group->create_volume({.name = "web", .size = {.value = 16 * mib}, .pool = "pool"}, {}));
+    make_linear("thick", 16 * mib);
+    value_of(group->create_snapshots({{.origin = "thick", .name = "before"}}, {}));
+    fill("web", mib, 'w');
+    EXPECT_EQ(value_of(group->volume("pool")).data_used, mib);
+    ASSERT_TRUE(group->close());
+    group.reset();
+    {
+        const auto file = value_of(FileDevice::open(folder.file("vms.img"), {}));
+        BlockDevice* const disks[] = {file.get()};
+        lvm2::GroupStore store = value_of(lvm2::GroupStore::open(disks, {.writable = true, .archive_directory = folder.file("archive")}));
+        lvm2::VolumeGroup next = store.group();
+        next.lock_type = "sanlock";
+        ASSERT_TRUE(store.commit(next, "vgchange --locktype sanlock"));
+    }
+    options.read_only = true;
+    reopen();
+    EXPECT_EQ(value_of(group->info()).lock_type, "sanlock");
+    const auto volumes = value_of(group->volumes());
+    const auto listed = [&](const char* name) { return *std::ranges::find(volumes, name, &VolumeInfo::name); };
+    for (const VolumeInfo& pool : {listed("pool"), value_of(group->volume("pool"))}) {
+        EXPECT_EQ(pool.data_used, std::nullopt);
+        EXPECT_EQ(pool.metadata_used, std::nullopt);
+        EXPECT_THAT(pool.refused, testing::HasSubstr("another one may be writing to pool_tmeta"));
+    }
+    EXPECT_EQ(listed("web").mapped, std::nullopt);
+    EXPECT_EQ(listed("before").store_used, std::nullopt);
+    EXPECT_EQ(listed("before").state, "unknown");
+    EXPECT_EQ(group->pool_usage("pool").error().kind(), ErrorKind::refused);
+    EXPECT_EQ(group->pool_contents("pool", false).error().kind(), ErrorKind::refused);
+    EXPECT_EQ(shows("web", 0, mib), '!');
+    EXPECT_EQ(shows("before", 0, mib), '!');
 }
 
 }  // namespace

@@ -87,7 +87,7 @@ Result<std::vector<Step>> plan(lvm2::VolumeGroup group, const lvm2::ClassicSnaps
 
 Result<void> EngineGroup::remove(const std::vector<std::string>& names, bool with_contents, ChangeOptions options) {
     std::lock_guard lock(state_->mutex);
-    TRY(state_->writable());
+    TRY(state_->writable(options));
     const auto refuse_snapshots_left = [&](const std::string& origin) -> Result<void> {
         if (const auto* snapshots = state_->classic().of_origin(origin))
             for (const lvm2::ClassicSnapshot& snapshot : *snapshots)

@@ -86,12 +86,9 @@ Result<void> EngineGroup::State::open_store(OpenOrigin& open, const lvm2::Volume
     snapshot_options.size = snapshots.extents(snapshot.store) * from.extent_bytes();
     snapshot_options.name = from.name + "/" + snapshot.store;
     opened.snapshot = TRY_WITHIN(snapshot.store, open.origin->open_snapshot(*opened.device, snapshot_options));
-    // Not under the lock, whose holder may wait for the thread that calls this: who looks after snapshots may miss it, and looks again soon.
+    // Not under the group's lock, whose holder may wait for the thread that calls this.
     if (looks_after_snapshots() && options.snapshot_autoextend_threshold < 100 && !snapshot.merging)
-        opened.snapshot->set_room_handler([this] {
-            look_now_.store(true);
-            look_again_.notify_one();
-        });
+        opened.snapshot->set_room_handler([this] { look_now(); });
     open.stores.insert_or_assign(volume->id, std::move(opened));
     return {};
 }
@@ -204,6 +201,8 @@ Result<VolumeInfo> EngineGroup::State::resize_store(const ResizeVolume& request,
     const std::uint64_t current = volume->extent_count();
     const std::uint64_t origin_bytes = served_size(*volume);
     const std::uint64_t wanted = TRY(store_extents(group(), request.size, current, origin_bytes, snapshot.chunk_sectors));
+    if (TRY_WITHIN(request.name, snapshot_status(*volume)).condition == cow::SnapshotCondition::invalid)
+        return fail(ErrorKind::refused, "{} is Invalid: more room doesn't bring back what it lost; remove it", request.name);
     if (wanted < current)
         return fail(ErrorKind::unsupported, "{}: a snapshot's store doesn't become smaller", request.name);
     if (wanted == current)
@@ -355,16 +354,24 @@ void EngineGroup::State::extend_where_needed(OpenOrigin& open) {
         const bool filled = static_cast<unsigned __int128>(status.usage.allocated) * 100 >
                             static_cast<unsigned __int128>(status.usage.total) * options.snapshot_autoextend_threshold;
         if ((filled || writes_wait) && status.condition == cow::SnapshotCondition::active && !status.merging)
-            extend_store(id, in_use, status.usage);
+            if (!extend_store(id, in_use, status.usage))
+                continue;  // the writes wait for the next look
         if (writes_wait)
             in_use.snapshot->room_seen_to();
     }
 }
 
-void EngineGroup::State::extend_store(const LvmId& id, OpenOrigin::Store& in_use, const cow::StoreUsage& usage) {
+// False: a command of LVM's has the group locked, so that nobody knows yet.
+bool EngineGroup::State::extend_store(const LvmId& id, OpenOrigin::Store& in_use, const cow::StoreUsage& usage) {
     const auto volume = std::ranges::find(group().logical_volumes, id, &lvm2::LogicalVolume::id);
     if (in_use.no_room_at == group().seqno || volume == group().logical_volumes.end())
-        return;
+        return true;
+    // Without waiting: other changes wait for this look.
+    const auto lock = store.hold_lock(std::chrono::milliseconds(0));
+    if (!lock) {
+        note(fmt::format("{} can't be extended yet: {}", volume->name, lock.error().message()));
+        return lock.error().kind() != ErrorKind::refused;
+    }
     const std::uint64_t size = group().size_bytes(*volume);
     const std::string name = volume->name;
     ResizeVolume request;
@@ -375,26 +382,42 @@ void EngineGroup::State::extend_store(const LvmId& id, OpenOrigin::Store& in_use
         note(fmt::format("{} is {} % full and can't be extended: {}", name, usage.allocated * 100 / std::max<std::uint64_t>(1, usage.total),
                          extended.error().message()));
     in_use.no_room_at = group().size_bytes(*group().logical_volume(name)) == size ? group().seqno : 0;
+    return true;
+}
+
+void EngineGroup::State::look_now() {
+    std::lock_guard lock(look_mutex_);
+    look_now_ = true;
+    look_again_.notify_one();
 }
 
 void EngineGroup::State::look_after_from_now_on() {
     if (!looks_after_snapshots() || looking_after_.joinable())
-        return look_again_.notify_one();
+        return look_now();
     looking_after_ = std::thread([this] {
-        std::unique_lock lock(mutex);
+        std::unique_lock lock(look_mutex_);
         while (!stop_looking_) {
-            look_after_snapshots();
-            if (merges_.empty() && options.snapshot_autoextend_threshold >= 100)
-                look_again_.wait(lock);
+            lock.unlock();
+            bool often = false;
+            {
+                std::lock_guard group_lock(mutex);
+                look_after_snapshots();
+                often = !merges_.empty() || options.snapshot_autoextend_threshold < 100;
+            }
+            lock.lock();
+            const auto wanted = [this] { return stop_looking_ || look_now_; };
+            if (often)
+                look_again_.wait_for(lock, look_every, wanted);
             else
-                look_again_.wait_for(lock, look_every, [this] { return stop_looking_ || look_now_.exchange(false); });
+                look_again_.wait(lock, wanted);
+            look_now_ = false;
         }
     });
 }
 
 void EngineGroup::State::stop_looking_after() {
     {
-        std::lock_guard lock(mutex);
+        std::lock_guard lock(look_mutex_);
         stop_looking_ = true;
         look_again_.notify_one();
     }

@@ -5,8 +5,12 @@
 #include <algorithm>
 #include <thread>
 
+#include <fcntl.h>
+#include <sys/file.h>
+
 #include <gtest/gtest.h>
 
+#include "base/file_descriptor.h"
 #include "device/fault_device.h"
 #include "device/file_device.h"
 #include "device/slice_device.h"
@@ -174,6 +178,30 @@ TEST_F(EngineSnapshotsTest, AThinVolumeThatWaitsForRoomGetsNone) {
     ASSERT_TRUE(group->create_snapshots({classic("large", "s1", 8 * mib)}, {}));
 }
 
+// As the kernel engine: before a write has met it, too.
+TEST_F(EngineSnapshotsTest, NothingIsMadeInAFullPool) {
+    ASSERT_TRUE(group->create_volume({.name = "large", .size = {.value = 64 * mib}, .pool = "pool"}, {}));
+    fill("large", 0, 32 * mib - 64 * 1024, 'a');
+    ASSERT_TRUE(group->create_snapshots({classic("large", "")}, {.dry_run = true}));
+    fill("large", 32 * mib - 64 * 1024, 64 * 1024, 'a');
+    for (bool served : {true, false}) {
+        ASSERT_EQ(group->volume("pool")->pool_mode, "rw");
+        for (bool dry_run : {true, false}) {
+            const auto snapshot = group->create_snapshots({classic("large", "")}, {.dry_run = dry_run});
+            ASSERT_FALSE(snapshot) << served;
+            EXPECT_EQ(snapshot.error().kind(), ErrorKind::no_space);
+            EXPECT_EQ(snapshot.error().message(), "pool pool is full: no chunk is free");
+            const auto volume = group->create_volume({.name = "x", .size = {.value = mib}, .pool = "pool"}, {.dry_run = dry_run});
+            ASSERT_FALSE(volume) << served;
+            EXPECT_EQ(volume.error().message(), "pool pool is full: no chunk is free");
+        }
+        if (served)
+            reopen();
+    }
+    ASSERT_TRUE(group->resize({.name = "pool", .size = {.value = 64 * mib}}, {}));
+    ASSERT_TRUE(group->create_snapshots({classic("large", "")}, {}));
+}
+
 TEST_F(EngineSnapshotsTest, SizesAreCutToWhatCanBeUsed) {
     auto made = group->create_snapshots({classic("thick", "large", 200 * mib)}, {});
     ASSERT_TRUE(made) << made.error().message();
@@ -202,9 +230,21 @@ TEST_F(EngineSnapshotsTest, AFullOneIsInvalidAndItsOriginGoesOn) {
     reopen();
     EXPECT_EQ(group->volume("s1")->snapshot_state, "Invalid");
     EXPECT_EQ(*group->status_line("s1"), "0 65536 snapshot Invalid");
-    // More room doesn't bring back what is lost, and nobody is told so.
-    ASSERT_TRUE(group->resize({.name = "s1", .size = {Base::bytes, SizeRequest::Relation::grow, 8 * mib}}, {}));
-    EXPECT_EQ(group->volume("s1")->snapshot_state, "Invalid");
+    // More room doesn't bring back what is lost, and nobody is told so; in use, too.
+    for (bool served : {false, true}) {
+        if (served) {
+            EXPECT_EQ(shows("thick", 0, mib), 'b');
+        }
+        for (bool dry_run : {false, true}) {
+            const auto extended =
+                group->resize({.name = "s1", .size = {Base::bytes, SizeRequest::Relation::grow, 8 * mib}}, {.dry_run = dry_run});
+            ASSERT_FALSE(extended);
+            EXPECT_EQ(extended.error().kind(), ErrorKind::refused);
+            EXPECT_EQ(extended.error().message(), "s1 is Invalid: more room doesn't bring back what it lost; remove it");
+        }
+    }
+    release();
+    EXPECT_EQ(group->volume("s1")->store_size, 4 * mib);
     EXPECT_EQ(group->rollback("thick", "s1", {}).error().kind(), ErrorKind::refused);
     EXPECT_TRUE(group->remove({"s1"}, false, {}));
 }
@@ -235,6 +275,29 @@ TEST_F(EngineSnapshotsTest, AStoreThatGrowsIsNotOutrun) {
     EXPECT_EQ(shows("thick", 0, 12 * mib), 'b');
     EXPECT_EQ(shows("thick", 12 * mib, 20 * mib), 'a');
     EXPECT_GT(group->volume("s2")->store_size, 24 * mib);
+}
+
+// A command of LVM's that has the group locked, at a question to its user say, costs time and no snapshot.
+TEST_F(EngineSnapshotsTest, AStoreGrowsWhenLvmIsDone) {
+    options.snapshot_autoextend_threshold = 90;
+    options.lvm_locks = folder.file("lvm");
+    std::filesystem::create_directory(options.lvm_locks);
+    reopen();
+    fill("thick", 0, 12 * mib, 'a');
+    ASSERT_TRUE(group->create_snapshots({classic("thick", "s1", 4 * mib)}, {}));
+    FileDescriptor theirs(::open((options.lvm_locks / "V_vms").c_str(), O_CREAT | O_RDWR, 0600));
+    ASSERT_EQ(::flock(theirs.get(), LOCK_EX), 0);
+    BlockDevice& device = use("thick");
+    std::thread writer([&] { EXPECT_TRUE(write_now(device, 0, std::vector<std::byte>(12 * mib, std::byte{'b'}))); });
+    wait_until([&] {
+        return std::ranges::any_of(group->info()->findings, [](const auto& text) { return text.contains("can't be extended yet"); });
+    });
+    EXPECT_EQ(group->volume("s1")->snapshot_state, "active");
+    EXPECT_EQ(group->volume("s1")->store_size, 4 * mib);
+    ASSERT_EQ(::flock(theirs.get(), LOCK_UN), 0);
+    writer.join();
+    EXPECT_EQ(shows("s1", 0, 12 * mib), 'a');
+    EXPECT_EQ(group->volume("s1")->snapshot_state, "active");
 }
 
 TEST_F(EngineSnapshotsTest, AStoreThatCantGrowIsLostAndItsOriginGoesOn) {

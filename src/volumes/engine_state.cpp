@@ -25,12 +25,22 @@ Result<const lvm2::LogicalVolume*> EngineGroup::State::find(std::string_view nam
     return fail(ErrorKind::not_found, "group {} has no volume {}", group().name, name);
 }
 
-Result<void> EngineGroup::State::writable() const {
+Result<void> EngineGroup::State::writable(const ChangeOptions& change) {
     if (options.read_only)
         return fail(ErrorKind::refused, "group {} is open read-only", group().name);
     // Before anything is written: what looks free in the text that is known here may be in use in the one on the disk.
     if (store.unsettled())
         return fail(ErrorKind::refused, "group {}: an earlier change failed in its last step; open the group anew", group().name);
+    // What a removal left that failed is finished before the next change is planned. Where it can't be yet, the pool's own changes say so.
+    if (change.dry_run)
+        return {};
+    std::vector<std::string> left;
+    for (const lvm2::LogicalVolume& volume : group().logical_volumes)
+        if (const auto* segment = volume.sole<lvm2::ThinPool>();
+            segment != nullptr && !segment->messages.empty() && pools_.contains(volume.id))
+            left.push_back(volume.name);
+    for (const std::string& name : left)
+        (void)recover_pool(*group().logical_volume(name));
     return {};
 }
 
@@ -48,6 +58,11 @@ lvm2::Stamp EngineGroup::State::stamp() const {
 
 Result<std::unique_ptr<mapper::VolumeDevice>> EngineGroup::State::map(std::string_view name) const {
     const lvm2::LogicalVolume* volume = TRY(find(name));
+    if (group().shared())
+        return fail(ErrorKind::refused,
+                    "group {} is shared between hosts by lvmlockd ({:.64}): another one may be writing to {}, so that what is read of it "
+                    "may never have been",
+                    group().name, group().lock_type, name);
     return mapper::VolumeDevice::open(group(), *volume, find_device());
 }
 
@@ -103,6 +118,11 @@ Result<void> EngineGroup::State::close_pool(const lvm2::LogicalVolume& volume) {
     auto closed = open->second.pool->close();
     pools_.erase(open);
     return closed;
+}
+
+Result<void> EngineGroup::State::refresh_pool(const lvm2::LogicalVolume& volume) {
+    const auto open = pools_.find(volume.id);
+    return open == pools_.end() ? Result<void>() : open->second.pool->change_options(pool_options(volume));
 }
 
 Result<void> EngineGroup::State::close_all() {
@@ -204,7 +224,13 @@ Result<void> EngineGroup::State::change_pools(lvm2::VolumeGroup next, const std:
         Part part;
         part.name = name;
         part.pool = TRY(pool(name));
-        part.old_transaction = group().logical_volume(name)->sole<lvm2::ThinPool>()->transaction_id;
+        const lvm2::ThinPool& present = *group().logical_volume(name)->sole<lvm2::ThinPool>();
+        if (!present.messages.empty()) {
+            // Left by a removal that failed, and `next` has them too: writable() wasn't able to finish it.
+            TRY_WITHIN("an earlier change had failed, and can't be finished", recover_pool(*group().logical_volume(name)));
+            return fail(ErrorKind::refused, "thin pool {}: an earlier change had failed, and was finished first; try again", name);
+        }
+        part.old_transaction = present.transaction_id;
         const lvm2::ThinPool& segment = *next.logical_volume(name)->sole<lvm2::ThinPool>();
         part.new_transaction = segment.transaction_id;
         part.chunk_bytes = segment.chunk_sectors * sector_bytes;
@@ -220,6 +246,8 @@ Result<void> EngineGroup::State::change_pools(lvm2::VolumeGroup next, const std:
         parts.push_back(std::move(part));
     }
 
+    // Nothing of LVM's comes between the steps: a change whose last step is refused would be half a change.
+    const auto lock = TRY(store.hold_lock());
     TRY(store.commit(std::move(next), description));
     Result<void> result;
     // One pool sees to the moment by itself.
@@ -305,6 +333,13 @@ Result<EngineGroup::State::PoolView> EngineGroup::State::view_pool(const lvm2::L
     return view;
 }
 
+Result<void> EngineGroup::State::refuse_full_pool(const std::string& name) {
+    // Metadata that can't be read the change itself tells of.
+    if (const auto view = view_pool(*TRY(find(name)), false); view && view->status.used_data_blocks >= view->status.data_blocks)
+        return fail(ErrorKind::no_space, "pool {} is full: no chunk is free", name);
+    return {};
+}
+
 // --- Volumes --------------------------------------------------------------------------------------------------------------
 
 std::string EngineGroup::State::finding_about(std::string_view name) const {
@@ -314,7 +349,31 @@ std::string EngineGroup::State::finding_about(std::string_view name) const {
     return {};
 }
 
+// Whether a part of the volume, or of what it stands on, is on a physical volume that isn't there. A thin volume is `steps` above the
+// data of its pool; a damaged text may go in circles.
+static bool lacks_disk(const lvm2::GroupStore& store, const lvm2::LogicalVolume& volume, int steps = 2) {
+    if (store.missing().empty())
+        return false;
+    const lvm2::VolumeGroup& group = store.group();
+    const auto below = [&](const std::string& name) {
+        const lvm2::LogicalVolume* part = group.logical_volume(name);
+        return part != nullptr && steps > 0 && lacks_disk(store, *part, steps - 1);
+    };
+    return std::ranges::any_of(volume.segments, [&](const lvm2::Segment& segment) {
+        if (const auto* striped = segment.as<lvm2::Striped>())
+            return std::ranges::any_of(striped->areas, [&](const lvm2::Area& area) {
+                return group.physical_volume(area.name) != nullptr && store.device(area.name) == nullptr;
+            });
+        if (const auto* pool = segment.as<lvm2::ThinPool>())
+            return below(pool->data_volume) || below(pool->metadata_volume);
+        const auto* thin = segment.as<lvm2::Thin>();
+        return thin != nullptr && below(thin->pool);
+    });
+}
+
 std::string EngineGroup::State::why_refused(const lvm2::LogicalVolume& volume) const {
+    if (lacks_disk(store, volume))
+        return "a physical volume of it is missing";
     if (const auto file = OriginFile::of(volume)) {
         const auto there = file->check(image_folder());
         return there ? "" : there.error().message();
@@ -564,7 +623,7 @@ VolumeInfo EngineGroup::State::describe(const lvm2::VolumeGroup& from, const lvm
     }
     if (auto open = volumes_.find(volume.id); open != volumes_.end())
         info.open_count = open->second->users;
-    if (info.visible && info.kind != VolumeKind::thin_pool)
+    if (info.visible && (info.kind != VolumeKind::thin_pool || lacks_disk(store, volume)))
         info.refused = why_refused(volume);
     info.state = snapshot_state_of(info);
     return info;

@@ -44,7 +44,8 @@ class EngineGroup::State {
 
     const lvm2::VolumeGroup& group() const { return store.group(); }
     Result<const lvm2::LogicalVolume*> find(std::string_view name) const;
-    Result<void> writable() const;
+    // It may be changed; and, but for a trial, is as what was done before left it, as far as that can be finished.
+    Result<void> writable(const ChangeOptions& change);
     mapper::FindDevice find_device() const;
     lvm2::Stamp stamp() const;
 
@@ -58,6 +59,8 @@ class EngineGroup::State {
     Result<thin::ThinPool*> pool(std::string_view name);
     bool pool_is_open(const lvm2::LogicalVolume& pool) const { return pools_.contains(pool.id); }
     Result<void> close_pool(const lvm2::LogicalVolume& pool);
+    // A pool that is open does from now on what the group's text has for it.
+    Result<void> refresh_pool(const lvm2::LogicalVolume& pool);
     Result<void> close_all();
     // The part of these pools in a change that `next` has queued messages for: the three durable steps. What several pools create
     // is of one moment; when one of them can't, none has.
@@ -85,8 +88,10 @@ class EngineGroup::State {
     using ReadMetadata = std::function<Result<void>(BlockDevice& metadata, const thin::PoolStatus& status, bool in_snapshot)>;
     Result<void> read_metadata(const std::string& pool, const ReadMetadata& read);
     Result<PoolView> view_pool(const lvm2::LogicalVolume& pool, bool with_devices);
+    // no_space: no chunk is free, so that nothing could be written to a volume made in it, nor to the origin of a snapshot.
+    Result<void> refuse_full_pool(const std::string& name);
 
-    // The device that a hidden volume of a pool is, or the store of a snapshot.
+    // The device that a hidden volume of a pool is, or the store of a snapshot. refused: a host that shares the group may have it.
     Result<std::unique_ptr<mapper::VolumeDevice>> map(std::string_view name) const;
 
     // --- Volumes ---
@@ -166,10 +171,11 @@ class EngineGroup::State {
     std::shared_ptr<OpenOrigin> opened_origin(const std::string& name) const;
     void finish_merge(const LvmId& origin);
     void extend_where_needed(OpenOrigin& open);
-    void extend_store(const LvmId& id, OpenOrigin::Store& in_use, const cow::StoreUsage& usage);
+    bool extend_store(const LvmId& id, OpenOrigin::Store& in_use, const cow::StoreUsage& usage);
     // By a thread of its own; in simulations the caller does.
     bool looks_after_snapshots() const { return options.queue == nullptr && !options.read_only; }
     void look_after_from_now_on();
+    void look_now();  // any thread
     void note(std::string finding);
 
     mutable std::optional<lvm2::ClassicSnapshots> classic_;
@@ -178,9 +184,10 @@ class EngineGroup::State {
     // Origins that a snapshot is being merged into are open until that is done.
     std::map<LvmId, std::shared_ptr<OpenOrigin>> merges_;
     std::thread looking_after_;
+    std::mutex look_mutex_;  // of what follows; nothing else is locked, or waited for, under it
     std::condition_variable look_again_;
     bool stop_looking_ = false;
-    std::atomic<bool> look_now_{false};  // writes wait for room in a store
+    bool look_now_ = false;  // there is something to do, as for writes that wait for room in a store
 
     std::map<LvmId, Pool> pools_;
     std::map<LvmId, std::shared_ptr<OpenVolume>> volumes_;

@@ -69,7 +69,7 @@ Result<std::uint64_t> EngineGroup::trim(const std::string& pool, ChangeOptions o
     std::uint64_t total = 0;
     {
         std::lock_guard lock(state_->mutex);
-        TRY(state_->writable());
+        TRY(state_->writable(options));
         if (TRY(state_->find(pool))->sole<lvm2::ThinPool>() == nullptr)
             return fail(ErrorKind::usage, "{} is not a thin pool", pool);
         TRY(state_->check_idle_pool(pool));
@@ -96,7 +96,9 @@ Result<PoolContents> EngineGroup::pool_contents(const std::string& pool, bool ch
     std::lock_guard lock(state_->mutex);
     const lvm2::LogicalVolume* volume = TRY(state_->find(pool));
     const State::PoolView view = TRY_WITHIN(pool, state_->view_pool(*volume, true));
-    PoolContents contents{.transaction_id = view.status.transaction_id, .changing = !volume->sole<lvm2::ThinPool>()->messages.empty()};
+    PoolContents contents{.transaction_id = view.status.transaction_id,
+                          .changing = !volume->sole<lvm2::ThinPool>()->messages.empty(),
+                          .needs_check = view.status.needs_check};
     for (const auto& [id, details] : view.devices)
         contents.device_ids.push_back(id.value());
     std::ranges::sort(contents.device_ids);
@@ -130,7 +132,7 @@ Result<std::vector<PoolDependent>> EngineGroup::State::pool_dependents(const lvm
 
 Result<void> EngineGroup::remove_foreign(const std::string& name, const std::vector<PoolDependent>& dependents, ChangeOptions options) {
     std::lock_guard lock(state_->mutex);
-    TRY(state_->writable());
+    TRY(state_->writable(options));
     const std::vector<PoolDependent> now = TRY(state_->pool_dependents(*TRY(state_->find(name))));
     for (const PoolDependent& dependent : dependents) {
         const auto same = std::ranges::find(now, dependent.device_id, &PoolDependent::device_id);
@@ -191,7 +193,7 @@ Result<std::vector<ThinUsage>> EngineGroup::pool_usage(const std::string& pool) 
 
 Result<VolumeInfo> EngineGroup::make_spare(ChangeOptions options) {
     std::lock_guard lock(state_->mutex);
-    TRY(state_->writable());
+    TRY(state_->writable(options));
     lvm2::VolumeGroup next = state_->group();
     TRY(lvm2::make_spare(next, state_->stamp()));
     const std::string name = lvm2::spare_metadata(next)->name;

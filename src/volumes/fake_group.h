@@ -11,7 +11,7 @@
 namespace lamella {
 
 // A group that exists in memory only, for tests of what stands on VolumeGroup. It keeps the names and sizes right and little else.
-// What is given to `refuse` is returned as the error of every change; `changes` says what was done, in words.
+// What is given to `refuse` is returned as the error of every change, or of `refused_change` alone; `changes` says what was done, in words.
 class FakeGroup : public VolumeGroup {
   public:
     FakeGroup() {
@@ -38,11 +38,13 @@ class FakeGroup : public VolumeGroup {
     GroupInfo group;
     std::vector<VolumeInfo> list;
     std::optional<Error> refuse;
+    std::string refused_change;
     std::vector<std::string> changes;
     std::string text = "# a group\n";
     std::vector<PoolDependent> dependents;
     // Of pools whose own metadata doesn't agree with `list`.
     std::map<std::string, PoolContents> contents;
+    std::map<std::string, AutomaticExtension> extensions;
     // What remove and rollback do meanwhile, and report.
     std::function<void(const ReportProgress&)> work;
 
@@ -52,7 +54,9 @@ class FakeGroup : public VolumeGroup {
     Result<VolumeInfo> volume(const std::string& name) override { return *TRY(find(name)); }
 
     Result<VolumeInfo> create_pool(const CreatePool& request, ChangeOptions options) override {
-        return add(made(request.name, VolumeKind::thin_pool, "thin-pool", request.size.value), options);
+        VolumeInfo pool = made(request.name, VolumeKind::thin_pool, "thin-pool", request.size.value);
+        pool.chunk_size = request.chunk_size;
+        return add(pool, options);
     }
     Result<VolumeInfo> create_volume(const CreateVolume& request, ChangeOptions options) override {
         VolumeInfo volume = request.linear ? made(request.name, VolumeKind::linear, "linear", request.size.value)
@@ -71,6 +75,10 @@ class FakeGroup : public VolumeGroup {
             snapshot.tags = request.tags;
             snapshot.read_only = request.read_only;
             snapshot.skip_activation = true;
+            if (request.classic) {
+                snapshot.kind = VolumeKind::snapshot;
+                snapshot.store_size = request.size.value;
+            }
             snapshots.push_back(TRY(add(snapshot, options)));
         }
         return snapshots;
@@ -123,6 +131,19 @@ class FakeGroup : public VolumeGroup {
         TRY(may_change("swap metadata of " + pool + " with " + volume, options));
         return *TRY(find(pool));
     }
+    Result<VolumeInfo> change_pool(const ChangePool& request, ChangeOptions options) override {
+        VolumeInfo volume = *TRY(find(request.name));
+        if (!request.discards.empty())
+            volume.discards = request.discards;
+        volume.error_when_full = request.error_when_full.value_or(volume.error_when_full);
+        return change(request.name, volume, options);
+    }
+    Result<AutomaticExtension> automatic_extension(const std::string& pool) override {
+        const auto found = extensions.find(pool);
+        if (found == extensions.end())
+            return fail(ErrorKind::unsupported, "nobody extends {}", pool);
+        return found->second;
+    }
     Result<std::vector<VolumeInfo>> set_active(const SetActive& request, ChangeOptions options) override {
         if (!group.can(Capability::activation))
             return fail(ErrorKind::unsupported, "group {}: not activated", group.name);
@@ -155,7 +176,7 @@ class FakeGroup : public VolumeGroup {
         TRY(may_change("rollback " + name + " to " + snapshot, options));
         do_work(options);
         if (!options.dry_run)
-            std::erase_if(list, [&](const VolumeInfo& other) { return other.name == snapshot; });
+            std::erase_if(list, [&](const VolumeInfo& other) { return other.name == snapshot && other.snapshot_state != "Merge failed"; });
         return volume;
     }
     Result<std::uint64_t> reserve_metadata_snapshot(const std::string& pool, ChangeOptions options) override {
@@ -242,7 +263,7 @@ class FakeGroup : public VolumeGroup {
         return &*found;
     }
     Result<void> may_change(const std::string& what, ChangeOptions options) {
-        if (refuse)
+        if (refuse && (refused_change.empty() || refused_change == what))
             return std::unexpected(*refuse);
         changes.push_back((options.dry_run ? "dry run: " : "") + what);
         return {};

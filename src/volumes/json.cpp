@@ -182,6 +182,7 @@ struct Fields<VolumeInfo> {
         field<&VolumeInfo::active>("active"),
         field<&VolumeInfo::monitored>("monitored"),
         field<&VolumeInfo::profile>("profile"),
+        field<&VolumeInfo::lock_held>("lock_held"),
         field<&VolumeInfo::open_count>("open_count"),
         field<&VolumeInfo::refused>("refused"),
     };
@@ -223,11 +224,10 @@ struct Fields<RecordedVolume> {
 template <>
 struct Fields<ChangeRecord> {
     static constexpr std::array list{
-        field<&ChangeRecord::tag>("tag"),
-        field<&ChangeRecord::pool>("pool"),
-        field<&ChangeRecord::pool_tags>("pool_tags"),
-        field<&ChangeRecord::sequence_number>("sequence_number"),
-        field<&ChangeRecord::volumes>("volumes"),
+        field<&ChangeRecord::kind>("kind"),       field<&ChangeRecord::tag>("tag"),
+        field<&ChangeRecord::pool>("pool"),       field<&ChangeRecord::pool_tags>("pool_tags"),
+        field<&ChangeRecord::profile>("profile"), field<&ChangeRecord::sequence_number>("sequence_number"),
+        field<&ChangeRecord::volumes>("volumes"), field<&ChangeRecord::undoing>("undoing"),
     };
 };
 
@@ -263,6 +263,28 @@ struct Fields<ConvertToPool> {
         field<&ConvertToPool::zero_new_blocks>("zero_new_blocks"),
         field<&ConvertToPool::error_when_full>("error_when_full"),
         field<&ConvertToPool::discards>("discards"),
+        field<&ConvertToPool::autoextend_threshold>("autoextend_threshold"),
+        field<&ConvertToPool::autoextend_percent>("autoextend_percent"),
+    };
+};
+
+template <>
+struct Fields<ChangePool> {
+    static constexpr std::array list{
+        field<&ChangePool::name>("name"),
+        field<&ChangePool::discards>("discards"),
+        field<&ChangePool::error_when_full>("error_when_full"),
+        field<&ChangePool::autoextend_threshold>("autoextend_threshold"),
+        field<&ChangePool::autoextend_percent>("autoextend_percent"),
+        field<&ChangePool::profile>("profile"),
+    };
+};
+
+template <>
+struct Fields<AutomaticExtension> {
+    static constexpr std::array list{
+        field<&AutomaticExtension::threshold>("threshold"),
+        field<&AutomaticExtension::percent>("percent"),
     };
 };
 
@@ -272,6 +294,7 @@ struct Fields<SetActive> {
         field<&SetActive::names>("names"),
         field<&SetActive::active>("active"),
         field<&SetActive::ignore_skip>("ignore_skip"),
+        field<&SetActive::with_contents>("with_contents"),
     };
 };
 
@@ -300,6 +323,7 @@ struct Fields<PoolContents> {
         field<&PoolContents::transaction_id>("transaction_id"),
         field<&PoolContents::changing>("changing"),
         field<&PoolContents::device_ids>("device_ids"),
+        field<&PoolContents::needs_check>("needs_check"),
         field<&PoolContents::check>("check"),
     };
 };
@@ -340,11 +364,21 @@ template <typename... T>
 constexpr bool all_fields_listed =
     ((takes<T>(std::make_index_sequence<listed<T>>()) && !takes<T>(std::make_index_sequence<listed<T> + 1>())) && ...);
 static_assert(all_fields_listed<SizeRequest, CreateVolume, CreatePool, CreateSnapshot, ResizeVolume, Progress, VolumeInfo,
-                                PhysicalVolumeInfo, GroupInfo, ConvertToPool, SetActive, PoolDependent, PoolCheck, PoolContents, ThinUsage,
-                                PackedMetadata, BrokenOff, RecordedVolume, ChangeRecord>);
+                                PhysicalVolumeInfo, GroupInfo, ConvertToPool, ChangePool, AutomaticExtension, SetActive, PoolDependent,
+                                PoolCheck, PoolContents, ThinUsage, PackedMetadata, BrokenOff, RecordedVolume, ChangeRecord>);
 
 template <typename T>
 struct Words;
+
+template <>
+struct Words<ChangeRecord::Kind> {
+    using Kind = ChangeRecord::Kind;
+    static constexpr std::array list{
+        std::pair{Kind::snapshots, "snapshots"}, std::pair{Kind::parts, "parts"},           std::pair{Kind::metadata, "metadata"},
+        std::pair{Kind::pool, "pool"},           std::pair{Kind::conversion, "conversion"}, std::pair{Kind::settings, "settings"},
+        std::pair{Kind::rollback, "rollback"},   std::pair{Kind::removal, "removal"},
+    };
+};
 
 template <>
 struct Words<VolumeKind> {
@@ -638,6 +672,8 @@ LAMELLA_JSON_TYPE(CreateSnapshot)
 LAMELLA_JSON_TYPE(std::vector<CreateSnapshot>)
 LAMELLA_JSON_TYPE(ResizeVolume)
 LAMELLA_JSON_TYPE(ConvertToPool)
+LAMELLA_JSON_TYPE(ChangePool)
+LAMELLA_JSON_TYPE(AutomaticExtension)
 LAMELLA_JSON_TYPE(SetActive)
 LAMELLA_JSON_TYPE(ChangeOptions)
 LAMELLA_JSON_TYPE(Progress)

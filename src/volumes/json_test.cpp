@@ -37,9 +37,13 @@ TEST(Json, Requests) {
         ResizeVolume{"n", some_size(), true, true},
         R"({"name":"n","size":{"base":"percent_of_free","relation":"grow","value":12345},"metadata":true,"shrink_allowed":true})");
     expect_round_trip(
-        ConvertToPool{"n", "m", 1, 2, false, true, "ignore"},
-        R"({"name":"n","metadata":"m","metadata_size":1,"chunk_size":2,"zero_new_blocks":false,"error_when_full":true,"discards":"ignore"})");
-    expect_round_trip(SetActive{{"n"}, false, true}, R"({"names":["n"],"active":false,"ignore_skip":true})");
+        ConvertToPool{"n", "m", 1, 2, false, true, "ignore", 80, 20},
+        R"({"name":"n","metadata":"m","metadata_size":1,"chunk_size":2,"zero_new_blocks":false,"error_when_full":true,"discards":"ignore","autoextend_threshold":80,"autoextend_percent":20})");
+    expect_round_trip(
+        ChangePool{"n", "ignore", true, 80, 20, "grow"},
+        R"({"name":"n","discards":"ignore","error_when_full":true,"autoextend_threshold":80,"autoextend_percent":20,"profile":"grow"})");
+    expect_round_trip(AutomaticExtension{80, 20}, R"({"threshold":80,"percent":20})");
+    expect_round_trip(SetActive{{"n"}, false, true, true}, R"({"names":["n"],"active":false,"ignore_skip":true,"with_contents":true})");
     expect_round_trip(ChangeOptions{true}, R"({"dry_run":true})");
 }
 
@@ -58,7 +62,8 @@ TEST(Json, VolumeInfo) {
                       "m",   true, 14,
                       15,    16,   "x",
                       "y",   true, false,
-                      "pf",  13,   "r"};
+                      "pf",  true, 13,
+                      "r"};
     expect_round_trip(
         volume,
         R"({"name":"n","id":"i","kind":"thin_pool","segment_type":"s","size":1,"visible":false,"read_only":true,)"
@@ -67,14 +72,14 @@ TEST(Json, VolumeInfo) {
         R"("transaction_id":7,"chunk_size":8,"data_used":9,"metadata_size":10,"metadata_used":11,"metadata_snapshot":12,)"
         R"("discards":"d","zero_new_blocks":false,"error_when_full":true,"effective_discards":"ed","pool_mode":"m",)"
         R"("needs_check":true,"store_size":14,"store_used":15,"store_metadata":16,"snapshot_state":"x","state":"y",)"
-        R"("active":true,"monitored":false,"profile":"pf",)"
+        R"("active":true,"monitored":false,"profile":"pf","lock_held":true,)"
         R"("open_count":13,"refused":"r"})");
 }
 
 TEST(Json, UnknownIsNull) {
     Json json = to_json(VolumeInfo{});
     for (const char* key : {"creation_time", "device_id", "mapped", "transaction_id", "chunk_size", "data_used", "metadata_size",
-                            "metadata_used", "metadata_snapshot", "active", "monitored"})
+                            "metadata_used", "metadata_snapshot", "active", "monitored", "lock_held"})
         EXPECT_TRUE(json.at(key).is_null()) << key;
     EXPECT_FALSE(from_json<VolumeInfo>(json, "value")->mapped.has_value());
 }
@@ -132,9 +137,10 @@ TEST(Json, Pools) {
     expect_round_trip(std::vector{PoolDependent{"n", "i", 1, true, "u"}},
                       R"([{"name":"n","id":"i","device_id":1,"foreign":true,"used_by":"u"}])");
     expect_round_trip(
-        PoolContents{7, true, {1, 3}, PoolCheck{"leak", {"f"}, 4, 5, 6}},
-        R"({"transaction_id":7,"changing":true,"device_ids":[1,3],"check":{"grade":"leak","findings":["f"],"finding_count":4,"leaked_data_blocks":5,"leaked_metadata_blocks":6}})");
-    expect_round_trip(PoolContents{7, false, {}, {}}, R"({"transaction_id":7,"changing":false,"device_ids":[],"check":null})");
+        PoolContents{7, true, {1, 3}, true, PoolCheck{"leak", {"f"}, 4, 5, 6}},
+        R"({"transaction_id":7,"changing":true,"device_ids":[1,3],"needs_check":true,"check":{"grade":"leak","findings":["f"],"finding_count":4,"leaked_data_blocks":5,"leaked_metadata_blocks":6}})");
+    expect_round_trip(PoolContents{7, false, {}, false, {}},
+                      R"({"transaction_id":7,"changing":false,"device_ids":[],"needs_check":false,"check":null})");
     expect_round_trip(PackedMetadata{5, 6, true}, R"({"bytes":5,"transaction_id":6,"of_metadata_snapshot":true})");
 }
 

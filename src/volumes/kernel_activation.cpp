@@ -38,6 +38,11 @@ Result<std::vector<const LvmVolume*>> meant(const KernelView& view, const SetAct
         if (request.active && !request.ignore_skip && volume.skip_activation.value_or(false))
             return fail(ErrorKind::refused, "{} is marked to be skipped, as thin snapshots are: with --ignore-skip it is activated", name);
         add(volume);
+        if (request.with_contents)
+            for (const LvmVolume& other : view.lvm().volumes)
+                if (other.pool == name && !other.hidden &&
+                    (!request.active || request.ignore_skip || !other.skip_activation.value_or(false)))
+                    add(other);
     }
     if (request.names.empty())
         for (const LvmVolume& volume : view.lvm().volumes)
@@ -79,7 +84,9 @@ Result<void> KernelGroup::refuse_used_by_others(const KernelView& view, const st
 Result<std::vector<VolumeInfo>> KernelGroup::set_active(const SetActive& request, ChangeOptions options) {
     const KernelView view = TRY(look_to(Purpose::activate));
     const std::vector<const LvmVolume*> volumes = TRY(meant(view, request));
-    if (!request.active)
+    if (request.active)
+        TRY(refuse_without_locking(view));
+    else
         TRY(refuse_used_by_others(view, volumes));
     std::vector<VolumeInfo> result;
     LvmWords words("lvchange");

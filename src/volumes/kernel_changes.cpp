@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <map>
+#include <set>
 
 #include "base/uuid.h"
 #include "cow/exception_store.h"
@@ -21,6 +23,9 @@ namespace {
 using host::LvmWords;
 
 constexpr std::uint64_t least_snapshot_chunk = std::uint64_t{lvm2::min_snapshot_chunk_sectors} * sector_bytes;
+// Ids in one word of a command, which the kernel takes up to 128 KiB.
+constexpr std::size_t most_selected = 2000;
+
 constexpr std::uint64_t most_snapshot_chunk = std::uint64_t{lvm2::max_snapshot_chunk_sectors} * sector_bytes;
 
 // LVM sends a pool its messages as it suspends a volume. One that is suspended already it leaves alone, sends nothing, and calls that a
@@ -42,8 +47,10 @@ Result<void> refuse_bad_pool(const KernelView& view, const host::LvmVolume& pool
                     info.needs_check         ? "in need of a check"
                     : info.pool_mode == "ro" ? "read-only"
                                              : "failed");
-    if (info.pool_mode == "out_of_data_space")
-        return fail(ErrorKind::no_space, "pool {} is full", pool.name);
+    // The kernel says so only after a write has found no room, and a part of a chunk at the end is of no use.
+    const std::uint64_t chunk = std::max<std::uint64_t>(1, info.chunk_size.value_or(1));
+    if (info.pool_mode == "out_of_data_space" || info.data_used.value_or(0) >= info.size / chunk * chunk)
+        return fail(ErrorKind::no_space, "pool {} is full: no chunk is free", pool.name);
     if (info.metadata_used && info.metadata_size && *info.metadata_used >= *info.metadata_size)
         return fail(ErrorKind::no_space, "pool {}: its metadata is full", pool.name);
     return {};
@@ -83,14 +90,66 @@ std::string plain_name(const std::string& origin, const KernelView& view, const 
 }  // namespace
 
 Result<void> KernelGroup::change(const LvmWords& words, bool trial) {
-    const bool shared = report_ && report_->shared();
-    const std::string locks = shared ? fmt::format("{} {}", report_->lock_type, report_->lock_arguments) : "";
+    // LVM makes no trials in groups that hosts share.
+    if (trial && !shared_by_.empty())
+        return {};
     report_.reset();
     Result<void> done = lvm_.change(words, trial);
-    // LVM asks lvmlockd, and says who has the lock if it knows.
-    if (!done && shared && done.error().kind() == ErrorKind::refused)
-        return std::unexpected(done.error().within(fmt::format("group {} is shared between hosts by lvmlockd ({})", name_, locks)));
-    return done;
+    if (done || shared_by_.empty() || done.error().kind() != ErrorKind::refused)
+        return done;
+    Error error = done.error().within(fmt::format("group {} is shared between hosts by lvmlockd ({})", name_, shared_by_));
+    // Newer versions of LVM tell the id of the host.
+    const std::string message = error.message(), told = fmt::format("LV locked by other host: {}/", name_);
+    if (const std::size_t at = message.find(told); at != message.npos)
+        if (const auto view = look()) {
+            std::string name = message.substr(at + told.size());
+            name.resize(std::min(name.find_first_of("; "), name.size()));
+            const auto volume = view->find(name);
+            if (const auto holder = volume ? lock_holder(*view, **volume) : std::nullopt)
+                return fail(ErrorKind::refused, "{}; it is {}", message, *holder);
+        }
+    return std::unexpected(std::move(error));
+}
+
+Result<void> KernelGroup::refuse_without_locking(const KernelView& view) const {
+    if (!view.locks() || view.locks()->state == host::HostLocks::State::started)
+        return {};
+    return fail(ErrorKind::refused, "group {0} is shared between hosts by lvmlockd ({1}), {2}: vgchange --lockstart {0}", name_, shared_by_,
+                view.locks()->state == host::HostLocks::State::not_started
+                    ? "and its locks aren't started on this host"
+                    : "which doesn't answer on this host; start it, and then the group's locks");
+}
+
+std::optional<std::string> KernelGroup::lock_holder(const KernelView& view, const host::LvmVolume& volume) {
+    const host::LvmGroup& group = view.lvm();
+    if (group.lock_type != "sanlock")
+        return std::nullopt;
+    // "1.0.0:lvmlock": the volume with the leases.
+    const std::string name = group.lock_arguments.substr(group.lock_arguments.find(':') + 1);
+    const auto leases = view.find(name);
+    return leases ? lvm_.lease_holder((host_.device_directory / lvm2::dm_name(name_, name)).native(), (*leases)->size, volume.id)
+                  : std::nullopt;
+}
+
+Result<void> KernelGroup::refuse_without_lock(const KernelView& view, const host::LvmVolume& volume) {
+    const host::LvmVolume* pool = view.pool_of(volume);
+    if (pool == nullptr || !view.lacks_lock(*pool))
+        return {};
+    if (view.locks_unknown())
+        return fail(ErrorKind::refused,
+                    "group {} is shared between hosts by lvmlockd, which doesn't answer: who holds the lock of pool {} "
+                    "isn't known",
+                    name_, pool->name);
+    const auto holder = lock_holder(view, *pool);
+    const std::string whose = holder ? "is that of " + *holder : "is free or another host's";
+    if (view.pool_device(*pool) != nullptr)
+        return fail(
+            ErrorKind::refused,
+            "pool {0} is active here without its lock, which {2}: two hosts that write to it destroy it; lamella deactivate {1}/{0} "
+            "--with-contents, at once",
+            pool->name, name_, whose);
+    return fail(ErrorKind::refused, "group {1} is shared between hosts by lvmlockd, and the lock of pool {0} {2}{3}", pool->name, name_,
+                whose, holder ? "" : fmt::format(": lamella activate {}/{} takes it", name_, pool->name));
 }
 
 Result<VolumeInfo> KernelGroup::changed(const LvmWords& words, const std::string& name, VolumeInfo expected, const ChangeOptions& options) {
@@ -137,6 +196,7 @@ Result<VolumeInfo> KernelGroup::create_volume(const CreateVolume& request, Chang
         }
         if (pool.empty())
             return fail(ErrorKind::not_found, "group {} has no thin pool", name_);
+        TRY(refuse_without_lock(view, *TRY(view.find_pool(pool))));
         TRY(refuse_bad_pool(view, *TRY(view.find_pool(pool))));
         words.option("--type", "thin").size("--virtualsize", size).option("--thinpool", pool);
         info.kind = VolumeKind::thin;
@@ -186,6 +246,7 @@ Result<std::vector<VolumeInfo>> KernelGroup::create_snapshots(const std::vector<
                 ErrorKind::unsupported,
                 "{} is in use: LVM takes one snapshot after the other, so those of several volumes are of one moment only while none is",
                 request.origin);
+        TRY(refuse_without_lock(view, *origin));
         TRY(refuse_suspended(view, *origin));
         if (request.name.empty())
             request.name = plain_name(request.origin, view, names);
@@ -240,7 +301,7 @@ Result<std::vector<VolumeInfo>> KernelGroup::create_snapshots(const std::vector<
         words.tag("--deltag", record.tag);
         for (const std::string& name : names)
             words.volume(name_, name);
-        TRY(change(words, false));
+        TRY_WITHIN(fmt::format("{} are made, all of them; their tags", fmt::join(names, ", ")), change(words, false));
         TRY(lock->clear());
     }
     return made;
@@ -258,6 +319,7 @@ Result<VolumeInfo> KernelGroup::resize(const ResizeVolume& request, ChangeOption
         return fail(ErrorKind::usage, "{} is not a thin pool: it has no metadata to resize", request.name);
     if (volume.hidden)
         return fail(ErrorKind::refused, "{} is a hidden part of something else", request.name);
+    TRY(refuse_without_lock(view, volume));
     const bool in_percent = request.size.base != SizeRequest::Base::bytes;
     if (info.kind == VolumeKind::thin && in_percent)
         return fail(ErrorKind::usage, "a thin volume's size isn't a part of the group; give bytes");
@@ -271,9 +333,8 @@ Result<VolumeInfo> KernelGroup::resize(const ResizeVolume& request, ChangeOption
         wanted = TRY(resolve(view.lvm(), request.size, current));
     }
     if (is_store) {
-        if (info.snapshot_state == "Invalid" || info.snapshot_state == "Overflow")
-            return fail(ErrorKind::refused, "{} is {}: more room doesn't bring back what it lost; remove it", request.name,
-                        info.snapshot_state);
+        if (info.snapshot_state == "Invalid")
+            return fail(ErrorKind::refused, "{} is Invalid: more room doesn't bring back what it lost; remove it", request.name);
         if (wanted < current)
             return fail(ErrorKind::unsupported, "{}: a snapshot's store doesn't become smaller", request.name);
         // More than the origin can ever need is of no use.
@@ -318,6 +379,9 @@ Result<VolumeInfo> KernelGroup::rename(const std::string& name, const std::strin
         return fail(ErrorKind::refused, "{} is a hidden part of something else", name);
     TRY(check_new_name(view, new_name));
     VolumeInfo info = view.describe(volume);
+    TRY(refuse_without_lock(view, volume));
+    if (info.kind == VolumeKind::thin_pool)
+        TRY(lvm2::check_pool_name(name_, new_name));
     info.name = new_name;
     return changed(LvmWords("lvrename").volume(name_, name).new_volume(name_, new_name), new_name, std::move(info), options);
 }
@@ -329,12 +393,12 @@ Result<VolumeInfo> KernelGroup::change_tags(const std::string& name, const std::
     LvmWords words("lvchange");
     for (const std::string& tag : remove) {
         if (std::erase(info.tags, tag) == 0)
-            return fail(ErrorKind::not_found, "'{}' has no tag '{}'", name, tag);
+            return fail(ErrorKind::not_found, "{}/{} carries no tag {}", name_, name, tag);
         words.tag("--deltag", tag);
     }
     for (const std::string& tag : add) {
         if (std::ranges::find(info.tags, tag) != info.tags.end())
-            return fail(ErrorKind::exists, "'{}' has the tag '{}' already", name, tag);
+            return fail(ErrorKind::exists, "{}/{} carries the tag {} already", name_, name, tag);
         info.tags.push_back(tag);
         words.tag("--addtag", tag);
     }
@@ -362,35 +426,51 @@ Result<void> KernelGroup::refuse_foreign_children(const KernelView& view, const 
 }
 
 Result<void> KernelGroup::remove(const std::vector<std::string>& names, bool with_contents, ChangeOptions options) {
+    return remove_volumes(names, with_contents, options, Recorded::yes);
+}
+
+// `ids`: of the volumes that are meant, when that is known already; else they are those that have the names now.
+Result<void> KernelGroup::remove_volumes(const std::vector<std::string>& names, bool with_contents, ChangeOptions options,
+                                         Recorded recorded, const std::set<std::string>* ids_meant) {
     const KernelView view = TRY(look_to_change());
-    const auto named = [&](const std::string& name) { return std::ranges::find(names, name) != names.end(); };
+    // What stands on what, of all that stays: looked up, as both may be thousands.
+    const std::set<std::string_view> named(names.begin(), names.end());
+    std::map<std::string, const host::LvmVolume*> snapshot_of, image_of;
+    for (const host::LvmVolume& other : view.lvm().volumes)
+        if (!named.contains(other.name)) {
+            if (other.has_role("thicksnapshot"))
+                snapshot_of.emplace(other.origin, &other);
+            if (const std::string origin = view.describe(other).external_origin; !origin.empty())
+                image_of.emplace(origin, &other);
+        }
     // Snapshots go before their origins, and pools last: LVM takes what hangs on a volume along, and then doesn't find it any more.
     enum Turn { snapshots, volumes, pools, turns };
     std::array<std::vector<std::string>, turns> ids;
     for (const std::string& name : names) {
         const host::LvmVolume& volume = *TRY(view.find(name));
         const VolumeInfo info = view.describe(volume);
+        if (ids_meant != nullptr && !ids_meant->contains(volume.id))
+            return fail(ErrorKind::refused, "{} is another volume by now", name);
+        TRY(refuse_without_lock(view, volume));
         TRY(refuse_in_use(view, volume));
         if (volume.merging.value_or(false))
             return fail(ErrorKind::refused, "{} is being merged into {}", name, volume.origin);
         if (volume.hidden)
             return fail(ErrorKind::refused, "{} is a hidden part of something else", name);
-        for (const host::LvmVolume& other : view.lvm().volumes) {
-            if (named(other.name))
-                continue;
-            if (other.has_role("thicksnapshot") && other.origin == name)
-                return fail(ErrorKind::refused, "{} has the classic snapshot {}, which would be lost with it: remove both", name,
-                            other.name);
-            if (view.describe(other).external_origin == name)
-                return fail(ErrorKind::refused, "{} is the external origin of {}", name, other.name);
-            if (info.kind == VolumeKind::thin_pool && other.pool == name) {
-                if (!with_contents)
-                    return fail(ErrorKind::refused, "pool {} holds volumes, {} among them", name, other.name);
-                TRY(refuse_in_use(view, other));
-            }
-        }
-        if (info.kind == VolumeKind::thin_pool)
+        if (const auto found = snapshot_of.find(name); found != snapshot_of.end())
+            return fail(ErrorKind::refused, "{} has the classic snapshot {}, which would be lost with it: remove both", name,
+                        found->second->name);
+        if (const auto found = image_of.find(name); found != image_of.end())
+            return fail(ErrorKind::refused, "{} is the external origin of {}", name, found->second->name);
+        if (info.kind == VolumeKind::thin_pool) {
+            for (const host::LvmVolume& other : view.lvm().volumes)
+                if (other.pool == name && !named.contains(other.name)) {
+                    if (!with_contents)
+                        return fail(ErrorKind::refused, "pool {} holds volumes, {} among them", name, other.name);
+                    TRY(refuse_in_use(view, other));
+                }
             TRY(refuse_foreign_children(view, volume));
+        }
         // By id: a name may be another volume's by now.
         const std::string id = TRY(LvmId::parse(volume.id)).dashed();
         ids[info.kind == VolumeKind::snapshot    ? snapshots
@@ -398,11 +478,40 @@ Result<void> KernelGroup::remove(const std::vector<std::string>& names, bool wit
                                                  : volumes]
             .push_back("lv_uuid=" + id);
     }
-    for (const std::vector<std::string>& turn : ids)
+    std::vector<LvmWords> commands;
+    for (const std::vector<std::string>& turn : ids) {
         // A trial of LVM's doesn't deactivate an active pool, and then has an internal error for finding it active.
-        if (!turn.empty() && !(options.dry_run && &turn == &ids[pools]))
-            TRY(change(LvmWords("lvremove").option("--yes").option("--select", fmt::format("{}", fmt::join(turn, "||"))).group(name_),
-                       options.dry_run));
+        if (options.dry_run && &turn == &ids[pools])
+            continue;
+        for (std::size_t i = 0; i < turn.size(); i += most_selected)
+            commands.push_back(LvmWords("lvremove")
+                                   .option("--yes")
+                                   .option("--select", fmt::format("{}", fmt::join(turn.begin() + static_cast<std::ptrdiff_t>(i),
+                                                                                   turn.begin() + static_cast<std::ptrdiff_t>(std::min(
+                                                                                                      turn.size(), i + most_selected)),
+                                                                                   "||")))
+                                   .group(name_));
+    }
+    std::optional<ChangeLock> lock;
+    if (recorded == Recorded::yes && commands.size() > 1 && !options.dry_run) {
+        ChangeRecord record{.kind = ChangeRecord::Kind::removal, .sequence_number = view.lvm().sequence_number};
+        for (const std::string& name : names)
+            record.volumes.push_back({.name = name, .id = (*view.find(name))->id});
+        lock.emplace(TRY(lock_changes()));
+        TRY(lock->write(record));
+    }
+    Result<void> done;
+    for (const LvmWords& words : commands)
+        if (done)
+            done = change(words, options.dry_run);
+    if (!done && lock) {
+        const auto settled = settle(*lock, Maker::at_work);
+        return settled && !settled->said.empty() ? fail(done.error().kind(), "{}; {}", done.error().message(), settled->said)
+                                                 : std::unexpected(done.error());
+    }
+    TRY(done);
+    if (lock)
+        TRY(lock->clear());
     if (options.dry_run)
         return {};
     const KernelView after = TRY(look());
@@ -413,7 +522,8 @@ Result<void> KernelGroup::remove(const std::vector<std::string>& names, bool wit
 }
 
 // LVM forgets of whom the other snapshots of the origin are.
-Result<void> KernelGroup::remember_origin(const KernelView& view, const host::LvmVolume& origin, const host::LvmVolume& merged) {
+Result<void> KernelGroup::remember_origin(const KernelView& view, const host::LvmVolume& origin, const host::LvmVolume& merged,
+                                          std::optional<ChangeLock>& lock) {
     LvmWords words("lvchange");
     words.tag("--addtag", lineage_tag(origin.name));
     bool any = false;
@@ -423,7 +533,13 @@ Result<void> KernelGroup::remember_origin(const KernelView& view, const host::Lv
             words.volume(name_, other.name);
             any = true;
         }
-    return any ? change(words, false) : Result<void>();
+    if (!any)
+        return {};
+    lock.emplace(TRY(lock_changes()));
+    TRY(lock->write({.kind = ChangeRecord::Kind::rollback,
+                     .sequence_number = view.lvm().sequence_number,
+                     .volumes = {{.name = origin.name, .id = origin.id}, {.name = merged.name, .id = merged.id}}}));
+    return change(words, false);
 }
 
 Result<VolumeInfo> KernelGroup::rollback(const std::string& name, const std::string& snapshot_name, ChangeOptions options) {
@@ -443,18 +559,27 @@ Result<VolumeInfo> KernelGroup::rollback(const std::string& name, const std::str
         return fail(ErrorKind::refused, "{} waits for its merge into {}, which is in use: it happens when that is activated next",
                     snapshot_name, name);
     }
+    if (info.snapshot_state == "Merge failed")
+        return fail(ErrorKind::refused,
+                    "merging {} into {} met an error, and goes on when {} is made a device anew: lamella deactivate {}/{}, and activate",
+                    snapshot_name, name, name, name_, name);
+    TRY(refuse_without_lock(view, volume));
     TRY(refuse_in_use(view, volume));
     TRY(refuse_in_use(view, snapshot));
     if (classic && !info.snapshot_state.empty() && info.snapshot_state != "active")
         return fail(ErrorKind::refused, "{} is {}: what it held of {} is lost", snapshot_name, info.snapshot_state, name);
+    std::optional<ChangeLock> lock;
     if (!classic && !options.dry_run)
-        TRY(remember_origin(view, volume, snapshot));
+        TRY(remember_origin(view, volume, snapshot, lock));
     LvmWords words("lvconvert");
     words.option("--yes");
     if (classic)
         words.option("--background").option("--interval", "1");
     words.option("--merge");
-    VolumeInfo result = TRY(changed(words.volume(name_, snapshot_name), name, view.describe(volume), options));
+    auto merged = changed(words.volume(name_, snapshot_name), name, view.describe(volume), options);
+    if (lock)
+        TRY_WITHIN(merged ? "it is rolled back" : merged.error().message(), settle(*lock, Maker::at_work));
+    const VolumeInfo result = TRY(std::move(merged));
     if (!classic && !options.dry_run) {
         const KernelView now = TRY(look());
         if (const auto left = now.find(snapshot_name); left && (*left)->id == snapshot.id)

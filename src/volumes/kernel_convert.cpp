@@ -3,6 +3,8 @@
 // Thin pools on the host's LVM: made in one command, or of volumes where data and metadata lie on devices of their own; their metadata's
 // change of places; the spare.
 #include <algorithm>
+#include <iterator>
+#include <set>
 
 #include "base/uuid.h"
 #include "lvm2/group.h"
@@ -53,6 +55,21 @@ Result<const LvmVolume*> find_part(const KernelView& view, const std::string& na
     return volume;
 }
 
+// Where a volume lies on the disks, by its parts where it has some.
+std::vector<std::string> places_of(const KernelView& view, const LvmVolume& volume, unsigned depth = 0) {
+    constexpr unsigned most_layers = 8;
+    std::vector<std::string> places;
+    for (const host::LvmSegment& segment : volume.segments)
+        for (const std::string& range : segment.pe_ranges) {
+            const auto part = view.find(range.substr(0, range.rfind(':')));
+            if (!part || depth == most_layers)
+                places.push_back(range);
+            else
+                std::ranges::copy(places_of(view, **part, depth + 1), std::back_inserter(places));
+        }
+    return places;
+}
+
 }  // namespace
 
 // --- Making -----------------------------------------------------------------------------------------------------------------
@@ -60,6 +77,7 @@ Result<const LvmVolume*> find_part(const KernelView& view, const std::string& na
 Result<VolumeInfo> KernelGroup::create_pool(const CreatePool& request, ChangeOptions options) {
     const KernelView view = TRY(look_to_change());
     TRY(check_new_name(view, request.name));
+    TRY(lvm2::check_pool_name(name_, request.name));
     TRY(check_pool_settings(request.chunk_size, request.discards));
     VolumeInfo info = expected(request.name, VolumeKind::thin_pool, "thin-pool", TRY(resolve(view.lvm(), request.size, 0)));
     info.tags = request.tags;
@@ -73,8 +91,9 @@ Result<VolumeInfo> KernelGroup::create_pool(const CreatePool& request, ChangeOpt
         profile = TRY(write_profile(request.autoextend_threshold, request.autoextend_percent));
     info.profile = profile;
 
+    Result<void> watched;
     if (!request.metadata_on.empty() && request.metadata_on != request.data_on)
-        info = TRY(create_pool_of_parts(view, request, std::move(info), options));
+        info = TRY(create_pool_of_parts(view, request, std::move(info), options, watched));
     else {
         LvmWords words("lvcreate");
         words.option("--type", "thin-pool").option("--yes").new_name("--name", name_, request.name);
@@ -86,35 +105,55 @@ Result<VolumeInfo> KernelGroup::create_pool(const CreatePool& request, ChangeOpt
         // Its own option lvcreate of 2.03.16 refuses for any pool.
         words.option("--config", fmt::format("activation {{ error_when_full={} }}", request.error_when_full ? 1 : 0));
         add_tags(words, request.tags);
+        std::optional<ChangeLock> lock;
+        ChangeRecord record{.kind = ChangeRecord::Kind::pool,
+                            .tag = unfinished::part_tag(),
+                            .pool = request.name,
+                            .profile = profile,
+                            .sequence_number = view.lvm().sequence_number,
+                            .volumes = {{.name = request.name, .id = {}, .tags = request.tags}}};
+        if (!profile.empty()) {
+            lock.emplace(TRY(lock_changes()));
+            TRY(lock->write(record));
+            words.tag("--addtag", record.tag);
+        }
         words.group(name_);
         add_devices(words, request.data_on);
-        info = TRY(changed(words, request.name, std::move(info), options));
+        auto made = changed(words, request.name, std::move(info), options);
+        if (made && lock)
+            watched = TRY_WITHIN(fmt::format("pool {} is made", request.name), settle(*lock, Maker::at_work)).watched;
+        if (made && lock)
+            made = volume(request.name);
+        if (!made)
+            return std::unexpected(lock ? undone(*lock, record, made.error()) : made.error());
+        info = *std::move(made);
     }
     if (options.dry_run)
         return info;
     if (info.error_when_full != request.error_when_full)
         return fail(ErrorKind::failed, "pool {} is made, but writes to it {} when it is full", request.name,
                     info.error_when_full ? "fail" : "wait");
-    if (!profile.empty()) {
-        TRY_WITHIN("the pool is made, but isn't extended automatically", watch(request.name, profile));
-        return volume(request.name);
-    }
+    if (info.discards != request.discards)
+        return fail(ErrorKind::failed, "pool {} is made, but with discards={}", request.name, info.discards);
+    TRY_WITHIN("the pool is made, but isn't extended automatically", std::move(watched));
     return info;
 }
 
 // LVM has no one command for it. Tags tell meanwhile what is being made: see kernel_recovery.cpp. Those of the volumes that become parts
 // are gone before they do: a hidden volume keeps its tags.
 Result<VolumeInfo> KernelGroup::create_pool_of_parts(const KernelView& view, const CreatePool& request, VolumeInfo info,
-                                                     const ChangeOptions& options) {
+                                                     const ChangeOptions& options, Result<void>& watched) {
     if (request.size.base != SizeRequest::Base::bytes)
         return fail(ErrorKind::unsupported, "pool {}: where its metadata lies elsewhere, its size is given in bytes", request.name);
     const std::string metadata = request.name + "-metadata";
     TRY(check_new_name(view, metadata));
     const std::uint64_t metadata_size = request.metadata_size.value_or(
         lvm2::default_metadata_bytes(info.size, static_cast<std::uint32_t>(request.chunk_size / sector_bytes)));
-    ChangeRecord record{.tag = unfinished::part_tag(),
+    ChangeRecord record{.kind = ChangeRecord::Kind::parts,
+                        .tag = unfinished::part_tag(),
                         .pool = request.name,
                         .pool_tags = request.tags,
+                        .profile = info.profile,
                         .sequence_number = view.lvm().sequence_number,
                         .volumes = {{.name = metadata}, {.name = request.name}}};
     LvmWords make_metadata("lvcreate");
@@ -150,13 +189,11 @@ Result<VolumeInfo> KernelGroup::create_pool_of_parts(const KernelView& view, con
         convert.option("--errorwhenfull", request.error_when_full ? "y" : "n").volume(name_, request.name);
         add_devices(convert, request.metadata_on);  // for the spare
         TRY(change(convert, false));
-        if (!request.tags.empty()) {
-            LvmWords tags("lvchange");
-            add_tags(tags, request.tags);
-            TRY(change(tags.volume(name_, request.name), false));
-        }
-        TRY(change(LvmWords("vgchange").tag("--deltag", tag).group(name_), false));
-        return lock.clear();
+        const Settled settled = TRY(settle(lock, Maker::at_work));
+        if (!settled.done)
+            return fail(ErrorKind::failed, "LVM made {} something else than asked for", request.name);
+        watched = settled.watched;
+        return {};
     };
     if (const auto made = make(); !made)
         return std::unexpected(undone(lock, record, made.error()));
@@ -165,6 +202,7 @@ Result<VolumeInfo> KernelGroup::create_pool_of_parts(const KernelView& view, con
 
 Result<VolumeInfo> KernelGroup::convert_to_pool(const ConvertToPool& request, ChangeOptions options) {
     const KernelView view = TRY(look_to_change());
+    TRY(lvm2::check_pool_name(name_, request.name));
     TRY(check_pool_settings(request.chunk_size, request.discards));
     if (!request.metadata.empty() && request.metadata_size)
         return fail(ErrorKind::usage, "{} has the size that it has", request.metadata);
@@ -190,12 +228,29 @@ Result<VolumeInfo> KernelGroup::convert_to_pool(const ConvertToPool& request, Ch
     info.discards = request.discards;
     info.zero_new_blocks = request.zero_new_blocks;
     info.error_when_full = request.error_when_full;
+    std::string profile;
+    if (request.autoextend_threshold != 0 && !options.dry_run)
+        profile = TRY(write_profile(request.autoextend_threshold, request.autoextend_percent));
     // In a trial LVM doesn't deactivate the volume, and then fails because it is active.
     if (options.dry_run && TRY(view.find(request.name))->active())
         return info;
-    const VolumeInfo made = TRY(changed(words.volume(name_, request.name), request.name, std::move(info), options));
-    if (options.dry_run)
-        return made;
+    std::optional<ChangeLock> lock;
+    if (!profile.empty()) {
+        lock.emplace(TRY(lock_changes()));
+        TRY(lock->write({.kind = ChangeRecord::Kind::conversion,
+                         .pool = request.name,
+                         .profile = profile,
+                         .sequence_number = view.lvm().sequence_number,
+                         .volumes = {{.name = request.metadata, .id = metadata_id}, {.name = request.name, .id = id}}}));
+    }
+    auto converted = changed(words.volume(name_, request.name), request.name, std::move(info), options);
+    Settled settled;
+    if (lock)
+        settled = TRY_WITHIN(converted ? fmt::format("{} is a pool now", request.name) : converted.error().message(),
+                             settle(*lock, Maker::at_work));
+    if (options.dry_run || !converted)
+        return converted;
+    const VolumeInfo made = TRY(volume(request.name));
     const KernelView after = TRY(look());
     const LvmVolume& pool = *TRY(after.find(request.name));
     const auto data = after.find(pool.data);
@@ -204,8 +259,9 @@ Result<VolumeInfo> KernelGroup::convert_to_pool(const ConvertToPool& request, Ch
     if (made.kind != VolumeKind::thin_pool || (made.id != id && (!data || (*data)->id != id)) || !metadata ||
         (!metadata_id.empty() && (*metadata)->id != metadata_id))
         return fail(ErrorKind::failed, "LVM made {} something else than asked for", request.name);
-    if (made.chunk_size != request.chunk_size || made.error_when_full != request.error_when_full)
+    if (made.chunk_size != request.chunk_size || made.discards != request.discards || made.error_when_full != request.error_when_full)
         return fail(ErrorKind::failed, "{} is a pool now, but LVM gave it other settings than asked for", request.name);
+    TRY_WITHIN("it is a pool now, but isn't extended automatically", std::move(settled.watched));
     return made;
 }
 
@@ -218,7 +274,7 @@ Result<VolumeInfo> KernelGroup::swap_metadata(const std::string& name, const std
         return std::unexpected(view.kernel().error());
     if (view.pool_device(pool) != nullptr)
         return fail(ErrorKind::refused, "pool {} is active: lamella deactivate {}/{} and its volumes first", name, name_, name);
-    const std::string id = TRY(find_part(view, volume_name))->id;
+    const LvmVolume& volume = *TRY(find_part(view, volume_name));
     const auto present = view.find(pool.metadata);
     if (!present)
         return fail(ErrorKind::damaged, "LVM reports no metadata of pool {}", name);
@@ -231,7 +287,13 @@ Result<VolumeInfo> KernelGroup::swap_metadata(const std::string& name, const std
     const KernelView after = TRY(look());
     const auto metadata = after.find((*TRY(after.find(name))).metadata);
     const auto freed = after.find(volume_name);
-    if (!metadata || (*metadata)->id != id || !freed || (*freed)->id != (*present)->id)
+    // From 2.03.24 on LVM has the ids change places too, and each goes with its name again: only the extents tell.
+    const auto lies_where = [&](const Result<const LvmVolume*>& now, const LvmVolume& before) {
+        const std::vector<std::string> places = places_of(view, before);
+        return now && !places.empty() && places_of(after, **now) == places;
+    };
+    if (!lies_where(metadata, volume) || !lies_where(freed, **present) ||
+        std::set{(*metadata)->id, (*freed)->id} != std::set{volume.id, (*present)->id})
         return fail(ErrorKind::failed, "LVM says that it is done, and {} isn't the metadata of {}", volume_name, name);
     return result;
 }
@@ -258,6 +320,7 @@ Result<VolumeInfo> KernelGroup::make_spare(ChangeOptions options) {
     const VolumeInfo present = spare_of(view);
     if (present.size >= largest)
         return present;
+    TRY(refuse_without_lock(view, *TRY(view.find(pool))));
     // LVM has no command for it alone. It makes it, as large as the largest metadata, where a pool's metadata is extended; which it does
     // without a word when there is no room for it.
     const std::uint64_t room = view.lvm().free_extents * extent;

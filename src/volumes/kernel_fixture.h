@@ -52,6 +52,7 @@ class Kernel : public testing::Test {
     }
     host::KernelDevice& device(const char* name) { return *std::ranges::find(devices, name, &host::KernelDevice::name); }
 
+    void add_snapshots(unsigned count);
     // Changes a word of the report.
     void edit(const std::string& from, const std::string& to, std::size_t begin = 0) {
         const std::size_t at = report.find(from, begin);
@@ -71,12 +72,34 @@ class Kernel : public testing::Test {
         mapper->all = devices;
         mapper->refuse = refuse_mapper;
         runner->answer = [this](const host::Command& command) -> Result<host::CommandResult> {
-            if (command.words[1] == "fullreport")
+            if (command.words[0] == "/usr/sbin/lvmlockctl")
+                return host::CommandResult{lvmlockd ? 0 : 255, 0, lvmlockd.value_or(""), ""};
+            if (command.words[0] == "/usr/sbin/sanlock")
+                return host::CommandResult{leases.empty() ? 1 : 0, 0, leases, ""};
+            if (command.words[1] == "fullreport") {
+                clock.advance(report_takes);
                 return host::CommandResult{0, 0, report, ""};
+            }
+            if (command.words[1] == "lvmconfig")
+                return host::CommandResult{0, 0, "locking_dir=\"/run/lock/lvm\"\n", ""};
             return on_change ? on_change(command) : host::CommandResult{};
         };
-        return KernelGroup::open("my-vg", {std::move(fake_runner), std::move(fake_mapper), "/usr/sbin/lvm", folder, &clock});
+        KernelHost host{std::move(fake_runner), std::move(fake_mapper), "/usr/sbin/lvm", folder, &clock};
+        host.process_directory = folder + "/processes";
+        return KernelGroup::open("my-vg", std::move(host));
     }
+    // By sanlock; this host, whose locks are started, holds none. `hold`: a volume's lock is this host's.
+    void share() {
+        edit("\"vg_lock_type\": \"\"", "\"vg_lock_type\": \"sanlock\", \"vg_lock_args\": \"1.0.0:lvmlock\"");
+        lvmlockd = fmt::format("\nVG my-vg lock_type=sanlock {}\nLS sanlock lvm_my-vg\nLK VG un ver 8\n", group_id.dashed());
+    }
+    // One that this host has.
+    void add_process(const std::string& name) const {
+        const std::filesystem::path process = std::filesystem::path(folder) / "processes/7";
+        std::filesystem::create_directories(process);
+        std::ofstream(process / "comm") << name << '\n';
+    }
+    void hold(const std::string& volume) { *lvmlockd += fmt::format("LK LV ex {}\n", ids.at(volume).dashed()); }
     // The group lives as long as the test: what it was asked is looked at afterwards.
     KernelGroup* open() { return opened.emplace_back(test::value_of(try_open())).get(); }
 
@@ -102,8 +125,11 @@ class Kernel : public testing::Test {
     std::string folder;
     std::vector<host::KernelDevice> devices;
     std::optional<Error> refuse_mapper;
+    std::optional<std::string> lvmlockd;  // what lvmlockctl prints; none: the daemon doesn't run
+    std::string leases;                   // what sanlock prints of the group's; empty: nothing
     std::function<Result<host::CommandResult>(const host::Command&)> on_change;
     ManualClock clock;
+    Duration report_takes{};
     std::vector<std::unique_ptr<KernelGroup>> opened;
     host::FakeRunner* runner = nullptr;  // of the group opened last
     host::FakeMapper* mapper = nullptr;

@@ -6,18 +6,22 @@
 #include <unistd.h>
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <fstream>
 #include <iterator>
 #include <system_error>
 
+#include "base/file_descriptor.h"
 #include "base/strong.h"
 #include "base/uuid.h"
 #include "device/file_device.h"
 #include "lvm2/store.h"
 #include "mapper/volume_device.h"
+#include "thin/superblock.h"
 #include "tools/dump.h"
 #include "tools/pack.h"
 #include "volumes/pool_check.h"
+#include "volumes/pool_message.h"
 
 namespace lamella {
 
@@ -29,6 +33,9 @@ constexpr std::size_t max_backup = 64 << 20;
 constexpr const char* reserve_message = "reserve_metadata_snap";
 constexpr const char* release_message = "release_metadata_snap";
 constexpr const char* unknown_holder = "?";  // in a mark
+constexpr std::string_view mark_prefix = "metadata-snapshot-";
+
+constexpr std::string_view uuid_prefix = "LVM-";  // of the kernel's devices that are LVM's
 
 // --- Marks: what a process that is killed leaves behind ---------------------------------------------------------------------
 //
@@ -72,6 +79,14 @@ std::string joined(const std::vector<host::KernelTarget>& targets) {
     return lines;
 }
 
+// Empty: it can't be read, and no kernel starts the pool.
+std::vector<std::byte> read_superblock(BlockDevice& metadata) {
+    AlignedBuffer block(thin::metadata_block_bytes);
+    if (metadata.size() < block.size() || !read_now(metadata, 0, block.bytes()))
+        return {};
+    return {block.bytes().begin(), block.bytes().end()};
+}
+
 // The ids of a pool's thin devices.
 class IdCollector final : public tools::PoolVisitor {
   public:
@@ -79,6 +94,7 @@ class IdCollector final : public tools::PoolVisitor {
 
     Result<void> superblock_begin(const tools::PoolHeader& header) override {
         contents.transaction_id = header.transaction_id;
+        contents.needs_check = (header.flags & thin::Superblock::needs_check_flag) != 0;
         return {};
     }
     Result<void> superblock_end() override { return {}; }
@@ -96,13 +112,30 @@ class IdCollector final : public tools::PoolVisitor {
 // A folder for a file that LVM writes or reads, gone with the object.
 class PrivateFolder {
   public:
+    static constexpr std::string_view prefix = "backup-";
+
     static Result<PrivateFolder> make(const std::filesystem::path& in) {
-        std::string path = (in / "backup-XXXXXX").native();
-        if (::mkdtemp(path.data()) == nullptr)
-            return fail_errno(path);
-        return PrivateFolder(std::move(path));
+        for (;;) {
+            std::string path = (in / fmt::format("{}XXXXXX", prefix)).native();
+            if (::mkdtemp(path.data()) == nullptr)
+                return fail_errno(path);
+            FileDescriptor lock(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+            if (lock.get() >= 0 && ::flock(lock.get(), LOCK_EX) == 0 && std::filesystem::exists(path))
+                return PrivateFolder(std::move(path), std::move(lock));
+            // Another process took it for one of a killed process before it was locked.
+            if (std::filesystem::exists(path))
+                return fail_errno(path);
+        }
     }
-    PrivateFolder(PrivateFolder&& other) noexcept : path_(std::exchange(other.path_, {})) {}
+    // One that a killed process left. LVM's command that it was for may still be at work, and fails then.
+    static void sweep(const std::filesystem::path& path) {
+        const FileDescriptor lock(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW));
+        std::error_code error;
+        if (lock.get() >= 0 && ::flock(lock.get(), LOCK_EX | LOCK_NB) == 0)
+            std::filesystem::remove_all(path, error);
+    }
+
+    PrivateFolder(PrivateFolder&& other) noexcept : path_(std::exchange(other.path_, {})), lock_(std::move(other.lock_)) {}
     ~PrivateFolder() {
         std::error_code error;
         if (!path_.empty())
@@ -111,8 +144,9 @@ class PrivateFolder {
     std::string file() const { return path_ + "/metadata"; }
 
   private:
-    explicit PrivateFolder(std::string path) : path_(std::move(path)) {}
+    PrivateFolder(std::string path, FileDescriptor lock) : path_(std::move(path)), lock_(std::move(lock)) {}
     std::string path_;
+    FileDescriptor lock_;  // as long as it is needed
 };
 
 }  // namespace
@@ -121,17 +155,55 @@ class PrivateFolder {
 
 Result<std::unique_ptr<KernelGroup>> KernelGroup::open(const std::string& name, KernelHost host) {
     std::unique_ptr<KernelGroup> group(new KernelGroup(name, std::move(host)));
-    TRY_WITHIN(fmt::format("group {}", name), group->release_leftovers());
+    if (TRY(group->sweep()))
+        TRY_WITHIN(fmt::format("group {}", name), group->release_leftovers());
     return group;
 }
 
-Result<KernelView> KernelGroup::look() {
-    const Duration now = host_.clock->monotonic();
-    if (!report_ || now - reported_ > report_is_good_for) {
+Result<const host::LvmGroup*> KernelGroup::reported() {
+    if (!report_ || host_.clock->monotonic() - reported_at_ > report_is_good_for) {
         report_ = TRY(lvm_.report(name_));
-        reported_ = now;
+        // From its end: that of a large group alone takes longer than it would be good for.
+        reported_at_ = host_.clock->monotonic();
+        shared_by_ = report_->shared() ? fmt::format("{} {}", report_->lock_type, report_->lock_arguments) : "";
     }
-    return KernelView(*report_, host_.mapper->devices(lvm2::dm_name(name_, {})));
+    return &*report_;
+}
+
+Result<KernelView> KernelGroup::look() {
+    const host::LvmGroup& group = *TRY(reported());
+    std::optional<host::HostLocks> locks;
+    if (group.shared())
+        locks = lvm_.locks(group.id);
+    return KernelView(group, host_.mapper->devices(lvm2::dm_name(name_, {})), std::move(locks));
+}
+
+std::optional<host::KernelDevice> KernelGroup::device_by_name(const std::string& volume) {
+    constexpr std::size_t of_both_ids = 64;
+    const auto has_uuid_of_lvm = [](const host::KernelDevice& device, std::string_view suffix) {
+        return device.uuid.starts_with(uuid_prefix) && device.uuid.size() == uuid_prefix.size() + of_both_ids + suffix.size() &&
+               device.uuid.ends_with(suffix);
+    };
+    const auto is_pool = [](const host::KernelDevice& device) { return device.status.size() == 1 && device.status[0].type == "thin-pool"; };
+    auto device = host_.mapper->device(lvm2::dm_name(name_, volume, "tpool"));
+    if (device && has_uuid_of_lvm(*device, "-tpool") && is_pool(*device))
+        return *std::move(device);
+    device = host_.mapper->device(lvm2::dm_name(name_, volume));
+    if (device && !device->status.empty() && (has_uuid_of_lvm(*device, "") || (has_uuid_of_lvm(*device, "-pool") && is_pool(*device))))
+        return *std::move(device);
+    return std::nullopt;
+}
+
+bool KernelGroup::is_active() {
+    const std::string prefix = lvm2::dm_name(name_, {});
+    const auto names = host_.mapper->names(prefix);
+    return names && std::ranges::any_of(*names, [&](const std::string& name) {
+               // Those of a group "NAME-more" begin so too.
+               if (name.size() <= prefix.size() || name[prefix.size()] == '-')
+                   return false;
+               const auto device = host_.mapper->device(name);
+               return device && device->uuid.starts_with(uuid_prefix);
+           });
 }
 
 Result<KernelView> KernelGroup::look_to(Purpose purpose) {
@@ -146,27 +218,42 @@ Result<KernelView> KernelGroup::look_to(Purpose purpose) {
         return fail(ErrorKind::refused, "group {}: physical volumes are missing; it is not changed from here meanwhile", name_);
     if (!group.writable)
         return fail(ErrorKind::refused, "group {} is read-only", name_);
+    TRY(refuse_without_locking(view));
     return view;
 }
 
-Result<GroupInfo> KernelGroup::info() {
-    const KernelView view = TRY(look());
+Result<GroupInfo> KernelGroup::info() { return info_of(TRY(look())); }
+
+Result<GroupInfo> KernelGroup::info_of(const KernelView& view) const {
     GroupInfo info = view.info();
     info.recovered = recovered_;
     info.broken_off = TRY(broken_off(view));
     return info;
 }
 
+Result<GroupListing> KernelGroup::listing() {
+    const KernelView view = TRY(look());
+    return GroupListing{TRY(info_of(view)), view.volumes()};
+}
+
 Result<std::vector<PhysicalVolumeInfo>> KernelGroup::inspect_disks() {
     std::vector<PhysicalVolumeInfo> disks = TRY(info()).physical_volumes;
     const std::vector<std::string> duplicates = TRY(lvm_.duplicates());
-    const lvm2::ParsedGroup text = TRY_WITHIN("the group's text", lvm2::check_backup(TRY(backup_text())));
+    std::vector<std::unique_ptr<BlockDevice>> opened;
+    std::vector<BlockDevice*> devices;
     for (PhysicalVolumeInfo& disk : disks) {
         disk.duplicate = std::ranges::find(duplicates, disk.id) != duplicates.end();
-        for (const lvm2::PhysicalVolume& physical : text.group.physical_volumes)
-            if (physical.id.dashed() == disk.id)
-                disk.device_hint = physical.device_hint;
+        if (!disk.missing)
+            if (auto device = FileDevice::open(disk.device, {.read_only = true}))
+                devices.push_back(opened.emplace_back(*std::move(device)).get());
     }
+    // A backup of LVM's would have the paths of now; those that were written down are on the disks. Where they can't be read at this
+    // moment, nothing is known of them.
+    if (const auto store = lvm2::GroupStore::open(devices, {}))
+        for (const lvm2::PhysicalVolume& physical : store->group().physical_volumes)
+            for (PhysicalVolumeInfo& disk : disks)
+                if (physical.id.dashed() == disk.id)
+                    disk.device_hint = physical.device_hint;
     return disks;
 }
 
@@ -178,6 +265,8 @@ Result<VolumeInfo> KernelGroup::volume(const std::string& name) {
 }
 
 Result<std::string> KernelGroup::status_line(const std::string& name) {
+    if (const auto active = device_by_name(name))
+        return joined(active->status);
     const KernelView view = TRY(look());
     const host::LvmVolume* volume = TRY(view.find(name));
     if (!view.kernel())
@@ -191,6 +280,8 @@ Result<std::string> KernelGroup::status_line(const std::string& name) {
 }
 
 Result<std::string> KernelGroup::table_line(const std::string& name) {
+    if (const auto active = device_by_name(name))
+        return joined(TRY(host_.mapper->table(active->name)));
     const KernelView view = TRY(look());
     const host::LvmVolume* volume = TRY(view.find(name));
     if (!view.kernel())
@@ -204,23 +295,27 @@ Result<std::string> KernelGroup::table_line(const std::string& name) {
 }
 
 Result<std::vector<std::string>> KernelGroup::disks() {
-    const KernelView view = TRY(look());
+    const host::LvmGroup& group = *TRY(reported());
     std::vector<std::string> paths;
-    for (const host::LvmPhysicalVolume& physical : view.lvm().physical_volumes)
+    for (const host::LvmPhysicalVolume& physical : group.physical_volumes)
         if (!physical.missing)
             paths.push_back(physical.device);
     return paths;
 }
 
 Result<HostDisks> KernelGroup::inactive_disks() {
-    const KernelView view = TRY(look_to_change());
+    const KernelView view = TRY(look_to(Purpose::activate));
+    if (view.lvm().shared())
+        return fail(ErrorKind::refused, "group {} is shared between hosts by lvmlockd ({}), whose locks the user-space engine doesn't take",
+                    name_, shared_by_);
+    TRY(look_to_change());
     if (!view.kernel())
         return std::unexpected(view.kernel().error());
     const std::string ours = "LVM-" + std::string(TRY(LvmId::parse(view.lvm().id)).plain());
     for (const host::KernelDevice& device : *view.kernel())
         if (device.uuid.starts_with(ours))
             return fail(ErrorKind::refused, "group {} is active in the kernel ({}): vgchange -an {} first", name_, device.name, name_);
-    return HostDisks{TRY(disks()), view.lvm().system_id};
+    return HostDisks{TRY(disks()), view.lvm().system_id, TRY(lvm_.locking_directory())};
 }
 
 // --- Messages and metadata snapshots ----------------------------------------------------------------------------------------
@@ -232,36 +327,59 @@ Result<host::KernelDevice> KernelGroup::active_pool(const KernelView& view, cons
     const host::KernelDevice* device = view.pool_device(*pool);
     if (device == nullptr)
         return fail(ErrorKind::refused, "pool {} isn't active: lamella activate {}/{}", name, name_, name);
+    TRY(refuse_without_lock(view, *pool));
     return *device;
 }
 
+Result<host::KernelDevice> KernelGroup::pool_to_tell(const std::string& name) {
+    // LVM has no need to be asked, but of what may be a group that hosts share: by sanlock one has a volume with leases, by dlm nothing but
+    // the daemon's knowledge.
+    if (auto device = device_by_name(name); device && device->status[0].type == "thin-pool" &&
+                                            !host_.mapper->device(lvm2::dm_name(name_, "lvmlock")) &&
+                                            !host::is_running(host_.process_directory, "lvmlockd"))
+        return *std::move(device);
+    return active_pool(TRY(look_to_change()), name);
+}
+
 Result<void> KernelGroup::send_message(const std::string& name, const std::string& message) {
+    if (message == reserve_message) {
+        TRY(reserve_metadata_snapshot(name, {}));
+        return {};
+    }
+    if (message == release_message)
+        return release_metadata_snapshot(name, {});
     const KernelView view = TRY(look_to_change());
     const host::KernelDevice pool = TRY(active_pool(view, name));
-    // LVM keeps books of the ids and of the transaction; a pool that it has no volumes in is somebody else's to run.
-    const bool of_lvm = std::ranges::any_of(view.lvm().volumes, [&](const host::LvmVolume& volume) { return volume.pool == name; });
-    for (const char* word : {"create_thin", "create_snap", "delete", "set_transaction_id"})
-        if (of_lvm && message.starts_with(word))
-            return fail(ErrorKind::refused, "pool {}: {} behind LVM's back would part its metadata from the pool's", name, word);
+    const auto status = status_of(pool);
+    bool certain = status && !status->failed && view.describe(**view.find_pool(name)).transaction_id == status->transaction_id;
+    std::vector<std::uint32_t> known;
+    for (const host::LvmVolume& volume : view.lvm().volumes) {
+        if (volume.pool != name)
+            continue;
+        const std::optional<std::uint32_t> id = view.describe(volume).device_id;
+        certain = certain && id;
+        known.push_back(id.value_or(UINT32_MAX));
+    }
+    TRY(refuse_behind_the_text(name, message, known, certain));
     TRY(host_.mapper->message(pool.name, message));
     return {};
 }
 
 Result<std::uint64_t> KernelGroup::reserve_metadata_snapshot(const std::string& name, ChangeOptions options) {
-    const host::KernelDevice pool = TRY(active_pool(TRY(look_to_change()), name));
+    const host::KernelDevice pool = TRY(pool_to_tell(name));
     if (const auto status = status_of(pool); status && status->held_root)
         return fail(ErrorKind::exists, "pool {} holds a metadata snapshot already", name);
     if (options.dry_run)
         return 0;
     TRY(host_.mapper->message(pool.name, reserve_message));
-    const auto status = status_of(TRY(active_pool(TRY(look()), name)));
+    const auto status = status_of(TRY(host_.mapper->device(pool.name)));
     if (!status || !status->held_root)
         return fail(ErrorKind::failed, "pool {}: the kernel took the message and holds no metadata snapshot", name);
     return *status->held_root;
 }
 
 Result<void> KernelGroup::release_metadata_snapshot(const std::string& name, ChangeOptions options) {
-    const host::KernelDevice pool = TRY(active_pool(TRY(look_to_change()), name));
+    const host::KernelDevice pool = TRY(pool_to_tell(name));
     if (const auto status = status_of(pool); !status || !status->held_root)
         return fail(ErrorKind::not_found, "pool {} holds no metadata snapshot", name);
     if (!options.dry_run)
@@ -270,7 +388,22 @@ Result<void> KernelGroup::release_metadata_snapshot(const std::string& name, Cha
 }
 
 std::filesystem::path KernelGroup::mark_of(const host::LvmVolume& pool) const {
-    return host_.state_directory / ("metadata-snapshot-" + pool.id);
+    return host_.state_directory / (std::string(mark_prefix) + pool.id);
+}
+
+Result<bool> KernelGroup::sweep() {
+    std::error_code error;
+    bool marked = false;
+    for (std::filesystem::directory_iterator entry(host_.state_directory, error), end; !error && entry != end; entry.increment(error)) {
+        const std::string name = entry->path().filename();
+        std::error_code ignored;
+        marked |= name.starts_with(mark_prefix) && entry->file_size(ignored) != 0;
+        if (name.starts_with(PrivateFolder::prefix))
+            PrivateFolder::sweep(entry->path());
+    }
+    if (error)
+        return fail_errno(host_.state_directory.native(), error.value());
+    return marked;
 }
 
 Result<void> KernelGroup::release_leftovers() {
@@ -317,35 +450,93 @@ HeldMetadata::~HeldMetadata() {
     ::close(mark_);
 }
 
+Result<void> HeldMetadata::still_whole() const {
+    if (in_snapshot_)
+        return {};
+    if (still_.empty())
+        return group_.refuse_used(pool_, superblock_);
+    for (const host::KernelDevice& device : TRY(mapper_->devices(pool_device_)))
+        if (device.name == pool_device_ && joined(device.status) == still_ && read_superblock(*device_) == superblock_)
+            return {};
+    return fail(ErrorKind::refused, "{} has changed while its metadata were read", pool_device_);
+}
+
+Result<KernelGroup::AtRest> KernelGroup::metadata_at_rest(const KernelView& view, const host::LvmVolume& pool) {
+    AtRest found;
+    std::vector<BlockDevice*> devices;
+    for (const host::LvmPhysicalVolume& physical : view.lvm().physical_volumes)
+        if (!physical.missing)
+            devices.push_back(found.disks.emplace_back(TRY(FileDevice::open(physical.device, {.read_only = true}))).get());
+    lvm2::GroupStore store = TRY(lvm2::GroupStore::open(devices, {}));
+    const lvm2::LogicalVolume* metadata = store.group().logical_volume(pool.metadata);
+    if (metadata == nullptr)
+        return fail(ErrorKind::damaged, "the group's text lacks {}", pool.metadata);
+    found.device =
+        TRY(mapper::VolumeDevice::open(store.group(), *metadata, [&store](std::string_view disk) { return store.device(disk); }));
+    return found;
+}
+
+bool KernelGroup::has_messages(const KernelView& view, const std::string& pool) {
+    std::vector<std::unique_ptr<BlockDevice>> disks;
+    std::vector<BlockDevice*> devices;
+    for (const host::LvmPhysicalVolume& physical : view.lvm().physical_volumes)
+        if (auto device = FileDevice::open(physical.device, {.read_only = true}); device && !physical.missing)
+            devices.push_back(disks.emplace_back(*std::move(device)).get());
+    const auto store = lvm2::GroupStore::open(devices, {});
+    const lvm2::LogicalVolume* volume = store ? store->group().logical_volume(pool) : nullptr;
+    const auto* segment = volume != nullptr ? volume->sole<lvm2::ThinPool>() : nullptr;
+    return segment != nullptr && !segment->messages.empty();
+}
+
+Result<void> KernelGroup::refuse_used(const std::string& name, const std::vector<std::byte>& superblock) {
+    const KernelView view = TRY(look());
+    const host::LvmVolume& pool = *TRY(view.find_pool(name));
+    if (!view.kernel())
+        return std::unexpected(view.kernel().error());
+    if (view.pool_device(pool) != nullptr)
+        return fail(ErrorKind::refused,
+                    "pool {0} was activated after its metadata were read: lamella deactivate {1}/{0} --with-contents, "
+                    "and begin again",
+                    name, name_);
+    // Each transaction of the kernel's ends with another superblock.
+    const AtRest now = TRY(metadata_at_rest(view, pool));
+    if (read_superblock(*now.device) != superblock)
+        return fail(ErrorKind::refused, "pool {} was used after its metadata were read: they are others now; begin again", name);
+    return {};
+}
+
 Result<std::unique_ptr<HeldMetadata>> KernelGroup::read_metadata(const std::string& name) {
     const KernelView view = TRY(look());
     const host::LvmVolume& pool = *TRY(view.find_pool(name));
     if (!view.kernel())
         return std::unexpected(view.kernel().error());
-    std::unique_ptr<HeldMetadata> held(new HeldMetadata);
+    std::unique_ptr<HeldMetadata> held(new HeldMetadata(*this, name));
     const host::KernelDevice* device = view.pool_device(pool);
     if (device == nullptr) {
         if (view.lvm().shared())
             return fail(ErrorKind::refused, "pool {} isn't active here, and another host may have it: lamella activate {}/{}", name, name_,
                         name);
-        // Nobody changes it: it is read from the disks.
-        std::vector<BlockDevice*> devices;
-        for (const host::LvmPhysicalVolume& physical : view.lvm().physical_volumes)
-            if (!physical.missing)
-                devices.push_back(held->disks_.emplace_back(TRY(FileDevice::open(physical.device, {.read_only = true}))).get());
-        lvm2::GroupStore store = TRY(lvm2::GroupStore::open(devices, {}));
-        const lvm2::LogicalVolume* metadata = store.group().logical_volume(pool.metadata);
-        if (metadata == nullptr)
-            return fail(ErrorKind::damaged, "the group's text lacks {}", pool.metadata);
-        held->device_ =
-            TRY(mapper::VolumeDevice::open(store.group(), *metadata, [&store](std::string_view disk) { return store.device(disk); }));
+        AtRest found = TRY(metadata_at_rest(view, pool));
+        held->disks_ = std::move(found.disks);
+        held->device_ = std::move(found.device);
+        held->superblock_ = read_superblock(*held->device_);
+        return held;
+    }
+    TRY(refuse_without_lock(view, pool));
+    held->mapper_ = host_.mapper.get();
+    held->pool_device_ = device->name;
+    const auto metadata = view.find(pool.metadata);
+    const host::KernelDevice* below = metadata ? view.device(**metadata, "tmeta") : nullptr;
+    const std::string path = host_.device_directory / (below != nullptr ? below->name : lvm2::dm_name(name_, pool.metadata));
+    if (const auto status = status_of(*device); status && (status->failed || status->mode == "ro")) {
+        held->still_ = joined(device->status);
+        held->device_ = TRY(FileDevice::open(path, {.read_only = true}));
+        held->superblock_ = read_superblock(*held->device_);
         return held;
     }
     const int mark = TRY(open_mark(mark_of(pool)));
     if (mark < 0)
         return fail(ErrorKind::refused, "another process reads the metadata of pool {} now", name);
-    held->mapper_ = host_.mapper.get();
-    held->pool_device_ = device->name;
     held->in_snapshot_ = true;
     if (const auto status = status_of(*device); status && status->held_root) {
         ::close(mark);
@@ -360,15 +551,12 @@ Result<std::unique_ptr<HeldMetadata>> KernelGroup::read_metadata(const std::stri
             return std::unexpected(asked.error().within(fmt::format("a metadata snapshot of pool {}", name)));
         }
         held->mark_ = mark;
-        const auto now = status_of(TRY(active_pool(TRY(look()), name)));
+        const auto now = status_of(TRY(host_.mapper->device(device->name)));
         if (!now || !now->held_root)
             return fail(ErrorKind::failed, "pool {}: the kernel took the message and holds no metadata snapshot", name);
         TRY(write_mark(mark, fmt::to_string(*now->held_root)));
     }
-    const auto metadata = view.find(pool.metadata);
-    const host::KernelDevice* below = metadata ? view.device(**metadata, "tmeta") : nullptr;
-    held->device_ =
-        TRY(FileDevice::open("/dev/mapper/" + (below != nullptr ? below->name : lvm2::dm_name(name_, pool.metadata)), {.read_only = true}));
+    held->device_ = TRY(FileDevice::open(path, {.read_only = true}));
     return held;
 }
 
@@ -378,12 +566,23 @@ Result<PoolContents> KernelGroup::pool_contents(const std::string& pool, bool ch
     TRY_WITHIN(pool, tools::dump(metadata->device(), {.metadata_snapshot = metadata->in_snapshot(), .mappings = false}, ids));
     if (check && !metadata->in_snapshot())
         ids.contents.check = TRY_WITHIN(pool, check_metadata(metadata->device()));
+    TRY(metadata->still_whole());
+    KernelView view = TRY(look());
+    if (view.describe(*TRY(view.find(pool))).transaction_id != ids.contents.transaction_id) {
+        // LVM may have changed it since it was asked.
+        report_.reset();
+        view = TRY(look());
+    }
+    if (view.describe(*TRY(view.find(pool))).transaction_id == ids.contents.transaction_id + 1)
+        ids.contents.changing = has_messages(view, pool);
     return std::move(ids.contents);
 }
 
 Result<std::vector<ThinUsage>> KernelGroup::pool_usage(const std::string& pool) {
     const auto metadata = TRY(read_metadata(pool));
-    return TRY_WITHIN(pool, thin_usage(metadata->device(), metadata->in_snapshot()));
+    std::vector<ThinUsage> usage = TRY_WITHIN(pool, thin_usage(metadata->device(), metadata->in_snapshot()));
+    TRY(metadata->still_whole());
+    return usage;
 }
 
 Result<PackedMetadata> KernelGroup::pack_metadata(const std::string& pool, const std::string& file) {
@@ -391,6 +590,7 @@ Result<PackedMetadata> KernelGroup::pack_metadata(const std::string& pool, const
     IdCollector header;
     TRY_WITHIN(pool, tools::dump(metadata->device(), {.metadata_snapshot = metadata->in_snapshot(), .mappings = false}, header));
     const tools::PackReport report = TRY_WITHIN(pool, tools::pack_into_file(metadata->device(), file));
+    TRY(metadata->still_whole());
     return PackedMetadata{report.bytes, header.contents.transaction_id, metadata->in_snapshot()};
 }
 
@@ -408,6 +608,9 @@ Result<std::string> KernelGroup::backup_text() {
 
 Result<void> KernelGroup::restore_text(const std::string& text, bool force, ChangeOptions options) {
     const KernelView view = TRY(look_to_change());
+    if (view.lvm().shared())
+        return fail(ErrorKind::refused, "group {} is shared between hosts by lvmlockd, and what another one has active isn't seen here",
+                    name_);
     const lvm2::ParsedGroup parsed = TRY_WITHIN("the backup", lvm2::check_backup(text));
     if (!parsed.findings.empty())
         return fail(ErrorKind::damaged, "the backup is not sound: {}", lvm2::to_string(parsed.findings[0]));

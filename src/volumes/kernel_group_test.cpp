@@ -8,17 +8,66 @@
 #include <sys/file.h>
 #include <unistd.h>
 
+#include <atomic>
+#include <cstdlib>
+#include <new>
+
 #include <nlohmann/json.hpp>
 
 #include "volumes/kernel_fixture.h"
 
-namespace lamella {
 namespace {
+std::atomic<std::uint64_t> allocations;
+}
+
+// Counted, and else as it is. (All other forms come down to these; under a sanitizer the one that doesn't throw has a place of its own.)
+[[gnu::noinline]] void* operator new(std::size_t size) {
+    ++allocations;
+    if (void* memory = std::malloc(size))
+        return memory;
+    throw std::bad_alloc();
+}
+[[gnu::noinline]] void* operator new(std::size_t size, const std::nothrow_t&) noexcept {
+    ++allocations;
+    return std::malloc(size);
+}
+[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+
+namespace lamella {
 
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
 using testing::StartsWith;
+
+// A report with so many snapshots more, each tenth of them active.
+void Kernel::add_snapshots(unsigned count) {
+    nlohmann::json whole = nlohmann::json::parse(report);
+    nlohmann::json& group_report = whole["report"][0];
+    const auto row_of = [&](const char* section, const LvmId& id) {
+        for (const nlohmann::json& row : group_report[section])
+            if (row.value("lv_uuid", "") == id.dashed())
+                return row;
+        return nlohmann::json();
+    };
+    nlohmann::json volume = row_of("lv", ids.at("web-s2")), segment = row_of("seg", ids.at("web-s2"));
+    host::KernelDevice active = device("my--vg-web");
+    for (unsigned i = 0; i < count; ++i) {
+        const LvmId id = LvmId::generate();
+        volume["lv_uuid"] = segment["lv_uuid"] = id.dashed();
+        volume["lv_name"] = fmt::format("s{}", i);
+        group_report["lv"].push_back(volume);
+        group_report["seg"].push_back(segment);
+        active.name = lvm2::dm_name("my-vg", fmt::format("s{}", i));
+        active.uuid = lvm2::dm_uuid(group_id, id);
+        if (i % 10 == 0)
+            devices.push_back(active);
+    }
+    report = whole.dump();
+}
+
+namespace {
 
 // --- Looking ----------------------------------------------------------------------------------------------------------------
 
@@ -55,6 +104,16 @@ TEST_F(Kernel, TakesUsageFromTheKernel) {
     device("my--vg-pool-tpool").status[0].parameters =
         "4 113/1024 1024/1024 - out_of_data_space no_discard_passdown error_if_no_space - 256";
     EXPECT_TRUE(test::value_of(open()->volume("pool")).error_when_full);
+}
+
+TEST_F(Kernel, KnowsWhetherASnapshotIsWatched) {
+    EXPECT_EQ(test::value_of(open()->volume("boot-s")).monitored, std::nullopt) << "LVM says nothing";
+    const std::size_t segment = report.rfind("\"lv_uuid\": \"" + ids.at("boot-s").dashed());
+    edit("\"seg_monitor\": \"\"", "\"seg_monitor\": \"not monitored\"", segment);
+    EXPECT_EQ(test::value_of(open()->volume("boot-s")).monitored, false);
+    edit("\"seg_monitor\": \"not monitored\"", "\"seg_monitor\": \"monitored\"", segment);
+    EXPECT_EQ(test::value_of(open()->volume("boot-s")).monitored, true);
+    EXPECT_EQ(test::value_of(open()->volume("boot")).monitored, std::nullopt);
 }
 
 // Unknown is not 0, and invalid is not full.
@@ -113,14 +172,15 @@ TEST_F(Kernel, TellsOfMissingPhysicalVolumesAndRefusesChanges) {
 TEST_F(Kernel, LeavesExportedGroupsAlone) {
     edit("\"vg_exported\": \"0\"", "\"vg_exported\": \"1\"");
     expect_error(open()->rename("web", "www", {}), ErrorKind::refused, "exported");
+    EXPECT_THAT(test::value_of(open()->info()).findings, testing::Contains(testing::StartsWith("the group is exported")));
     EXPECT_THAT(changes(), IsEmpty());
 }
 
 TEST_F(Kernel, SaysWhyTheGroupIsNotThere) {
     report = "  Volume group \"my-vg\" not found\n";
-    expect_error(try_open(), ErrorKind::damaged, "not JSON");
+    expect_error(open()->info(), ErrorKind::damaged, "not JSON");
     report = "{\"report\":[]}";
-    expect_error(try_open(), ErrorKind::not_found, "my-vg");
+    expect_error(open()->info(), ErrorKind::not_found, "my-vg");
 }
 
 // The user-space engine gets the disks of a group of which nothing is active, by whatever name.
@@ -129,7 +189,9 @@ TEST_F(Kernel, GivesItsDisksAwayOnlyWhileNothingIsActive) {
     expect_error(group->inactive_disks(), ErrorKind::refused, "my--vg-pool-tpool");
     const std::vector<std::string> disks = test::value_of(group->disks());
     devices.clear();
-    EXPECT_EQ(test::value_of(open()->inactive_disks()).paths, disks);
+    const HostDisks given = test::value_of(open()->inactive_disks());
+    EXPECT_EQ(given.paths, disks);
+    EXPECT_EQ(given.lock_directory, "/run/lock/lvm");
     EXPECT_FALSE(disks.empty());
     refuse_mapper = Error(ErrorKind::refused, "not root");
     expect_error(open()->inactive_disks(), ErrorKind::refused, "not root");
@@ -245,35 +307,39 @@ TEST_F(Kernel, LooksForRoomFirst) {
 // However many volumes there are: one command, one pass over the kernel's devices, and nothing asked for each of them.
 TEST_F(Kernel, ListsTenThousandByOneCommandAndOnePass) {
     constexpr unsigned count = 10'000;
-    nlohmann::json whole = nlohmann::json::parse(report);
-    nlohmann::json& group_report = whole["report"][0];
-    const auto row_of = [&](const char* section, const LvmId& id) {
-        for (const nlohmann::json& row : group_report[section])
-            if (row.value("lv_uuid", "") == id.dashed())
-                return row;
-        return nlohmann::json();
-    };
-    nlohmann::json volume = row_of("lv", ids.at("web-s2")), segment = row_of("seg", ids.at("web-s2"));
-    host::KernelDevice active = device("my--vg-web");
-    for (unsigned i = 0; i < count; ++i) {
-        const LvmId id = LvmId::generate();
-        volume["lv_uuid"] = segment["lv_uuid"] = id.dashed();
-        volume["lv_name"] = fmt::format("s{}", i);
-        group_report["lv"].push_back(volume);
-        group_report["seg"].push_back(segment);
-        active.name = lvm2::dm_name("my-vg", fmt::format("s{}", i));
-        active.uuid = lvm2::dm_uuid(group_id, id);
-        if (i % 10 == 0)
-            devices.push_back(active);
-    }
-    report = whole.dump();
+    add_snapshots(count);
+    // LVM takes its time for as many; it isn't asked again for that.
+    report_takes = std::chrono::seconds(5);
+    // With all that `lamella list` asks.
     auto group = open();
-    const unsigned opening = mapper->passes;
-    const std::vector<VolumeInfo> all = test::value_of(group->volumes());
+    ASSERT_TRUE(group->disks());
+    const std::vector<VolumeInfo> all = test::value_of(group->listing()).volumes;
     EXPECT_EQ(all.size(), count + 15u);
     EXPECT_EQ(std::ranges::count(all, std::optional<std::uint64_t>(640 * 512), &VolumeInfo::mapped), count / 10 + 1);
     EXPECT_EQ(runner->commands.size(), 1u);
-    EXPECT_EQ(mapper->passes, opening + 1);
+    EXPECT_EQ(mapper->passes, 1u);
+}
+
+// Each object that is made on the way is a step: four times the volumes take four times the steps, and not sixteen.
+TEST_F(Kernel, TakesStepsInProportionToWhatThereIs) {
+    const auto steps = [&, sole = report, of_kernel = devices](unsigned count) {
+        report = sole;
+        devices = of_kernel;
+        add_snapshots(count);
+        std::vector<std::string> names;
+        for (unsigned i = 0; i < count; ++i)
+            names.push_back(fmt::format("s{}", i));
+        auto group = open();
+        const std::uint64_t before = allocations;
+        test::value_of(group->listing());
+        const std::uint64_t listed = allocations;
+        test::value_of(group->remove(names, false, {.dry_run = true}));
+        return std::pair(listed - before, allocations - listed);
+    };
+    const auto few = steps(250);
+    const auto many = steps(1000);
+    EXPECT_LT(many.first, few.first * 5);
+    EXPECT_LT(many.second, few.second * 5);
 }
 
 // Who a snapshot is of is remembered where LVM forgets it.
@@ -392,9 +458,18 @@ TEST_F(Kernel, PutsNothingIntoAPoolThatCannotTakeIt) {
     device("my--vg-pool-tpool").status[0].parameters =
         "4 113/1024 1024/1024 - out_of_data_space no_discard_passdown queue_if_no_space - 256";
     expect_error(open()->create_volume(request, {}), ErrorKind::no_space, "full");
+    // Full, and no write has met that yet.
+    device("my--vg-pool-tpool").status[0].parameters = "4 113/1024 1024/1024 - rw no_discard_passdown queue_if_no_space - 256";
+    for (bool dry_run : {false, true}) {
+        expect_error(open()->create_snapshots({{.origin = "web"}}, {.dry_run = dry_run}), ErrorKind::no_space, "no chunk is free");
+        expect_error(open()->create_volume(request, {.dry_run = dry_run}), ErrorKind::no_space, "no chunk is free");
+    }
+    device("my--vg-pool-tpool").status[0].parameters = "4 113/1024 1023/1024 - rw no_discard_passdown queue_if_no_space - 256";
+    test::value_of(open()->create_snapshots({{.origin = "web"}}, {.dry_run = true}));
     device("my--vg-pool-tpool").status[0].parameters = "4 1024/1024 5/1024 - ro no_discard_passdown queue_if_no_space - 256";
     expect_error(open()->create_snapshots({{.origin = "web"}}, {}), ErrorKind::refused, "read-only");
-    EXPECT_THAT(changes(), IsEmpty());
+    for (const std::string& line : changes())
+        EXPECT_THAT(line, HasSubstr("--test"));
 }
 
 TEST_F(Kernel, SaysWhatItCannotDo) {
@@ -417,10 +492,56 @@ TEST_F(Kernel, PassesOnWhatLvmRefuses) {
 
 TEST_F(Kernel, KeepsMessagesBehindLvmsBackAway) {
     auto group = open();
-    expect_error(group->send_message("pool", "delete 1"), ErrorKind::refused, "LVM's back");
-    test::value_of(group->send_message("pool", "reserve_metadata_snap"));
-    EXPECT_THAT(mapper->messages, ElementsAre("my--vg-pool-tpool: reserve_metadata_snap"));
+    for (const char* message : {"delete 1", "create_thin 99", "create_snap 99 1", "set_transaction_id 4 5"})
+        expect_error(group->send_message("pool", message), ErrorKind::refused, "behind the group's back");
+    // What no volume of LVM's is.
+    test::value_of(group->send_message("pool", "delete 99"));
+    EXPECT_THAT(mapper->messages, ElementsAre("my--vg-pool-tpool: delete 99"));
     expect_error(group->send_message("web", "x"), ErrorKind::usage, "not a thin pool");
+    device("my--vg-pool-tpool").status[0].parameters = "3 113/1024 5/1024 - rw no_discard_passdown queue_if_no_space - 256";
+    expect_error(open()->send_message("pool", "delete 99"), ErrorKind::refused, "behind the group's back");
+}
+
+// Where device mapper knows, LVM isn't asked: its report of a large group takes long.
+TEST_F(Kernel, AsksActiveDevicesWithoutLvm) {
+    device("my--vg-pool-tpool").status[0].parameters = "4 113/1024 5/1024 77 rw no_discard_passdown queue_if_no_space - 256";
+    auto group = open();
+    mapper->tables["my--vg-boot--s"] = {{0, 1000, "snapshot", "254:1 254:2 P 8"}};
+    EXPECT_TRUE(group->is_active());
+    EXPECT_THAT(test::value_of(group->status_line("pool")), HasSubstr(" thin-pool 4 113/1024"));
+    EXPECT_EQ(test::value_of(group->status_line("web")), "0 1000 thin 640 639");
+    EXPECT_EQ(test::value_of(group->table_line("boot-s")), "0 1000 snapshot 254:1 254:2 P 8");
+    expect_error(group->send_message("pool", "reserve_metadata_snap"), ErrorKind::exists, "already");
+    test::value_of(group->send_message("pool", "release_metadata_snap"));
+    expect_error(group->reserve_metadata_snapshot("pool", {.dry_run = true}), ErrorKind::exists, "already");
+    EXPECT_THAT(runner->commands, IsEmpty());
+    EXPECT_EQ(mapper->passes, 0u);
+    // Of anything else only LVM can tell: what isn't active, what isn't there, what isn't a pool.
+    expect_error(group->status_line("web-s2"), ErrorKind::refused, "isn't active");
+    expect_error(group->status_line("pool_tmeta"), ErrorKind::refused, "isn't active");
+    expect_error(group->status_line("none"), ErrorKind::not_found, "no volume none");
+    expect_error(group->reserve_metadata_snapshot("web", {}), ErrorKind::usage, "not a thin pool");
+}
+
+// A name proves nothing: a container engine's device may have it.
+TEST_F(Kernel, BelievesNoDeviceWithoutLvmsUuid) {
+    for (const std::string& uuid : {std::string(), "CRYPT-" + device("my--vg-web").uuid, device("my--vg-web").uuid + "-cow"}) {
+        device("my--vg-web").uuid = uuid;
+        expect_error(open()->status_line("web"), ErrorKind::refused, "isn't active");
+        EXPECT_EQ(runner->commands.size(), 1u);
+    }
+    EXPECT_TRUE(open()->is_active());
+    const std::vector<host::KernelDevice> of_this = devices;
+    for (host::KernelDevice& one : devices)
+        one.name.replace(0, 7, "my--vg--x-");
+    EXPECT_FALSE(open()->is_active()) << "those are of a group my-vg-x";
+    devices = of_this;
+    for (host::KernelDevice& one : devices)
+        one.uuid = "";
+    EXPECT_FALSE(open()->is_active());
+    refuse_mapper = Error(ErrorKind::refused, "not root");
+    EXPECT_FALSE(open()->is_active());
+    expect_error(open()->status_line("pool"), ErrorKind::refused, "not root");
 }
 
 TEST_F(Kernel, ReservesAndReleasesMetadataSnapshots) {
@@ -457,6 +578,22 @@ TEST_F(Kernel, ReleasesWhatAKilledProcessLeft) {
     EXPECT_THAT(mapper->messages, IsEmpty());
 }
 
+// Folders for LVM's files, which a killed process left.
+TEST_F(Kernel, RemovesTheFoldersOfKilledProcesses) {
+    const std::filesystem::path dead = folder + "/backup-AAAAAA", living = folder + "/backup-BBBBBB", other = folder + "/other-CCCCCC";
+    for (const auto& path : {dead, living, other}) {
+        std::filesystem::create_directory(path);
+        std::ofstream(path / "metadata") << "x";
+    }
+    const int holder = ::open(living.c_str(), O_RDONLY | O_DIRECTORY);
+    ASSERT_EQ(::flock(holder, LOCK_EX), 0);
+    open();
+    EXPECT_FALSE(std::filesystem::exists(dead));
+    EXPECT_TRUE(std::filesystem::exists(living / "metadata"));
+    EXPECT_TRUE(std::filesystem::exists(other / "metadata"));
+    ::close(holder);
+}
+
 TEST_F(Kernel, LeavesAloneWhatALivingProcessHolds) {
     device("my--vg-pool-tpool").status[0].parameters = "4 113/1024 5/1024 77 rw no_discard_passdown queue_if_no_space - 256";
     std::ofstream(mark()) << "77";
@@ -474,6 +611,16 @@ TEST_F(Kernel, ReleasesOnEveryWayOut) {
     EXPECT_FALSE(group->read_metadata("pool"));
     EXPECT_THAT(mapper->messages, ElementsAre(HasSubstr("reserve_metadata_snap"), HasSubstr("release_metadata_snap")));
     EXPECT_EQ(std::filesystem::file_size(mark()), 0u);
+}
+
+// It would refuse the message, and changes nothing on its disks.
+TEST_F(Kernel, AsksNothingOfAPoolThatTakesNoMessages) {
+    for (const char* status : {"4 1024/1024 5/1024 - ro no_discard_passdown queue_if_no_space - 256", "Fail"}) {
+        device("my--vg-pool-tpool").status[0].parameters = status;
+        auto group = open();
+        expect_error(group->read_metadata("pool"), ErrorKind::not_found, "/dev/mapper/my--vg-pool_tmeta");
+        EXPECT_THAT(mapper->messages, IsEmpty());
+    }
 }
 
 // --- The group's text -------------------------------------------------------------------------------------------------------

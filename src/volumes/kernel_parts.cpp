@@ -81,7 +81,7 @@ Result<void> refuse_in_use(const KernelView& view, const host::LvmVolume& volume
 Result<void> check_new_name(const KernelView& view, const std::string& name) {
     TRY(lvm2::check_volume_name(view.lvm().name, name));
     if (view.find(name))
-        return fail(ErrorKind::exists, "'{}' is there already", name);
+        return fail(ErrorKind::exists, "group {} has a volume {} already", view.lvm().name, name);
     return {};
 }
 

@@ -9,6 +9,7 @@
 #include "base/files.h"
 #include "base/uuid.h"
 #include "host/device_users.h"
+#include "lvm2/group.h"
 #include "volumes/kernel_group.h"
 #include "volumes/kernel_parts.h"
 
@@ -112,23 +113,118 @@ Result<std::string> KernelGroup::write_profile(unsigned threshold, unsigned perc
     return profile;
 }
 
-Result<void> KernelGroup::watch(const std::string& pool, const std::string& profile) {
-    // lvconvert of 2.03.16 takes a profile and forgets it. The kernel hears of the threshold when the table is loaded anew.
-    if (TRY(volume(pool)).profile != profile) {
+Result<void> KernelGroup::watch(const std::string& pool, const std::string& profile, bool anew) {
+    const KernelView view = TRY(look());
+    const bool active = view.pool_device(*TRY(view.find_pool(pool))) != nullptr;
+    // lvconvert of 2.03.16 takes a profile and forgets it.
+    if (!profile.empty() && TRY(volume(pool)).profile != profile) {
         TRY(change(host::LvmWords("lvchange").option("--metadataprofile", profile).volume(name_, pool), false));
-        TRY(change(host::LvmWords("lvchange").option("--refresh").volume(name_, pool), false));
+        anew = true;
     }
-    TRY(change(host::LvmWords("lvchange").option("--monitor", "y").volume(name_, pool), false));
+    // The kernel hears of the threshold when the table is loaded anew.
+    if (active && anew)
+        TRY(change(host::LvmWords("lvchange").option("--refresh").volume(name_, pool), false));
+    if (profile.empty())
+        return {};
+    // LVM has it watched when it is activated.
+    if (active)
+        TRY(change(host::LvmWords("lvchange").option("--monitor", "y").volume(name_, pool), false));
     const VolumeInfo now = TRY(volume(pool));
     if (now.profile != profile)
         return fail(ErrorKind::failed, "LVM says that it is done, and the pool's profile is '{}'", now.profile);
-    if (now.monitored && !*now.monitored)
+    // Whether what LVM doesn't say is good enough, its caller decides.
+    if (active && now.monitored && !*now.monitored)
         return fail(ErrorKind::failed, "dmeventd doesn't watch it: is dmeventd installed, and activation/monitoring on in lvm.conf?");
     return {};
 }
 
+Result<AutomaticExtension> KernelGroup::automatic_extension(const std::string& name) {
+    const KernelView view = TRY(look());
+    const host::ExtensionRule rule = TRY_WITHIN(name, lvm_.extension_rule(TRY(view.find_pool(name))->profile));
+    return AutomaticExtension{rule.threshold, rule.percent};
+}
+
+Result<VolumeInfo> KernelGroup::change_pool(const ChangePool& request, ChangeOptions options) {
+    const KernelView view = TRY(look_to_change());
+    const host::LvmVolume& pool = *TRY(view.find_pool(request.name));
+    TRY(refuse_without_lock(view, pool));
+    VolumeInfo info = view.describe(pool);
+    const bool active = view.pool_device(pool) != nullptr;
+    if (!request.profile.empty() && request.autoextend_threshold != 0)
+        return fail(ErrorKind::usage, "a profile has a threshold and percentage of its own");
+    // All settings in one command: they are changed, or they aren't.
+    host::LvmWords words("lvchange");
+    bool any = false, refresh = false;
+    const auto set = [&](std::string_view option, std::string_view value) {
+        words.option(option, value);
+        any = true;
+    };
+    if (!request.discards.empty() && request.discards != info.discards) {
+        TRY(check_pool_settings(lvm2::min_chunk_bytes, request.discards));
+        if ((request.discards == "ignore" || info.discards == "ignore") && active)
+            return fail(ErrorKind::refused,
+                        "pool {0} is active, and whether its volumes take discards at all is settled by then: lamella deactivate {1}/{0} "
+                        "--with-contents first",
+                        request.name, name_);
+        set("--discards", request.discards);
+        info.discards = request.discards;
+    }
+    if (request.error_when_full) {
+        // LVM fails where its text has it already. What the kernel does may be something else all the same: a pool in error since it was
+        // full for long.
+        if (*request.error_when_full != (pool.when_full == "error"))
+            set("--errorwhenfull", *request.error_when_full ? "y" : "n");
+        else
+            refresh = *request.error_when_full != info.error_when_full;
+        info.error_when_full = *request.error_when_full;
+    }
+    std::string profile = request.profile;
+    if (!profile.empty())
+        TRY_WITHIN(fmt::format("profile {}", profile), lvm_.extension_rule(profile));
+    else if (request.autoextend_threshold != 0 && !options.dry_run)
+        profile = TRY(write_profile(request.autoextend_threshold, request.autoextend_percent));
+    if (!profile.empty() && profile != info.profile) {
+        set("--metadataprofile", profile);
+        refresh = active;
+        info.profile = profile;
+    }
+    std::optional<ChangeLock> lock;
+    if (!options.dry_run && (!profile.empty() || (any && refresh))) {
+        lock.emplace(TRY(lock_changes()));
+        TRY(lock->write({.kind = ChangeRecord::Kind::settings,
+                         .pool = request.name,
+                         .profile = profile,
+                         .sequence_number = any ? view.lvm().sequence_number : 0,
+                         .volumes = {{.name = request.name, .id = pool.id}}}));
+    }
+    const auto make = [&]() -> Result<void> {
+        if (any)
+            TRY(change(words.volume(name_, request.name), options.dry_run));
+        if (refresh)
+            TRY(change(host::LvmWords("lvchange").option("--refresh").volume(name_, request.name), options.dry_run));
+        return {};
+    };
+    const auto made = make();
+    Settled settled;
+    if (lock)
+        settled = TRY_WITHIN(made ? "the settings are changed" : made.error().message(), settle(*lock, Maker::at_work));
+    TRY(made);
+    if (options.dry_run)
+        return info;
+    TRY_WITHIN("it isn't extended automatically", std::move(settled.watched));
+    const VolumeInfo now = TRY(volume(request.name));
+    if (!profile.empty() && now.profile != profile)
+        return fail(ErrorKind::failed, "LVM says that it is done, and the profile of pool {} is '{}'", request.name, now.profile);
+    // What the kernel does in a pool that was full for long isn't what the text says, and ends with a new table.
+    if (now.discards != info.discards || (request.error_when_full && now.error_when_full != info.error_when_full))
+        return fail(ErrorKind::failed, "LVM says that it is done, and pool {} has discards={}, and writes to it {} when it is full",
+                    request.name, now.discards, now.error_when_full ? "fail" : "wait");
+    return now;
+}
+
 Result<void> KernelGroup::remove_foreign(const std::string& name, const std::vector<PoolDependent>& dependents, ChangeOptions options) {
-    TRY(look_to_change());
+    const KernelView view = TRY(look_to_change());
+    TRY(refuse_without_lock(view, *TRY(view.find_pool(name))));
     const std::vector<PoolDependent> now = TRY(pool_dependents(name));
     const auto same = [](const PoolDependent& left, const PoolDependent& right) {
         return left.name == right.name && left.id == right.id && left.device_id == right.device_id;

@@ -3,7 +3,7 @@
 // Activation, pools made of volumes, and changes of several commands that are broken off after each of them.
 #include <gmock/gmock.h>
 
-#include "volumes/kernel_fixture.h"
+#include "volumes/little_lvm.h"
 
 namespace lamella {
 namespace {
@@ -67,6 +67,12 @@ TEST_F(Activation, EndsPoolsLast) {
     expect_error(group->set_active({.names = {"pool"}, .active = false}, {}), ErrorKind::refused, "active, which stands on it");
 }
 
+TEST_F(Activation, TakesAPoolWithItsVolumes) {
+    auto group = open();
+    EXPECT_THAT(names_of(test::value_of(group->set_active({.names = {"pool"}, .active = false, .with_contents = true}, {.dry_run = true}))),
+                ElementsAre("ro", "web", "pool"));
+}
+
 TEST_F(Activation, EndsNothingThatIsInUse) {
     device("my--vg-web").open_count = 1;
     expect_error(open()->set_active({.active = false}, {}), ErrorKind::refused, "web is in use");
@@ -96,12 +102,127 @@ TEST_F(Activation, IsForGroupsThatAreThisHosts) {
 
 // lvmlockd's locks are LVM's to take; who holds one, LVM says.
 TEST_F(Kernel, LeavesLocksOfSharedGroupsToLvm) {
-    edit("\"vg_lock_type\": \"\"", "\"vg_lock_type\": \"sanlock\", \"vg_lock_args\": \"1.0.0:lvmlock\"");
+    share();
     auto group = open();
     test::value_of(group->rename("tail", "tail3", {.dry_run = true}));
+    EXPECT_THAT(changes(), IsEmpty()) << "LVM makes no trials there";
     on_change = [](const host::Command&) { return host::CommandResult{5, 0, "", "  LV locked by other host: my-vg/tail\n"}; };
     expect_error(group->rename("tail", "tail3", {}), ErrorKind::refused, "sanlock 1.0.0:lvmlock");
     expect_error(group->rename("tail", "tail3", {}), ErrorKind::refused, "locked by other host");
+}
+
+// lvcreate -s and lvextend of 2.03.16 refuse, and then activate the pool here, while another host has it active.
+TEST_F(Kernel, AsksLvmForNothingOfAPoolThatAnotherHostHas) {
+    share();
+    hold("tail");
+    device("my--vg-pool-tpool").uuid = "";
+    auto group = open();
+    expect_error(group->create_snapshots({{.origin = "web", .name = "s"}}, {}), ErrorKind::refused, "free or another host's");
+    expect_error(group->create_volume({.name = "x", .size = {.value = MiB}, .pool = "pool"}, {}), ErrorKind::refused, "lamella activate");
+    expect_error(group->resize({.name = "pool", .size = {.value = 900 * MiB}}, {}), ErrorKind::refused, "lock of pool pool");
+    expect_error(group->resize({.name = "web", .size = {.value = 900 * MiB}}, {}), ErrorKind::refused, "lock of pool pool");
+    expect_error(group->rename("web", "web2", {}), ErrorKind::refused, "lock of pool pool");
+    expect_error(group->remove({"web"}, false, {}), ErrorKind::refused, "lock of pool pool");
+    expect_error(group->change_pool({.name = "pool", .discards = "nopassdown"}, {}), ErrorKind::refused, "lock of pool pool");
+    expect_error(group->rollback("web", "web-s2", {}), ErrorKind::refused, "lock of pool pool");
+    edit("\"lv_name\": \"[lvol0_pmspare]\"", "\"lv_name\": \"other\"");
+    edit_volume("lvol0_pmspare", "private,pool,spare", "public");
+    for (const bool dry_run : {true, false})
+        expect_error(group->make_spare({.dry_run = dry_run}), ErrorKind::refused, "lock of pool pool");
+    EXPECT_THAT(changes(), IsEmpty());
+
+    expect_error(group->restore_text("", true, {}), ErrorKind::refused, "another one has active");
+    hold("pool");
+    test::value_of(group->create_snapshots({{.origin = "web", .name = "s"}}, {.dry_run = true}));
+}
+
+TEST_F(Kernel, TellsWhoHasThePoolOfASharedGroup) {
+    share();
+    leases = fmt::format("00000000 lvm_my-vg host-one 0000000161 0001 0001\n70254592 lvm_my-vg {} 0000000012 0001 0001 1\n",
+                         ids.at("pool").dashed());
+    edit_volume("tail2", "\"lv_name\": \"tail2\"", "\"lv_name\": \"[lvmlock]\"");
+    device("my--vg-pool-tpool").uuid = "";
+    auto group = open();
+    expect_error(group->create_snapshots({{.origin = "web", .name = "s"}}, {}), ErrorKind::refused,
+                 "the lock of pool pool is that of host-one (host id 1)");
+    EXPECT_THAT(runner->line(runner->commands.size() - 1), testing::StartsWith("direct dump /dev/mapper/my--vg-lvmlock:0:"));
+    on_change = [](const host::Command&) { return host::CommandResult{5, 0, "", "  LV locked by other host: my-vg/pool\n"}; };
+    expect_error(group->set_active({.names = {"web-s2"}, .ignore_skip = true}, {}), ErrorKind::refused, "it is host-one (host id 1)");
+}
+
+TEST_F(Kernel, TellsWhichLocksOfASharedGroupItHolds) {
+    using Known = std::optional<bool>;
+    EXPECT_EQ(test::value_of(open()->volume("pool")).lock_held, Known()) << "of one host's";
+    share();
+    auto group = open();
+    const auto held = [&](const std::string& name) { return test::value_of(group->volume(name)).lock_held; };
+    for (const char* name : {"pool", "web", "web-s2", "tail", "str", "str-s"})
+        EXPECT_EQ(held(name), Known(false)) << name;
+    hold("pool");
+    hold("str");
+    for (const char* name : {"pool", "web", "web-s2", "str", "str-s"})
+        EXPECT_EQ(held(name), Known(true)) << name;
+    EXPECT_EQ(held("tail"), Known(false));
+    lvmlockd = "";
+    EXPECT_EQ(held("pool"), Known(false)) << "locks that aren't started are held by nobody here";
+    lvmlockd.reset();
+    EXPECT_EQ(held("pool"), Known()) << "nobody says";
+}
+
+// As LVM's own commands may leave it.
+TEST_F(Kernel, TouchesNoActivePoolWithoutItsLock) {
+    share();
+    devices.push_back({.name = "my--vg-lvmlock", .uuid = "", .number = {254, 90}});
+    auto group = open();
+    const std::string text = "active here without its lock";
+    expect_error(group->reserve_metadata_snapshot("pool", {}), ErrorKind::refused, text.c_str());
+    expect_error(group->read_metadata("pool"), ErrorKind::refused, text.c_str());
+    expect_error(group->send_message("pool", "delete 7"), ErrorKind::refused, text.c_str());
+    EXPECT_THAT(mapper->messages, IsEmpty());
+    EXPECT_THAT(test::value_of(group->info()).findings, testing::Contains(testing::HasSubstr("doesn't hold its lock")));
+    hold("pool");
+    EXPECT_THAT(test::value_of(group->info()).findings, testing::Not(testing::Contains(testing::HasSubstr("doesn't hold its lock"))));
+}
+
+// There no device tells that hosts share the group.
+TEST_F(Kernel, TouchesNoActivePoolWithoutItsLockOfDlm) {
+    edit("\"vg_lock_type\": \"\"", "\"vg_lock_type\": \"dlm\"");
+    lvmlockd = fmt::format("\nVG my-vg lock_type=dlm {}\nLS dlm lvm_my-vg\nLK VG un ver 8\n", group_id.dashed());
+    add_process("lvmlockd");
+    auto group = open();
+    expect_error(group->reserve_metadata_snapshot("pool", {}), ErrorKind::refused, "active here without its lock");
+    expect_error(group->release_metadata_snapshot("pool", {}), ErrorKind::refused, "active here without its lock");
+    EXPECT_THAT(mapper->messages, IsEmpty());
+    hold("pool");
+    test::value_of(group->reserve_metadata_snapshot("pool", {.dry_run = true}));
+}
+
+// Nobody is told to end what may be sound.
+TEST_F(Kernel, ClaimsNothingOfLocksWhenLvmlockdDoesNotAnswer) {
+    share();
+    hold("pool");
+    lvmlockd.reset();
+    auto group = open();
+    const Error error = group->read_metadata("pool").error();
+    EXPECT_EQ(error.kind(), ErrorKind::refused);
+    EXPECT_THAT(error.message(), testing::HasSubstr("isn't known"));
+    EXPECT_THAT(error.message(), testing::Not(testing::HasSubstr("deactivate")));
+    const auto findings = test::value_of(group->info()).findings;
+    EXPECT_THAT(findings,
+                testing::Contains(testing::HasSubstr("pool: the pool is active here, and whether this host holds its lock isn't known")));
+    EXPECT_THAT(findings, testing::Not(testing::Contains(testing::HasSubstr("deactivate"))));
+}
+
+TEST_F(Kernel, ChangesNoSharedGroupWhoseLocksAreNotStarted) {
+    share();
+    auto group = open();
+    lvmlockd = "";
+    expect_error(group->rename("tail", "tail3", {}), ErrorKind::refused, "vgchange --lockstart my-vg");
+    expect_error(group->set_active({}, {}), ErrorKind::refused, "aren't started on this host");
+    lvmlockd.reset();
+    expect_error(group->rename("tail", "tail3", {}), ErrorKind::refused, "doesn't answer on this host");
+    expect_error(group->inactive_disks(), ErrorKind::refused, "whose locks the user-space engine doesn't take");
+    EXPECT_THAT(changes(), IsEmpty());
 }
 
 // Another host may have the pool, and change what would be read.
@@ -109,6 +230,95 @@ TEST_F(Kernel, ReadsNoInactivePoolOfASharedGroup) {
     edit("\"vg_lock_type\": \"\"", "\"vg_lock_type\": \"dlm\"");
     device("my--vg-pool-tpool").uuid = "";
     expect_error(open()->pool_contents("pool", false), ErrorKind::refused, "another host may have it");
+}
+
+// --- Settings of a pool -----------------------------------------------------------------------------------------------------
+
+TEST_F(Kernel, ChangesSettingsOfAPool) {
+    auto group = open();
+    test::value_of(group->change_pool({.name = "pool", .discards = "nopassdown", .error_when_full = true}, {.dry_run = true}));
+    EXPECT_THAT(changes(), ElementsAre("lvchange --test --discards nopassdown --errorwhenfull y -- my-vg/pool")) << "all of them, or none";
+    expect_error(group->change_pool({.name = "pool", .discards = "ignore"}, {}), ErrorKind::refused, "active");
+    expect_error(group->change_pool({.name = "pool", .discards = "some"}, {}), ErrorKind::usage, "some");
+    expect_error(group->change_pool({.name = "web", .discards = "ignore"}, {}), ErrorKind::usage, "not a thin pool");
+    // LVM's word alone is no success.
+    expect_error(group->change_pool({.name = "pool", .error_when_full = true}, {}), ErrorKind::failed, "writes to it wait");
+}
+
+// LVM fails where a setting is what its text has already.
+TEST_F(Kernel, ChangesNoSettingThatIsAsWanted) {
+    auto group = open();
+    test::value_of(group->change_pool({.name = "pool", .discards = "passdown", .error_when_full = false}, {}));
+    EXPECT_THAT(changes(), IsEmpty());
+    // A full pool that has waited for long enough: the kernel alone has turned to errors.
+    host::KernelTarget& status = device("my--vg-pool-tpool").status[0];
+    status.parameters = "4 113/1024 1024/1024 - out_of_data_space no_discard_passdown error_if_no_space - 256";
+    group = open();
+    test::value_of(group->change_pool({.name = "pool", .discards = "nopassdown", .error_when_full = false}, {.dry_run = true}));
+    EXPECT_THAT(changes(), ElementsAre("lvchange --test --discards nopassdown -- my-vg/pool", "lvchange --test --refresh -- my-vg/pool"));
+    on_change = [&](const host::Command&) {
+        mapper->all.front().status[0].parameters = "4 113/1024 1024/1024 - out_of_data_space no_discard_passdown queue_if_no_space - 256";
+        return host::CommandResult{};
+    };
+    EXPECT_FALSE(test::value_of(group->change_pool({.name = "pool", .error_when_full = false}, {})).error_when_full);
+    // And the other way round: the text changes.
+    group = open();
+    test::value_of(group->change_pool({.name = "pool", .error_when_full = true}, {.dry_run = true}));
+    EXPECT_THAT(changes(), ElementsAre("lvchange --test --errorwhenfull y -- my-vg/pool"));
+}
+
+TEST_F(Kernel, GivesAPoolAProfileThatIsThere) {
+    auto group = open();
+    expect_error(group->change_pool({.name = "pool", .autoextend_threshold = 80, .profile = "grow"}, {}), ErrorKind::usage, "of its own");
+    const auto answer = runner->answer;
+    runner->answer = [&](const host::Command& command) -> Result<host::CommandResult> {
+        if (command.words[1] != "lvmconfig")
+            return answer(command);
+        if (std::ranges::find(command.words, "grow") == command.words.end())
+            return host::CommandResult{5, 0, "", "  Failed to load config file /etc/lvm/profile/none.profile\n"};
+        return host::CommandResult{0, 0, "thin_pool_autoextend_threshold=70\nthin_pool_autoextend_percent=20\n", ""};
+    };
+    expect_error(group->change_pool({.name = "pool", .profile = "none"}, {}), ErrorKind::failed, "profile none");
+    EXPECT_THAT(changes(), IsEmpty());
+    test::value_of(group->change_pool({.name = "pool", .profile = "grow"}, {.dry_run = true}));
+    EXPECT_THAT(changes(), ElementsAre("lvchange --test --metadataprofile grow -- my-vg/pool", "lvchange --test --refresh -- my-vg/pool"));
+    // LVM's word alone is no success.
+    on_change = [&](const host::Command&) {
+        edit("\"vg_seqno\": \"", "\"vg_seqno\": \"1");
+        return host::CommandResult{};
+    };
+    expect_error(group->change_pool({.name = "pool", .profile = "grow"}, {}), ErrorKind::failed, "the profile of pool pool is ''");
+}
+
+TEST_F(Kernel, TellsWhoExtendsAPool) {
+    auto group = open();
+    runner->answer = [&](const host::Command& command) -> Result<host::CommandResult> {
+        if (command.words[1] == "lvmconfig")
+            return host::CommandResult{0, 0, "thin_pool_autoextend_threshold=70\nthin_pool_autoextend_percent=20\n", ""};
+        return host::CommandResult{0, 0, report, ""};
+    };
+    EXPECT_EQ(test::value_of(group->automatic_extension("pool")).threshold, 70u);
+    expect_error(group->automatic_extension("web"), ErrorKind::usage, "not a thin pool");
+}
+
+// New metadata are written beside the old.
+TEST_F(Kernel, ReplacesNoMetadataOfAPoolInUse) {
+    expect_error(open()->new_metadata("pool", false), ErrorKind::refused, "--with-contents");
+    expect_error(open()->new_metadata("web", false), ErrorKind::usage, "not a thin pool");
+    share();
+    expect_error(open()->new_metadata("pool", false), ErrorKind::refused, "another one may have");
+    EXPECT_THAT(changes(), IsEmpty());
+}
+
+// Where lvm.conf turns monitoring off, LVM doesn't ask dmeventd: 2.03.16 says nothing then, 2.03.39 "not enabled".
+TEST_F(Kernel, DoesNotTakeMonitoringThatIsOffInLvmConfForAnAnswer) {
+    const auto told = [&](const char* from, const char* to) {
+        edit(from, to, report.find("\"segtype\": \"thin-pool\""));
+        return test::value_of(open()->volume("pool")).monitored;
+    };
+    EXPECT_EQ(told("\"seg_monitor\": \"\"", "\"seg_monitor\": \"not enabled\""), std::nullopt);
+    EXPECT_EQ(told("not enabled", "not monitored"), false);
+    EXPECT_EQ(told("not monitored", "monitored"), true);
 }
 
 // --- Pools of volumes -------------------------------------------------------------------------------------------------------
@@ -157,6 +367,14 @@ TEST_F(Kernel, SwapsMetadataOfPoolsThatAreNotActive) {
         return host::CommandResult{};
     };
     EXPECT_EQ(test::value_of(group->swap_metadata("pool", "tail", {})).name, "pool");
+    // From 2.03.24 on each id goes with its name, and only the extents have changed places.
+    on_change = [&](const host::Command&) {
+        edit("\"seg_pe_ranges\": \"/dev/ubdb:0-0\"", "\"seg_pe_ranges\": \"was\"");
+        edit("\"seg_pe_ranges\": \"/dev/ubda:26-27\"", "\"seg_pe_ranges\": \"/dev/ubdb:0-0\"");
+        edit("\"seg_pe_ranges\": \"was\"", "\"seg_pe_ranges\": \"/dev/ubda:26-27\"");
+        return host::CommandResult{};
+    };
+    EXPECT_EQ(test::value_of(group->swap_metadata("pool", "tail", {})).name, "pool");
 }
 
 TEST_F(Kernel, MakesTheSpareByExtendingMetadata) {
@@ -175,143 +393,8 @@ TEST_F(Kernel, MakesTheSpareByExtendingMetadata) {
 
 // --- Broken off after each command --------------------------------------------------------------------------------------------
 
-// An LVM that carries out what these changes ask of it, as far as they look at it; after so many of them the process that asks is killed.
-class LittleLvm {
-  public:
-    struct Killed {};
-    struct Volume {
-        std::string id, name, type = "linear", origin, pool, metadata, data;
-        std::vector<std::string> tags;
-        bool hidden = false;
-        bool active = true;
-        bool skipped = false;
-    };
-    std::vector<Volume> volumes;
-    std::vector<std::string> tags;  // of the group
-    std::uint64_t sequence_number = 1;
-    unsigned until_killed = 1000;
-    unsigned until_failure = 1000;
-
-    Result<host::CommandResult> run(const host::Command& command) {
-        if (command.words[1] == "fullreport")
-            return host::CommandResult{0, 0, report(), ""};
-        if (until_failure-- == 0)
-            return host::CommandResult{5, 0, "", "  Insufficient free space: 9 extents needed, but only 2 available\n"};
-        change(command.words);
-        ++sequence_number;
-        if (until_killed-- == 0)
-            throw Killed();
-        return host::CommandResult{};
-    }
-    std::vector<std::string> names() const {
-        std::vector<std::string> all;
-        for (const Volume& volume : volumes)
-            if (!volume.hidden)
-                all.push_back(volume.name + (volume.tags.empty() ? "" : fmt::format("@{}", fmt::join(volume.tags, ","))));
-        return all;
-    }
-    Volume& at(const std::string& name) {
-        const auto found = std::ranges::find(volumes, name, &Volume::name);
-        EXPECT_NE(found, volumes.end()) << name;
-        return *found;
-    }
-    // All of the change was done when it was broken off.
-    bool complete() const { return names() == std::vector<std::string>{"pool@fast"} && tags.empty(); }
-    Volume& make(const std::string& name, const std::string& type) {
-        volumes.push_back({.id = LvmId::generate().dashed(), .name = name, .type = type});
-        return volumes.back();
-    }
-
-    std::string report() const {
-        std::string lv, seg;
-        for (const Volume& volume : volumes) {
-            const bool pool = volume.type == "thin-pool";
-            lv += fmt::format(
-                R"({}{{"lv_uuid":"{}","lv_name":"{}","lv_size":"8388608","lv_attr":"{}","lv_skip_activation":"{}","lv_role":"{}","lv_tags":"{}","origin":"{}","pool_lv":"{}","data_lv":"{}","metadata_lv":"{}","lv_metadata_size":"{}"}})",
-                lv.empty() ? "" : ",", volume.id, volume.hidden ? "[" + volume.name + "]" : volume.name,
-                volume.active ? "-wi-a-----" : "Vwi---tz-k", volume.skipped ? "1" : "0",
-                volume.hidden ? "private,thin,pool,metadata" : "public", fmt::join(volume.tags, ","), volume.origin, volume.pool,
-                volume.data, volume.metadata, pool ? "4194304" : "");
-            seg += fmt::format(R"({}{{"lv_uuid":"{}","segtype":"{}","seg_start":"0","seg_size":"8388608"}})", seg.empty() ? "" : ",",
-                               volume.id, volume.type);
-        }
-        return fmt::format(
-            R"({{"report":[{{"vg":[{{"vg_name":"my-vg","vg_uuid":"{}","vg_seqno":"{}","vg_extent_size":"4194304","vg_extent_count":"62","vg_free_count":"30","vg_tags":"{}"}}],"pv":[{{"pv_name":"/dev/slow","pv_uuid":"QcLKg5-A609-8m5q-iMXx-764M-LE8W-91kFJu"}}],"lv":[{}],"pvseg":[],"seg":[{}]}}]}})",
-            "FTM2AD-Md9x-9Pyd-AcDP-m8QK-xGzn-4hs1m3", sequence_number, fmt::join(tags, ","), lv, seg);
-    }
-
-  private:
-    void change(const std::vector<std::string>& words) {
-        const auto value = [&](const char* option) {
-            const auto found = std::ranges::find(words, option);
-            return found == words.end() || found + 1 == words.end() ? std::string() : *(found + 1);
-        };
-        const auto behind_group = [](const std::string& name) { return name.substr(name.find('/') + 1); };
-        const auto names_begin = std::ranges::find(words, "--");
-        ASSERT_NE(names_begin, words.end());
-        const std::string target = behind_group(*(names_begin + 1));
-        if (words[1] == "lvcreate") {
-            Volume& made = make(value("--name"), value("--type").empty() ? "thin" : value("--type"));
-            for (std::size_t i = 0; i < words.size(); ++i)
-                if (words[i] == "--addtag")
-                    made.tags.push_back(words[i + 1]);
-            if (std::ranges::find(words, "--snapshot") != words.end()) {
-                made.origin = target;
-                made.pool = at(target).pool;
-                made.active = false;
-                made.skipped = true;
-            }
-        } else if (words[1] == "lvchange") {
-            for (auto name = names_begin + 1; name != words.end(); ++name) {
-                if (const std::string tag = value("--deltag"); !tag.empty()) {
-                    EXPECT_EQ(std::erase(at(behind_group(*name)).tags, tag), 1u);
-                }
-                if (const std::string tag = value("--addtag"); !tag.empty())
-                    at(behind_group(*name)).tags.push_back(tag);
-            }
-        } else if (words[1] == "vgchange") {
-            if (const std::string tag = value("--deltag"); !tag.empty()) {
-                EXPECT_EQ(std::erase(tags, tag), 1u);
-            }
-            if (const std::string tag = value("--addtag"); !tag.empty())
-                tags.push_back(tag);
-        } else if (words[1] == "lvconvert") {
-            // As 2.03.16: the pool is a new volume.
-            for (const auto& [part, name] :
-                 {std::pair(behind_group(value("--poolmetadata")), "pool_tmeta"), std::pair(target, "pool_tdata")}) {
-                EXPECT_THAT(at(part).tags, IsEmpty()) << "a hidden volume keeps its tags for ever";
-                at(part).hidden = true;
-                at(part).name = name;
-            }
-            Volume& pool = make("pool", "thin-pool");
-            pool.metadata = "pool_tmeta";
-            pool.data = "pool_tdata";
-        } else if (words[1] == "lvremove") {
-            const std::string select = value("--select");
-            const bool pool_too = std::ranges::any_of(
-                volumes, [&](const Volume& volume) { return volume.type == "thin-pool" && select.find(volume.id) != std::string::npos; });
-            std::erase_if(volumes,
-                          [&](const Volume& volume) { return select.find(volume.id) != std::string::npos || (pool_too && volume.hidden); });
-        } else {
-            ADD_FAILURE() << words[1];
-        }
-    }
-};
-
-class BrokenOff : public testing::Test {
+class BrokenOff : public LittleLvmTest {
   protected:
-    BrokenOff() {
-        folder = testing::TempDir() + "lamella-broken-XXXXXX";
-        EXPECT_NE(::mkdtemp(folder.data()), nullptr);
-    }
-    ~BrokenOff() override { std::filesystem::remove_all(folder); }
-
-    std::unique_ptr<KernelGroup> open(LittleLvm& lvm) {
-        auto runner = std::make_unique<host::FakeRunner>();
-        runner->answer = [&lvm](const host::Command& command) { return lvm.run(command); };
-        return test::value_of(
-            KernelGroup::open("my-vg", {std::move(runner), std::make_unique<host::FakeMapper>(), "/usr/sbin/lvm", folder, &clock}));
-    }
     static CreatePool pool_of_parts() {
         CreatePool request;
         request.name = "pool";
@@ -320,18 +403,6 @@ class BrokenOff : public testing::Test {
         request.data_on = {"/dev/slow"};
         request.metadata_on = {"/dev/quick"};
         return request;
-    }
-    // Ends with the process killed after so many commands of `change`; false: it came to its end before.
-    bool kill(LittleLvm& lvm, unsigned after, const std::function<void(KernelGroup&)>& change) {
-        lvm.until_killed = after;
-        bool killed = false;
-        try {
-            change(*open(lvm));
-        } catch (const LittleLvm::Killed&) {
-            killed = true;
-        }
-        lvm.until_killed = 1000;
-        return killed;
     }
     // Killed after each command of `change` in turn: `expect` sees what the next process made of it, and how often it was killed.
     void kill_at_each(const std::function<void(LittleLvm&)>& prepare, const std::function<void(KernelGroup&)>& change,
@@ -364,18 +435,6 @@ class BrokenOff : public testing::Test {
     static void take_three(KernelGroup& group) {
         test::value_of(group.create_snapshots({{.origin = "web"}, {.origin = "db", .tags = {"t"}}, {.origin = "log"}}, {}));
     }
-    // A new process that is about to change something. Returns the volumes that tags tell of afterwards.
-    std::vector<std::string> recover(LittleLvm& lvm) {
-        const auto group = open(lvm);
-        test::value_of(group->recover());
-        std::vector<std::string> left;
-        for (const auto& one : test::value_of(group->info()).broken_off)
-            left.push_back(one.volume);
-        return left;
-    }
-
-    std::string folder;
-    ManualClock clock;
 };
 
 TEST_F(BrokenOff, MakingAPoolOfPartsIsUndone) {
@@ -411,6 +470,36 @@ TEST_F(BrokenOff, ASetIsWholeOrNotThere) {
         },
         4);
     EXPECT_THAT(left, ElementsAre(4, 4, 7, 7, 7));
+}
+
+// What the record has by then differs: the command before has ended.
+TEST_F(BrokenOff, KilledBeforeEachCommandAllIsThereOrNothing) {
+    const auto make_pool = [](KernelGroup& group) { test::value_of(group.create_pool(pool_of_parts(), {})); };
+    const auto nothing = [](LittleLvm&) {};
+    const std::vector<std::string> four = {"pool", "web", "db", "log"}, seven = {"pool", "web", "db", "log", "web-s1", "db-s1@t", "log-s1"};
+    for (const auto& [prepare, change, none, all] :
+         {std::tuple(std::function<void(LittleLvm&)>(nothing), std::function<void(KernelGroup&)>(make_pool), std::vector<std::string>(),
+                     std::vector<std::string>{"pool@fast"}),
+          std::tuple(std::function<void(LittleLvm&)>(prepare_set), std::function<void(KernelGroup&)>(take_three), four, seven)}) {
+        unsigned kills = 0;
+        for (bool killed = true; killed; ++kills) {
+            SCOPED_TRACE(kills);
+            LittleLvm lvm;
+            prepare(lvm);
+            lvm.kill_before = true;
+            killed = kill(lvm, kills, change);
+            const bool left = lvm.report().find("lamella.unfinished") != std::string::npos;
+            const auto next = open(lvm);
+            test::value_of(next->recover());
+            const GroupInfo info = test::value_of(next->info());
+            EXPECT_EQ(info.recovered.size(), left ? 1u : 0u) << "it is said";
+            EXPECT_THAT(info.broken_off, IsEmpty());
+            EXPECT_THAT(lvm.report(), testing::Not(HasSubstr("lamella.unfinished")));
+            EXPECT_THAT(lvm.names(), testing::AnyOf(none, all));
+            EXPECT_TRUE(killed || lvm.names() == all);
+        }
+        EXPECT_EQ(kills, all.size() == 1 ? 8u : 5u);
+    }
 }
 
 // Somebody may have found all three there, and gone on with what is left.
@@ -456,7 +545,7 @@ TEST_F(BrokenOff, WhatSomebodyWasAtIsKept) {
 
 // A text from a backup, or a disk from another host, or this host started anew: tags prove nothing.
 TEST_F(BrokenOff, WithoutARecordNothingIsRemoved) {
-    const auto file = [&] { return folder + "/change-FTM2AD-Md9x-9Pyd-AcDP-m8QK-xGzn-4hs1m3"; };
+    const auto file = [&] { return folder + "/change-FTM2AD-Md9x-9Pyd-AcDP-m8QK-xGzn-4hs1m3.record"; };
     for (unsigned after = 0; after < 6; ++after)
         for (const bool cut_short : {false, true}) {
             LittleLvm lvm;
@@ -492,16 +581,93 @@ TEST_F(BrokenOff, ASetThatFailsLeavesNothing) {
     }
 }
 
+// However far it came: nothing of it is there, or all of it, and what it says is so.
 TEST_F(BrokenOff, AChangeThatFailsLeavesNothing) {
-    for (unsigned at = 0; at < 4; ++at) {
+    unsigned at = 0;
+    for (;; ++at) {
+        SCOPED_TRACE(at);
         LittleLvm lvm;
         lvm.make("other", "linear");
         lvm.until_failure = at;
         const auto made = open(lvm)->create_pool(pool_of_parts(), {});
-        ASSERT_FALSE(made) << at;
+        if (made)
+            break;
         EXPECT_EQ(made.error().kind(), ErrorKind::no_space);
-        EXPECT_THAT(lvm.names(), ElementsAre("other")) << at;
+        const bool whole = lvm.names() == std::vector<std::string>{"other", "pool@fast"};
+        EXPECT_EQ(made.error().message().find("pool is there all the same") != std::string::npos, whole) << made.error().message();
+        if (!whole) {
+            EXPECT_THAT(lvm.names(), ElementsAre("other"));
+        }
+        EXPECT_THAT(lvm.tags, IsEmpty());
+        EXPECT_THAT(recover(lvm), IsEmpty());
     }
+    EXPECT_EQ(at, 7u);
+}
+
+// LVM refuses all from then on: what is left is told of, and put right as soon as LVM lets it be.
+TEST_F(BrokenOff, WhatCannotBeUndoneNowIsUndoneLater) {
+    for (unsigned at = 1; at < 7; ++at) {
+        SCOPED_TRACE(at);
+        LittleLvm lvm;
+        lvm.until_failure = at;
+        lvm.fails_for_good = true;
+        const auto made = open(lvm)->create_pool(pool_of_parts(), {});
+        ASSERT_FALSE(made);
+        EXPECT_THAT(made.error().message(), HasSubstr("couldn't be removed again"));
+        EXPECT_THAT(lvm.report(), HasSubstr("lamella.unfinished"));
+        lvm.until_failure = 1000;
+        EXPECT_THAT(recover(lvm), IsEmpty());
+        EXPECT_THAT(lvm.report(), testing::Not(HasSubstr("lamella.unfinished")));
+        EXPECT_THAT(lvm.names(), testing::AnyOf(IsEmpty(), ElementsAre("pool@fast")));
+    }
+}
+
+// Snapshots first, then volumes, then pools, each by one command: what is left of a removal that was broken off is whole.
+TEST_F(BrokenOff, ARemovalLeavesWholeVolumes) {
+    std::vector<std::vector<std::string>> left;
+    for (const bool before : {true, false})
+        for (unsigned after = 0; after < 4; ++after) {
+            LittleLvm lvm;
+            prepare_set(lvm);
+            lvm.make("boot", "linear");
+            lvm.make("boot-s", "linear").origin = "boot";
+            lvm.at("boot-s").classic = true;
+            lvm.kill_before = before;
+            const bool killed = kill(lvm, after, [](KernelGroup& group) {
+                test::value_of(group.remove({"pool", "boot", "boot-s", "web", "db", "log"}, true, {}));
+            });
+            EXPECT_EQ(killed, after < 3);
+            EXPECT_THAT(recover(lvm), IsEmpty());
+            left.push_back(lvm.names());
+        }
+    EXPECT_THAT(left, ElementsAre(ElementsAre("pool", "web", "db", "log", "boot", "boot-s"),
+                                  ElementsAre("pool", "web", "db", "log", "boot"), ElementsAre("pool"), IsEmpty(),
+                                  ElementsAre("pool", "web", "db", "log", "boot"), ElementsAre("pool"), IsEmpty(), IsEmpty()));
+}
+
+// Between the tag that remembers the origin and the merge: nothing is merged, and the same command does it.
+TEST_F(BrokenOff, ARollbackGoesOnWhereItWasBrokenOff) {
+    for (const bool before : {true, false})
+        for (unsigned after = 0; after < 3; ++after) {
+            SCOPED_TRACE(fmt::format("{} {}", before, after));
+            LittleLvm lvm;
+            prepare_set(lvm);
+            for (const char* name : {"web-s1", "web-s2"}) {
+                LittleLvm::Volume& snapshot = lvm.make(name, "thin");
+                snapshot.pool = "pool";
+                snapshot.origin = "web";
+                snapshot.active = false;
+            }
+            const auto roll_back = [](KernelGroup& group) { test::value_of(group.rollback("web", "web-s1", {})); };
+            lvm.kill_before = before;
+            EXPECT_EQ(kill(lvm, after, roll_back), after < 2);
+            EXPECT_THAT(recover(lvm), IsEmpty());
+            const bool merged = std::ranges::count(lvm.names(), std::string("web-s1")) == 0;
+            EXPECT_EQ(merged, after == 2 || (after == 1 && !before));
+            if (!merged)
+                roll_back(*open(lvm));
+            EXPECT_THAT(lvm.names(), ElementsAre("pool", "web", "db", "log", "web-s2@lamella.origin=web"));
+        }
 }
 
 // Who is at work isn't disturbed.

@@ -50,6 +50,12 @@ const host::KernelTarget* sole_target(const host::KernelDevice* device) {
     return device != nullptr && device->status.size() == 1 ? &device->status.front() : nullptr;
 }
 
+// "pending": not known yet. Where lvm.conf turns monitoring off, LVM doesn't ask dmeventd; newer versions say "not enabled" then.
+std::optional<bool> monitored(const host::LvmSegment& segment) {
+    const std::string& said = segment.monitoring;
+    return said.empty() || said == "pending" || said == "not enabled" ? std::nullopt : std::optional(said == "monitored");
+}
+
 bool is_classic(const host::LvmVolume& volume) { return volume.has_role("thicksnapshot"); }
 
 VolumeKind kind_of(const host::LvmVolume& volume, const std::string& type) {
@@ -98,8 +104,8 @@ std::optional<KernelPoolStatus> parse_pool_status(std::string_view parameters) {
     return status;
 }
 
-KernelView::KernelView(host::LvmGroup group, Result<std::vector<host::KernelDevice>> kernel)
-    : group_(std::move(group)), kernel_(std::move(kernel)) {
+KernelView::KernelView(host::LvmGroup group, Result<std::vector<host::KernelDevice>> kernel, std::optional<host::HostLocks> locks)
+    : group_(std::move(group)), kernel_(std::move(kernel)), locks_(std::move(locks)) {
     if (kernel_)
         for (const host::KernelDevice& device : *kernel_)
             if (!device.uuid.empty())
@@ -120,6 +126,11 @@ Result<const host::LvmVolume*> KernelView::find_pool(std::string_view name) cons
     if (pool->segments.size() != 1 || pool->segments[0].type != "thin-pool")
         return fail(ErrorKind::usage, "{} is not a thin pool", name);
     return pool;
+}
+
+const host::LvmVolume* KernelView::pool_of(const host::LvmVolume& volume) const {
+    const auto pool = find_pool(volume.pool.empty() ? volume.name : volume.pool);
+    return pool ? *pool : nullptr;
 }
 
 const host::KernelDevice* KernelView::device(const host::LvmVolume& volume, std::string_view layer) const {
@@ -204,8 +215,20 @@ VolumeInfo KernelView::describe(const host::LvmVolume& volume) const {
         info.refused = "a physical volume of it is missing";
     else if (const host::KernelDevice* found = device(volume); found != nullptr && found->suspended)
         info.refused = "it is suspended";
+    info.lock_held = lock_held(volume);
     info.state = snapshot_state_of(info);
     return info;
+}
+
+// Thin volumes and classic snapshots have no locks of their own, nor has what LVM hides.
+std::optional<bool> KernelView::lock_held(const host::LvmVolume& volume) const {
+    if (!locks_ || locks_->state == host::HostLocks::State::no_daemon || volume.hidden)
+        return std::nullopt;
+    const host::LvmVolume* of = pool_of(volume);
+    if (of == nullptr && is_classic(volume))
+        if (const auto origin = find(volume.origin))
+            of = *origin;
+    return locks_->exclusive.contains((of != nullptr ? of : &volume)->id);
 }
 
 void KernelView::describe_pool(const host::LvmVolume& volume, VolumeInfo& info) const {
@@ -217,8 +240,7 @@ void KernelView::describe_pool(const host::LvmVolume& volume, VolumeInfo& info) 
     info.effective_discards = volume.kernel_discards;
     info.zero_new_blocks = segment.zero.value_or(true);
     info.error_when_full = volume.when_full == "error";
-    if (!segment.monitoring.empty())
-        info.monitored = segment.monitoring == "monitored";
+    info.monitored = monitored(segment);
     info.needs_check = volume.check_needed.value_or(false);
     const host::KernelTarget* target = sole_target(pool_device(volume));
     const auto status = target != nullptr ? parse_pool_status(target->parameters) : std::nullopt;
@@ -245,8 +267,10 @@ void KernelView::describe_snapshot(const host::LvmVolume& volume, VolumeInfo& in
     info.size = volume.origin_size.value_or(volume.size);
     info.stripes = 1;
     info.stripe_size = 0;
-    if (!volume.segments.empty())
+    if (!volume.segments.empty()) {
         info.chunk_size = volume.segments[0].chunk_size;
+        info.monitored = monitored(volume.segments[0]);
+    }
     // While it is merged, the origin's device has the target.
     const host::KernelDevice* of = device(volume);
     if (const auto origin = by_name_.find(volume.origin); merging && origin != by_name_.end())
@@ -287,6 +311,14 @@ std::vector<VolumeInfo> KernelView::volumes() const {
 
 void KernelView::add_findings(const host::LvmVolume& volume, std::vector<std::string>& findings) const {
     const VolumeInfo info = describe(volume);
+    if (locks_unknown() && pool_device(volume) != nullptr)
+        findings.push_back(fmt::format(
+            "{}: the pool is active here, and whether this host holds its lock isn't known: lvmlockd doesn't answer", volume.name));
+    else if (lacks_lock(volume) && pool_device(volume) != nullptr)
+        findings.push_back(
+            fmt::format("{0}: the pool is active here, and this host doesn't hold its lock: another host may write to it "
+                        "too; lamella deactivate {1}/{0} --with-contents, at once",
+                        volume.name, group_.name));
     const auto add = [&](std::string what) { findings.push_back(fmt::format("{}: {}", volume.name, what)); };
     if (info.needs_check)
         add("the pool's metadata needs a check");

@@ -10,6 +10,7 @@
 
 #include "base/result.h"
 #include "host/kernel_mapper.h"
+#include "host/lvm_locks.h"
 #include "host/lvm_report.h"
 #include "volumes/volume_group.h"
 
@@ -33,7 +34,8 @@ std::optional<KernelPoolStatus> parse_pool_status(std::string_view parameters);
 class KernelView {
   public:
     // `kernel`: devices whose names may be the group's; or why there are none.
-    KernelView(host::LvmGroup group, Result<std::vector<host::KernelDevice>> kernel);
+    // `locks`: of a group that hosts share.
+    KernelView(host::LvmGroup group, Result<std::vector<host::KernelDevice>> kernel, std::optional<host::HostLocks> locks = {});
 
     KernelView(KernelView&&) = default;
     KernelView& operator=(KernelView&&) = default;
@@ -57,13 +59,24 @@ class KernelView {
     // The kernel's devices, those of others with similar names among them; or why they aren't known.
     const Result<std::vector<host::KernelDevice>>& kernel() const { return kernel_; }
 
+    // What this host holds of a shared group's locks. None: it isn't shared.
+    const std::optional<host::HostLocks>& locks() const { return locks_; }
+    // The pool whose lock stands for a volume too: a thin volume's, or itself. Null: it is of no pool.
+    const host::LvmVolume* pool_of(const host::LvmVolume& volume) const;
+    // In a shared group: what a host has alone, as a pool, isn't this host's now, as far as it is known.
+    bool lacks_lock(const host::LvmVolume& pool) const { return locks_ && !locks_->exclusive.contains(pool.id); }
+    // lvmlockd doesn't answer.
+    bool locks_unknown() const { return locks_ && locks_->state == host::HostLocks::State::no_daemon; }
+
   private:
+    std::optional<bool> lock_held(const host::LvmVolume& volume) const;
     void describe_pool(const host::LvmVolume& volume, VolumeInfo& info) const;
     void describe_snapshot(const host::LvmVolume& volume, VolumeInfo& info) const;
     void add_findings(const host::LvmVolume& volume, std::vector<std::string>& findings) const;
 
     host::LvmGroup group_;
     Result<std::vector<host::KernelDevice>> kernel_;
+    std::optional<host::HostLocks> locks_;
     std::unordered_map<std::string, const host::KernelDevice*> by_uuid_;
     std::unordered_map<std::string, const host::LvmVolume*> by_name_;
 };

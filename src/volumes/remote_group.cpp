@@ -77,6 +77,14 @@ Result<VolumeInfo> RemoteGroup::swap_metadata(const std::string& pool, const std
                             {{"pool", exactly(pool)}, {"volume", exactly(volume)}, {"options", to_json(options)}});
 }
 
+Result<VolumeInfo> RemoteGroup::change_pool(const ChangePool& request, ChangeOptions options) {
+    return call<VolumeInfo>(*client_, "change_pool", {{"request", to_json(request)}, {"options", to_json(options)}});
+}
+
+Result<AutomaticExtension> RemoteGroup::automatic_extension(const std::string& pool) {
+    return call<AutomaticExtension>(*client_, "automatic_extension", {{"pool", exactly(pool)}});
+}
+
 Result<std::vector<VolumeInfo>> RemoteGroup::set_active(const SetActive& request, ChangeOptions options) {
     return call<std::vector<VolumeInfo>>(*client_, "set_active", {{"request", to_json(request)}, {"options", to_json(options)}});
 }

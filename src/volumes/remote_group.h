@@ -32,6 +32,8 @@ class RemoteGroup final : public VolumeGroup {
     Result<void> remove(const std::vector<std::string>& names, bool with_contents, ChangeOptions options) override;
     Result<VolumeInfo> convert_to_pool(const ConvertToPool& request, ChangeOptions options) override;
     Result<VolumeInfo> swap_metadata(const std::string& pool, const std::string& volume, ChangeOptions options) override;
+    Result<VolumeInfo> change_pool(const ChangePool& request, ChangeOptions options) override;
+    Result<AutomaticExtension> automatic_extension(const std::string& pool) override;
     Result<std::vector<VolumeInfo>> set_active(const SetActive& request, ChangeOptions options) override;
     Result<std::vector<PoolDependent>> pool_dependents(const std::string& pool) override;
     Result<void> remove_foreign(const std::string& pool, const std::vector<PoolDependent>& dependents, ChangeOptions options) override;

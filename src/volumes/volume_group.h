@@ -87,6 +87,9 @@ struct VolumeInfo {
     std::optional<bool> active;
     std::optional<bool> monitored;  // by dmeventd
     std::string profile;            // the LVM profile with its rules for automatic extension
+    // In a group that hosts share: this host has for itself alone the lock of this volume, of its pool or of its origin. Empty elsewhere,
+    // and where lvmlockd doesn't say.
+    std::optional<bool> lock_held;
 
     // Being served: connections that have it open.
     std::uint32_t open_count = 0;
@@ -145,6 +148,11 @@ struct GroupInfo {
     bool can(Capability capability) const { return std::ranges::find(capabilities, capability) != capabilities.end(); }
 };
 
+struct GroupListing {
+    GroupInfo group;
+    std::vector<VolumeInfo> volumes;
+};
+
 // A size as a user gives it, resolved by the engine that knows the group.
 struct SizeRequest {
     enum class Base { bytes, percent_of_group, percent_of_free, percent_of_physical_volumes, percent_of_origin };
@@ -197,13 +205,32 @@ struct ConvertToPool {
     bool zero_new_blocks = true;  // without it, what was on the volume shows through where a chunk isn't written whole
     bool error_when_full = false;
     std::string discards = "passdown";
+    unsigned autoextend_threshold = 0;  // as CreatePool's
+    unsigned autoextend_percent = 0;
+};
+
+// What of a pool that is there becomes another; what is left empty stays.
+struct ChangePool {
+    std::string name;
+    std::string discards;
+    std::optional<bool> error_when_full;
+    unsigned autoextend_threshold = 0;  // as CreatePool's
+    unsigned autoextend_percent = 0;
+    std::string profile;  // one of LVM's that is there already, instead of those two numbers; empty: as it is
+};
+
+// What LVM makes of a pool's profile and of its configuration for all pools.
+struct AutomaticExtension {
+    std::uint32_t threshold = 100;  // percent in use from which dmeventd extends data or metadata, if it watches the pool; 100: never
+    std::uint32_t percent = 0;      // of its size, by which
 };
 
 // Makes volumes devices of this host, or takes these devices away.
 struct SetActive {
     std::vector<std::string> names;  // empty: all of the group
     bool active = true;
-    bool ignore_skip = false;  // those too that are marked to be skipped: thin snapshots, as LVM makes them
+    bool ignore_skip = false;    // those too that are marked to be skipped: thin snapshots, as LVM makes them
+    bool with_contents = false;  // of a pool that is named, its volumes too
 };
 
 // What stands on a pool and has to go before it.
@@ -249,6 +276,7 @@ struct PoolContents {
     std::uint64_t transaction_id = 0;
     bool changing = false;                  // the text has messages queued for the pool: its id may be one less, a volume more or less
     std::vector<std::uint32_t> device_ids;  // ascending
+    bool needs_check = false;               // the flag on the disk
     std::optional<PoolCheck> check;
 };
 
@@ -294,6 +322,12 @@ class VolumeGroup {
     // In the order of the group's metadata; hidden ones too.
     virtual Result<std::vector<VolumeInfo>> volumes() = 0;
     virtual Result<VolumeInfo> volume(const std::string& name) = 0;
+    // info() and volumes(); of one look where that costs less.
+    virtual Result<GroupListing> listing() {
+        GroupListing all{.group = TRY(info()), .volumes = {}};
+        all.volumes = TRY(volumes());
+        return all;
+    }
 
     virtual Result<VolumeInfo> create_pool(const CreatePool& request, ChangeOptions options) = 0;
     virtual Result<VolumeInfo> create_volume(const CreateVolume& request, ChangeOptions options) = 0;
@@ -311,6 +345,10 @@ class VolumeGroup {
     // `volume` becomes the pool's metadata, and what that was goes by the volume's name and can be looked at, as by lvconvert
     // --swapmetadata. What is on either isn't looked at. refused: the pool or one of its volumes is active.
     virtual Result<VolumeInfo> swap_metadata(const std::string& pool, const std::string& volume, ChangeOptions options) = 0;
+    // While the pool is in use, too; but not from or to ignoring discards (refused).
+    virtual Result<VolumeInfo> change_pool(const ChangePool& request, ChangeOptions options) = 0;
+    // unsupported: nobody extends pools of this group by himself. Errors: failed, if the pool's profile can't be read.
+    virtual Result<AutomaticExtension> automatic_extension(const std::string& pool) = 0;
     // Returns those that changed. refused: one is in use, by whom; named, and marked to be skipped.
     virtual Result<std::vector<VolumeInfo>> set_active(const SetActive& request, ChangeOptions options) = 0;
     // In the order in which they have to go.
@@ -342,7 +380,8 @@ class VolumeGroup {
     // lvolN_pmspare, which a repair of a pool writes to, is made, or made as large as the largest pool's metadata.
     virtual Result<VolumeInfo> make_spare(ChangeOptions options) = 0;
 
-    // A thin-pool or thin target's status and table line and messages, as the kernel's.
+    // A thin-pool or thin target's status and table line and messages, as the kernel's. What would part the pool's metadata from the
+    // group's text is refused: see pool_message.h.
     virtual Result<std::string> status_line(const std::string& name) = 0;
     virtual Result<std::string> table_line(const std::string& name) = 0;
     virtual Result<void> send_message(const std::string& pool, const std::string& message) = 0;

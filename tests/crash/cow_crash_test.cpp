@@ -24,25 +24,34 @@ namespace {
 
 constexpr unsigned shards = 4;
 constexpr std::uint64_t default_seeds = 600;
+constexpr std::uint64_t large_seeds = 20;
 constexpr unsigned lives = 4;
 constexpr unsigned store_count = 3;
-constexpr std::uint64_t store_bytes = 160 * 1024;
+
+enum class Chunks {
+    small,  // 1 to 32 sectors
+    large,  // 1024 to 8192: exceptions of areas that are read in several pieces, copies of several reads
+};
 
 std::atomic<std::uint64_t> cuts{0};
 
 class World {
   public:
-    explicit World(std::uint64_t seed) : seed_(seed), random_(seed * 0x9e3779b97f4a7c15u + 1) {
+    World(std::uint64_t seed, Chunks chunks)
+        : seed_(seed),
+          random_(seed * 0x9e3779b97f4a7c15u + 1),
+          chunks_(chunks),
+          store_bytes_(chunks == Chunks::small ? 160 * 1024 : 20 << 20) {
         one_disk_ = draw(2) == 0;
-        origin_bytes_ = (100 + draw(400)) * sector_bytes;
+        origin_bytes_ = (chunks == Chunks::small ? 100 + draw(400) : 10000 + draw(20000)) * sector_bytes;
         origin_.content = Content(origin_bytes_ / sector_bytes);
     }
 
     void run() {
         if (one_disk_)
-            sizes_ = {origin_bytes_ + store_count * store_bytes};
+            sizes_ = {origin_bytes_ + store_count * store_bytes_};
         else
-            sizes_ = {origin_bytes_, store_count * store_bytes};
+            sizes_ = {origin_bytes_, store_count * store_bytes_};
         contents_.resize(sizes_.size());
         for (unsigned life = 0; life < lives && !testing::Test::HasFailure(); ++life) {
             SCOPED_TRACE(fmt::format("seed {}, life {}", seed_, life));
@@ -91,7 +100,7 @@ class World {
         disks_ = std::move(disks);
         origin_slice_ = *SliceDevice::create(*disks_[0], 0, origin_bytes_, "origin");
         for (unsigned number = 0; number < store_count; ++number)
-            stores_[number] = *SliceDevice::create(*disks_.back(), (one_disk_ ? origin_bytes_ : 0) + number * store_bytes, store_bytes,
+            stores_[number] = *SliceDevice::create(*disks_.back(), (one_disk_ ? origin_bytes_ : 0) + number * store_bytes_, store_bytes_,
                                                    fmt::format("store{}", number));
     }
     void forget_disks() {
@@ -370,12 +379,14 @@ class World {
         auto taken = std::make_unique<Taken>();
         taken->store = store;
         const std::uint64_t kind = draw(5);
-        taken->options.store = {.persistent = kind != 0, .overflow = kind > 2, .chunk_sectors = std::uint32_t{1} << draw(6)};
+        taken->options.store = {.persistent = kind != 0,
+                                .overflow = kind > 2,
+                                .chunk_sectors = chunks_ == Chunks::small ? std::uint32_t{1} << draw(6) : std::uint32_t{1024} << draw(4)};
         taken->options.discard_zeroes_cow = draw(2) == 0;
         taken->options.discard_passdown_origin = taken->options.discard_zeroes_cow && draw(2) == 0;
         taken->options.name = fmt::format("snapshot {} in store {}", ++taken_count_, store);
         // A store that is used again: what the last one left is wiped first, as lvcreate does it, or only its beginning.
-        expect(write_zeroes_now(*stores_[store], 0, draw(2) == 0 ? store_bytes : 4096), "wiping");
+        expect(write_zeroes_now(*stores_[store], 0, draw(2) == 0 ? store_bytes_ : 4096), "wiping");
         expect(flush_now(*stores_[store]), "wiping");
         if (power_->off())
             return;
@@ -522,6 +533,8 @@ class World {
 
     const std::uint64_t seed_;
     std::mt19937_64 random_;
+    const Chunks chunks_;
+    const std::uint64_t store_bytes_;
     bool one_disk_;
     std::uint64_t origin_bytes_;
     std::vector<std::uint64_t> sizes_;
@@ -545,7 +558,14 @@ class World {
 class CowCrash : public testing::TestWithParam<unsigned> {};
 
 TEST_P(CowCrash, HoldsWhatWasFlushed) {
-    run_seeds("*CowCrash.HoldsWhatWasFlushed*", default_seeds, GetParam(), shards, [](std::uint64_t seed) { World(seed).run(); });
+    run_seeds("*CowCrash.HoldsWhatWasFlushed*", default_seeds, GetParam(), shards,
+              [](std::uint64_t seed) { World(seed, Chunks::small).run(); });
+    RecordProperty("cuts", static_cast<int>(cuts.load()));
+}
+
+TEST_P(CowCrash, LargeChunksHoldWhatWasFlushed) {
+    run_seeds("*CowCrash.LargeChunksHoldWhatWasFlushed*", large_seeds, GetParam(), shards,
+              [](std::uint64_t seed) { World(seed, Chunks::large).run(); });
     RecordProperty("cuts", static_cast<int>(cuts.load()));
 }
 

@@ -10,6 +10,7 @@
 #include <memory>
 #include <random>
 #include <set>
+#include <sstream>
 
 #include <gtest/gtest.h>
 
@@ -334,7 +335,12 @@ class GroupWorld {
         ASSERT_TRUE(status) << status.error().message();
         const std::string target = " thin-pool ";
         ASSERT_NE(status->find(target), std::string::npos) << *status;
-        const std::uint64_t in_pool = std::stoull(status->substr(status->find(target) + target.size()));
+        std::istringstream words(status->substr(status->find(target) + target.size()));
+        std::uint64_t in_pool = 0, used = 0, chunks = 0;
+        std::string metadata;
+        char slash = 0;
+        words >> in_pool >> metadata >> used >> slash >> chunks;
+        ASSERT_FALSE(words.fail()) << *status;
         auto store = lvm2::GroupStore::open(machine.borrowed, {});
         ASSERT_TRUE(store) << store.error().message();
         EXPECT_TRUE(store->findings().empty());
@@ -347,8 +353,13 @@ class GroupWorld {
         request.name = fmt::format("after{}", ++last_name_);
         request.size.value = extent_bytes;
         const auto created = group_->create_volume(request, {});
-        ASSERT_TRUE(created) << created.error().message();
-        model_.volumes[request.name] = {request.size.value};
+        if (used < chunks) {
+            ASSERT_TRUE(created) << created.error().message();
+            model_.volumes[request.name] = {request.size.value};
+        } else {
+            ASSERT_FALSE(created);
+            ASSERT_EQ(created.error().kind(), ErrorKind::no_space) << created.error().message();
+        }
         ASSERT_TRUE((*opened)->close());
         group_ = nullptr;
         keep(machine);

@@ -25,10 +25,10 @@ for round in {1..5}; do
     /usr/bin/python3 "$support/synced-writer.py" mnt log "$((SEED + round))" 2>writer.err &
     writer=$!
     if ((round == 3)); then
-        wait_for 60 bash -c "((\$(wc -l <log) > $((before + 20))))"
+        wait_for bash -c "((\$(wc -l <log) > $((before + 20))))"
         check "snapshot under the writer" "$LAMELLA" snapshot "$group:web" --name "web-s$round"
     fi
-    wait_for 60 bash -c "((\$(wc -l <log) > $((before + 40 + RANDOM % 200))))"
+    wait_for bash -c "((\$(wc -l <log) > $((before + 40 + RANDOM % 200))))"
     kill_server
     wait "$writer" || true
     umount mnt || umount -l mnt

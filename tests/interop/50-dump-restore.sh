@@ -198,9 +198,9 @@ for signal in INT KILL; do
     writer=$!
     (exec "$SCRATCH/ours/thin_restore" -i half.xml -o our.bin) >restore.log 2>&1 &
     restore=$!
-    wait_for 60 bash -c 'head -c 4096 our.bin | grep -aq "restore onto it began"'
+    wait_for bash -c 'head -c 4096 our.bin | grep -aq "restore onto it began"'
     # Asked a second time it doesn't wait for the pipe.
-    wait_for 60 bash -c "kill -s $signal $restore; [[ ! -e /proc/$restore ]] || grep -q '^State:.Z' /proc/$restore/status"
+    wait_for bash -c "kill -s $signal $restore; [[ ! -e /proc/$restore ]] || grep -q '^State:.Z' /proc/$restore/status"
     status=0
     wait "$restore" || status=$?
     kill "$writer" 2>/dev/null || true  # the end of its reader may have ended it

@@ -47,7 +47,7 @@ mkfifo hold
 h = nbd.NBD(); h.connect_uri(sys.argv[1]); print("ready", flush=True); sys.stdin.readline()' "$(uri web)" <hold >holding &
 holder=$!
 exec 8>hold
-wait_for 30 grep -q ready holding
+wait_for grep -q ready holding
 check_status 4 "a pool with a volume in use stays as it is" "$LAMELLA" shrink "$group:pool" --size 150M --yes
 exec 8>&-
 wait "$holder"

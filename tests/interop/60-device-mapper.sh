@@ -11,7 +11,7 @@ dm() { "$LAMELLA" dm "$1" --socket "$control" "${@:2}"; }
 run_mapper() {
     "$LAMELLA" dm run --socket "$control" "$@" >serve0.log 2>&1 &
     server=$!
-    wait_for 30 answers_or_ended
+    wait_for answers_or_ended
     kill -0 "$server" || { cat serve0.log; fail "lamella dm run $*"; }
 }
 truncate -s 128M a.img b.img
@@ -26,7 +26,7 @@ fio --name=verify --ioengine=nbd "--uri=$(uri disk)" --randseed="$SEED" --verify
     --bs=4k --size=64M --iodepth=32 --output-format=terse >fio.out 2>&1 &
 fio=$!
 in_use() { [[ $(dm info -c --noheadings -o open disk) == 1 ]]; }
-wait_for 30 in_use
+wait_for in_use
 check_status 4 "what a client uses isn't removed" dm remove disk
 swaps=0
 while kill -0 "$fio" 2>/dev/null; do
@@ -54,8 +54,8 @@ handle.shutdown()
 PYTHON
 check "another device can be opened meanwhile" timeout 20 nbdinfo --size "$(uri idle)"
 quietly dm resume disk
-wait_for 30 dm remove idle
-wait_for 30 dm remove disk
+wait_for dm remove idle
+wait_for dm remove disk
 check "a removed device is no export" dm remove low
 
 check "stripes over two images" dm create fs --table "0 262144 striped 2 128 ./a.img 0 ./b.img 0"

@@ -23,13 +23,13 @@ begin() {
 # at_a_moment VOLUME SNAPSHOT COMMAND...: the command makes the snapshot, after some more files.
 at_a_moment() {
     local before
-    wait_for 60 more_lines "$1" $(($(lines_of "$1") + 30))
+    wait_for more_lines "$1" $(($(lines_of "$1") + 30))
     before=$(lines_of "$1")
     check "$2 of $1 is taken under the writer" "${@:3}"
     moments[$2]="$1.log $before $(lines_of "$1")"
 }
 end() {
-    wait_for 60 more_lines "$1" $(($(lines_of "$1") + 60))
+    wait_for more_lines "$1" $(($(lines_of "$1") + 60))
     kill -TERM "${writers[$1]}"
     wait "${writers[$1]}" 2>/dev/null || true
     check "$1 holds what was written last" /usr/bin/python3 "$support/synced-judge.py" "$1.mnt" "$1.log"
@@ -79,7 +79,7 @@ socket=$control.nbd
 "$LAMELLA" dm run --socket "$control" >serve0.log 2>&1 &
 # shellcheck disable=SC2034  # stop_serving ends it
 server=$!
-wait_for 30 "$LAMELLA" dm ls --socket "$control"
+wait_for "$LAMELLA" dm ls --socket "$control"
 dm() { "$LAMELLA" dm "$1" --socket "$control" "${@:2}"; }
 sectors=$((100 << 11))
 dm_snapshot() { # SNAPSHOT NUMBER

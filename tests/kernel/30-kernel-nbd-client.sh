@@ -25,7 +25,7 @@ socket=/run/nbd.sock
 "$LAMELLA" serve /dev/ubda --socket $socket >"$SCRATCH/serve.log" 2>&1 &
 server=$!
 ends_or_answers() { ! kill -0 $server || nbdinfo --list "nbd+unix:///?socket=$socket"; }
-wait_for 60 ends_or_answers
+wait_for ends_or_answers
 kill -0 $server 2>/dev/null || { cat "$SCRATCH/serve.log"; fail "$chunk: serve"; }
 
 check "$chunk: the kernel connects" nbd-client -unix $socket /dev/nbd0 -N web -C 2

@@ -86,7 +86,7 @@ process=$(process_of "$image:web")
 mount /dev/nbd0 /run/origin
 check "what was changed is there" bash -c "cd /run/origin/tree && sha256sum --quiet -c /run/changed.sums"
 kill -KILL "$process"
-wait_for 30 bash -c "! kill -0 $process"
+wait_for bash -c "! kill -0 $process"
 check_status 4 "a dead device isn't detached while it is mounted" "$LAMELLA" detach "$image:web"
 check_status 4 "nor attached beside itself" "$LAMELLA" attach "$image:web"
 umount /run/origin 2>/dev/null
@@ -94,7 +94,7 @@ check "detach clears it" "$LAMELLA" detach "$image:web"
 check "nothing is left" nothing_is_left
 process=$(process_of "$image:web")
 kill -KILL "$process"
-wait_for 30 bash -c "! kill -0 $process"
+wait_for bash -c "! kill -0 $process"
 check_equal "attach takes a dead one's place" /dev/nbd0 "$("$LAMELLA" attach "$image:web")"
 check_equal "which is one device" 1 "$(connected)"
 mount /dev/nbd0 /run/origin
@@ -104,7 +104,7 @@ echo "--- a serving process that is told to end"
 process=$(process_of "$image:web")
 umount /run/origin
 kill -TERM "$process"
-wait_for 30 bash -c "! kill -0 $process"
+wait_for bash -c "! kill -0 $process"
 check "nothing is left" nothing_is_left
 
 echo "--- disconnected from outside"

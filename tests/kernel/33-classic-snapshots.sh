@@ -87,7 +87,7 @@ serve "$group"
 "$LAMELLA" rollback --yes "$group:thick" --to second >rollback.log 2>&1 &
 rollback=$!
 merge_begun() { "$LAMELLA" status "$group:second" | grep -q snapshot-merge || ! "$LAMELLA" show "$group:second"; }
-wait_for 30 merge_begun
+wait_for merge_begun
 kill_server
 wait "$rollback" || true
 in_kernel disk.img <<'END'
@@ -95,7 +95,7 @@ check "vgck: as a kill in a merge left it" vgck classic
 activate classic
 # The kernel merges in the background; LVM takes the snapshot out of the text when that is done.
 merged() { [[ $(lvs -a --noheadings -o lv_name -S 'lv_name=second' classic) == "" ]] || ! vgchange -qq --poll y classic; }
-wait_for 60 merged
+wait_for merged
 pass "the kernel finished the merge"
 check_equal "the origin is what second was" "$(awk '$1 == "second" { print $2 }' "$SCRATCH/after-merge")" "$(sum_of /dev/classic/thick)"
 check_equal "first is as it was" "$(awk '$1 == "first" { print $2 }' "$SCRATCH/after-merge")" "$(sum_of /dev/classic/first)"

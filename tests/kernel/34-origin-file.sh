@@ -39,3 +39,40 @@ check "lamella reads both" qemu-img compare -f raw -F raw expected "$(uri clone)
 check "LVM's snapshot falls through as well" qemu-img compare -f raw -F raw expected "$(uri from-lvm)"
 check "the older one is the image" qemu-img compare -f raw -F raw base.raw "$(uri before)"
 stop_serving
+
+# Over a read-only volume of the group itself: LVM's, which lamella reads through and writes to; then lamella's, in LVM's hands.
+truncate -s 160M inside.img
+group=$SCRATCH/inside.img
+in_kernel inside.img <<'END'
+quietly pvcreate /dev/ubda
+quietly vgcreate inside /dev/ubda
+quietly lvcreate -y -L 24M -n ro inside
+scatter /dev/inside/ro "$SEED"
+quietly lvchange -an inside/ro
+quietly lvchange -pr inside/ro
+quietly lvcreate -y -L 48M -c 64k -T inside/pool
+quietly lvcreate -y -s --thinpool inside/pool -n clone inside/ro
+activate inside
+check_equal "LVM's clone shows the volume below" "$(sum_of /dev/inside/ro)" "$(sum_of /dev/inside/clone)"
+scatter /dev/inside/clone $((SEED + 1)) 10
+sums inside "$SCRATCH/inside-there"
+deactivate inside
+END
+serve "$group"
+sums inside-here
+check_same "lamella reads through to a volume of the group" inside-there inside-here
+check "and takes its own clone of it" "$LAMELLA" create "$group:own" --external-origin ro --size 24M
+check_equal "which shows it" "$(awk '$1 == "ro" { print $2 }' inside-there)" "$(nbdcopy "$(uri own)" - | sha256sum | cut -d' ' -f1)"
+scatter clone $((SEED + 2)) 10
+scatter own $((SEED + 3)) 10
+sums inside-here
+stop_serving
+in_kernel inside.img <<'END'
+check "vgck: as lamella left it" vgck inside
+activate inside
+check_equal "LVM sees both clones" "clone ro own ro" "$(lvs --noheadings --sort lv_name -o lv_name,origin -S 'origin=ro' inside | xargs)"
+sums inside "$SCRATCH/inside-there"
+deactivate inside
+END
+check_same "the kernel reads what lamella wrote to both" inside-here inside-there
+check_equal "the volume below is as it was" "$(awk '$1 == "ro" { print $2 }' inside-here)" "$(awk '$1 == "ro" { print $2 }' inside-there)"

@@ -223,7 +223,7 @@ try reload origin --table "0 16384 snapshot-merge /dev/mapper/real /dev/mapper/s
 try resume origin
 try resume snapshot
 merged() { dm status origin | grep -Eq ' ([0-9]+)/[0-9]+ \1 *$'; }
-wait_for 60 merged
+wait_for merged
 try status origin
 try table origin
 summed origin
@@ -246,7 +246,7 @@ socket=$control.nbd
 "$LAMELLA" dm run --socket "$control" >serve0.log 2>&1 &
 # shellcheck disable=SC2034  # stop_serving ends it
 server=$!
-wait_for 30 "$LAMELLA" dm ls --socket "$control"
+wait_for "$LAMELLA" dm ls --socket "$control"
 (
     # shellcheck disable=SC2034  # the verbs read them
     A=$SCRATCH/own-a.img B=$SCRATCH/own-b.img

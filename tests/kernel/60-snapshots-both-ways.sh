@@ -18,13 +18,19 @@ over 8 PO 640 0
 ours 8 P 20000 200
 theirs 8 P 20000 200"
 
-images=()
-while read -r name _ _ kib _; do
-    truncate -s ${origin_mib}M "$name.origin"
-    quietly /usr/bin/python3 "$support/scatter.py" "$name.origin" --seed "$SEED" --count 10
-    truncate -s "${kib}K" "$name.store"
-    images+=("$name.origin" "$name.store")
-done <<<"$cases"
+# make_images: of all cases. Sets images.
+make_images() {
+    local name kib
+    images=()
+    while read -r name _ _ kib _; do
+        truncate -s ${origin_mib}M "$name.origin"
+        quietly /usr/bin/python3 "$support/scatter.py" "$name.origin" --seed "$SEED" --count 10
+        truncate -s "${kib}K" "$name.store"
+        images+=("$name.origin" "$name.store")
+    done <<<"$cases"
+    printf '%s\n' "$cases" >cases
+}
+make_images
 
 # ours NAME VERB...
 ours() {
@@ -33,11 +39,26 @@ ours() {
     "$tool" "$1.origin" "$1.store" "$type" "$chunk" "${@:2}"
 }
 
+# write_here NAME...
+write_here() {
+    local name count
+    for name; do
+        count=$(grep "^$name " <<<"$cases" | cut -d' ' -f5)
+        ours "$name" "origin=$SEED,$count" "snapshot=$((SEED + 1)),$((count / 2))" "origin=$((SEED + 2)),$count" "dump=$name.shown" status >"$name.status"
+    done
+}
+# check_here NAME...: what the kernel left in NAME.status-there and NAME.shown-there.
+check_here() {
+    local name
+    for name; do
+        check_equal "status of $name, which the kernel wrote on" "$(cat "$name.status-there")" "$(ours "$name" status)"
+        ours "$name" "dump=$name.shown-here"
+        check_same "lamella reads $name as the kernel does" "$name.shown-there" "$name.shown-here"
+    done
+}
+
 # Ours first.
-for name in one eight sixteen many; do
-    count=$(grep "^$name " <<<"$cases" | cut -d' ' -f5)
-    ours $name "origin=$SEED,$count" "snapshot=$((SEED + 1)),$((count / 2))" "origin=$((SEED + 2)),$count" "dump=$name.shown" status >$name.status
-done
+write_here one eight sixteen many
 # The store has room for 158 chunks of data; nearly all of them are taken.
 ours small fill=$((150 * 4096)) dump=small.shown status >small.status
 ours over fill=$((157 * 4096)) dump=over.shown status >over.status
@@ -69,35 +90,47 @@ merge() {
 }
 words() { dmsetup status "$1" | cut -d' ' -f4-; }
 merged() { local allocated metadata; read -r allocated metadata <<<"$(words "$1-origin")"; [[ ${allocated%/*} == "$metadata" ]]; }
+check_up() {
+    local name
+    for name; do
+        up "$name"
+        check_equal "status of $name, which lamella wrote" "$(cat "$SCRATCH/$name.status")" "$(words "$name")"
+        check "the kernel reads $name as lamella does" cmp "/dev/mapper/$name" "$SCRATCH/$name.shown"
+    done
+}
+write_there() {
+    local name
+    for name; do
+        scatter "/dev/mapper/$name-origin" $((SEED + 5)) 8
+        scatter "/dev/mapper/$name" $((SEED + 6)) 8
+        scatter "/dev/mapper/$name-origin" $((SEED + 7)) 8
+    done
+}
+# look_and_down NAME...: notes what they show, for check_here.
+look_and_down() {
+    local name
+    for name; do
+        words "$name" >"$SCRATCH/$name.status-there"
+        [[ $(words "$name") == Invalid ]] || dd if="/dev/mapper/$name" of="$SCRATCH/$name.shown-there" bs=1M iflag=direct status=none
+        down "$name"
+    done
+}
 END
-printf '%s\n' "$cases" >cases
 
 in_kernel "${images[@]}" <<'END'
 source "$SCRATCH/steps.sh"
-for name in one eight sixteen many small over; do
-    up $name
-    check_equal "status of $name, which lamella wrote" "$(cat "$SCRATCH/$name.status")" "$(words $name)"
-    check "the kernel reads $name as lamella does" cmp /dev/mapper/$name "$SCRATCH/$name.shown"
-done
-for name in one eight sixteen many; do
-    scatter /dev/mapper/$name-origin $((SEED + 5)) 8
-    scatter /dev/mapper/$name $((SEED + 6)) 8
-    scatter /dev/mapper/$name-origin $((SEED + 7)) 8
-done
+check_up one eight sixteen many small over
+write_there one eight sixteen many
 # The last chunk that fits, and one more.
 dd if=/dev/zero of=/dev/mapper/small-origin bs=4096 seek=1000 count=20 oflag=direct conv=notrunc status=none
 check_equal "an origin's write beyond the store makes it invalid" Invalid "$(words small)"
 ! dd if=/dev/zero of=/dev/mapper/over bs=4096 seek=1000 count=20 oflag=direct conv=notrunc status=none 2>/dev/null || fail "the store overflows"
 check_equal "a snapshot's write beyond the store makes it overflow" Overflow "$(words over)"
 sync
-for name in one eight sixteen many small over; do
-    words $name >"$SCRATCH/$name.status-there"
-    [[ $name == small ]] || dd if=/dev/mapper/$name of="$SCRATCH/$name.shown-there" bs=1M iflag=direct status=none
-    down $name
-done
+look_and_down one eight sixteen many small over
 # What lamella began to merge is there to its end.
 merge ours
-wait_for 60 merged ours
+wait_for merged ours
 check_equal "status of a merge that is done" "16/40000 16" "$(words ours-origin)"
 check "the kernel finishes lamella's merge" cmp /dev/mapper/ours-origin "$SCRATCH/ours.shown"
 dmsetup remove ours-origin
@@ -107,18 +140,14 @@ sectors=$(blockdev --getsz $origin_theirs)
 dmsetup create slow --table "0 $sectors delay $origin_theirs 0 0 $origin_theirs 0 100"
 dmsetup create theirs-origin --table "0 $sectors snapshot-merge /dev/mapper/slow $store_theirs $type_theirs $chunk_theirs"
 begun() { [[ $(words theirs-origin) != "$(cat "$SCRATCH/theirs.status")" ]]; }
-wait_for 60 begun
+wait_for begun
 dmsetup suspend theirs-origin
 words theirs-origin >"$SCRATCH/theirs.status-there"
 dmsetup remove theirs-origin
 dmsetup remove slow
 END
 
-for name in one eight sixteen many; do
-    check_equal "status of $name, which the kernel wrote on" "$(cat $name.status-there)" "$(ours $name status)"
-    ours $name dump=$name.shown-here
-    check_same "lamella reads $name as the kernel does" $name.shown-there $name.shown-here
-done
+check_here one eight sixteen many
 check_equal "the kernel's invalid store is invalid" Invalid "$(ours small status)"
 check_equal "an overflow ends with the use; the store is full" "1280/1280 16" "$(ours over status)"
 check_equal "status of the merge that the kernel began" "$(cat theirs.status-there)" "$(ours theirs status)"
@@ -126,3 +155,33 @@ check "the kernel's merge was stopped on its way" test "$(cut -d/ -f1 theirs.sta
 ours theirs merge dump-origin=theirs.merged status >theirs.status-here
 check_equal "lamella's end of it" "16/40000 16" "$(cat theirs.status-here)"
 check_same "lamella finishes the kernel's merge" theirs.shown theirs.merged
+
+# Chunks, and so areas, of 512 KiB and 2 MiB: read in several pieces. Area 1 of `far` lies behind 131072 chunks of data, and isn't zeros.
+cases="half 1024 P 8000 20
+large 4096 PO 12000 10
+far 4096 P 272629760 10
+back 4096 P 12000 20"
+make_images
+area=$((131074 * 2 << 20))
+head -c 4M /dev/zero | tr '\0' '\377' | dd of=far.store bs=2M seek=$((area >> 21)) iflag=fullblock conv=notrunc status=none
+write_here half large far
+check_equal "lamella zeroes the next area, and nothing behind it" "0 2097152" \
+    "$(for skip in 0 1; do dd if=far.store bs=2M count=1 skip=$(((area >> 21) + skip)) status=none | tr -d '\0' | wc -c; done | xargs)"
+ours back "origin=$SEED,20" "snapshot=$((SEED + 3)),20" dump=back.shown
+check "a merge of large chunks is stopped on its way" ours back merge-part
+in_kernel "${images[@]}" <<'END'
+source "$SCRATCH/steps.sh"
+check_up half large far
+write_there half large far
+look_and_down half large far
+merge back
+wait_for merged back
+check_equal "status of a merge of large chunks that is done" "8192/24000 8192" "$(words back-origin)"
+check "the kernel finishes lamella's merge of large chunks" cmp /dev/mapper/back-origin "$SCRATCH/back.shown"
+dmsetup remove back-origin
+END
+check_here half large far
+for name in half large; do
+    ours $name merge dump-origin=$name.merged
+    check_same "lamella merges $name, which both wrote" $name.shown-there $name.merged
+done

@@ -19,7 +19,7 @@ make() {
     try status "$1"
 }
 # A client that has just gone may still be counted.
-gone() { wait_for 30 dm remove "$1" && echo "removed $1"; }
+gone() { wait_for dm remove "$1" && echo "removed $1"; }
 merged() {
     local allocated metadata
     read -r _ _ _ allocated metadata <<<"$(dm status "$1")"
@@ -81,7 +81,7 @@ try suspend vg-snap
 try suspend vg-base
 try reload vg-base --table "0 16384 snapshot-merge /dev/mapper/vg-base-real /dev/mapper/vg-snap-cow P 16"
 try resume vg-base
-wait_for 60 merged vg-base
+wait_for merged vg-base
 try status vg-base
 try table vg-base
 summed vg-base
@@ -136,7 +136,7 @@ socket=$control.nbd
 "$LAMELLA" dm run --socket "$control" >serve0.log 2>&1 &
 # shellcheck disable=SC2034  # stop_serving ends it
 server=$!
-wait_for 30 "$LAMELLA" dm ls --socket "$control"
+wait_for "$LAMELLA" dm ls --socket "$control"
 (
     # shellcheck disable=SC2034  # the verbs read them
     A=$SCRATCH/own-a.img B=$SCRATCH/own-b.img

@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash
 #
-# A pool for a container engine on a real LVM: its sizes leave room to extend it, which LVM then does; the engine's devices, of which LVM
-# knows nothing, are found by what they stand on and removed with the pool. And what the doctor says meanwhile.
+# A pool for a container engine on a real LVM: its sizes leave room to extend it; the engine's devices, of which LVM knows nothing, are
+# found by what they stand on and removed with the pool. And what the doctor says meanwhile. Last, a pool that LVM's dmeventd extends by
+# itself, as the profile says that was made with it.
 source "$(dirname "$0")/../support/host-side.sh"
 
 truncate -s 512M kernel.img
-export KERNEL_SECONDS=300
 in_kernel kernel.img <<'END'
 mount --bind "$LVM_SYSTEM_DIR" /etc/lvm
 cd "$SCRATCH"
-export LAMELLA_STATE_DIR=$SCRATCH/state
 finds() { # WORD: the doctor has such a finding
     kinds vg0 >found
     grep -qw -- "$1" found
@@ -62,6 +61,26 @@ check "more promised than there is" finds over-allocated
 check_status 5 "mending it" "$LAMELLA" doctor vg0 --fix
 check_status 1 "the pool has more room" finds pool-near-full
 check "the snapshot is still invalid" finds snapshot-invalid
-check "the metadata was kept before" test -s state/metadata-backup/vg0-*/*/pool.pack
+check "the metadata was kept before" test -s "$LAMELLA_STATE_DIR"/metadata-backup/vg0-*/*/pool.pack
 check_equal "no metadata snapshot is left held" - "$(dmsetup status vg0-pool-tpool | awk '{ print $7 }')"
+
+# --- LVM extends a pool by itself
+sed -i 's/monitoring = 0/monitoring = 1/' /etc/lvm/lvm.conf
+size_of() { lvs --noheadings --nosuffix --units m -o lv_size "$1" | tr -d ' '; }
+extended() { [[ $(size_of vg0/auto) == 48.00 ]]; }
+check "a pool that grows by itself" "$LAMELLA" pool create vg0/auto --size 32M --autoextend-threshold 70 --autoextend-percent 50
+quietly lvcreate -V 64M -T vg0/auto -n grows
+quietly dd if=/dev/urandom of=/dev/vg0/grows bs=1M count=20 oflag=direct
+check_equal "below the threshold it stays as it is" "32.00" "$(size_of vg0/auto)"
+sum=$(sum_of_head /dev/vg0/grows $((20 << 20)))
+quietly dd if=/dev/urandom of=/dev/vg0/grows bs=1M seek=20 count=6 oflag=direct
+check "dmeventd extends it by half, once" wait_for extended
+check "nothing is left for LVM's policy" lvextend --use-policies vg0/auto
+check_equal "it is as large as before" "48.00" "$(size_of vg0/auto)"
+check_equal "the data is as it was" "$sum" "$(sum_of_head /dev/vg0/grows $((20 << 20)))"
+quietly lvchange --monitor n vg0/auto
+unwatched() { "$LAMELLA" doctor vg0 --json >diagnosis.json || (($? == 5)); finding evidence monitoring-off auto; }
+check "the doctor sees that nobody watches it" unwatched
+does monitoring-off auto
+check_status 1 "now somebody does" unwatched
 END

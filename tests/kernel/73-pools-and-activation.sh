@@ -7,11 +7,9 @@ source "$(dirname "$0")/../support/host-side.sh"
 
 truncate -s 192M kernel.img fast.img
 truncate -s 64M other.img
-export KERNEL_SECONDS=300
 in_kernel kernel.img fast.img other.img <<'END'
 mount --bind "$LVM_SYSTEM_DIR" /etc/lvm
 cd "$SCRATCH"
-export LAMELLA_STATE_DIR=$SCRATCH/state
 field() { lvs -a --noheadings -o "$1" "$2" | tr -d ' '; }
 active() { lvs --noheadings -o lv_name -S 'active=active' vg0 | tr -d ' ' | tr '\n' ' ' | sed 's/ $//'; }
 

@@ -7,20 +7,21 @@ source "$(dirname "$0")/../support/host-side.sh"
 
 truncate -s 128M one.img
 truncate -s 128M two.img
-export KERNEL_SECONDS=300
 in_kernel one.img two.img <<'END'
 mount --bind "$LVM_SYSTEM_DIR" /etc/lvm
 cd "$SCRATCH"
 export LAMELLA_RUNTIME_DIR=/run/lamella
 says() { # WHAT WORD COMMAND...
     "${@:3}" >said 2>&1 || true
-    check "$1" grep -qF -- "$2" said || cat said
+    grep -qF -- "$2" said || cat said
+    check "$1" grep -qF -- "$2" said
 }
 serving=
 serve() { # OPTION...
+    rm -f served
     "$LAMELLA" serve vg0 --user-space --socket /run/vg0.sock "$@" >served 2>serve.err &
     serving=$!
-    wait_for 20 grep -q '^serving' served
+    wait_for grep -q '^serving' served
 }
 end_serving() {
     kill -TERM "$serving"
@@ -88,6 +89,41 @@ serve
 check "served anew, it can be changed" "$LAMELLA" create vg0/more --size 4M
 end_serving
 check_clean vg0 "afterwards"
+
+# --- A command of LVM's at work has the group locked: a change from here waits for its end
+serve
+mkfifo /run/answer
+lvconvert --type thin-pool vg0/boot </run/answer >/run/asked 2>&1 &
+lvm=$!
+exec 9>/run/answer
+wait_for grep -q "Do you really want" /run/asked
+# By its disks: by its name LVM would be asked first, and wait itself.
+"$LAMELLA" tag /dev/ubda,/dev/ubdb:web --add waited >said 2>&1 &
+change=$!
+# It has the file open that LVM has locked, and tries again and again.
+waits_for_lvm() { kill -0 "$change" && find "/proc/$serving/fd" -lname /run/lock/lvm/V_vg0 | grep -q .; }
+wait_for waits_for_lvm
+echo n >&9
+exec 9>&-
+wait "$lvm" || true
+wait "$change" && pass "it goes on then" || fail "it goes on then: $(<said)"
+end_serving
+check_equal "and is there" waited "$(lvs --noheadings -o lv_tags vg0/web | tr -d ' ')"
+# Both at once, each on a volume of its own: what was called done is there.
+for round in 1 2 3; do
+    serve
+    "$LAMELLA" tag /dev/ubda,/dev/ubdb:web --add "ours$round" >said 2>&1 &
+    change=$!
+    quietly lvcreate -an -Zn -Wn -L 4M -n "theirs$round" vg0
+    change_status=0
+    wait "$change" || change_status=$?
+    end_serving
+    check_equal "LVM's volume is there, round $round" "theirs$round" "$(lvs --noheadings -o lv_name "vg0/theirs$round" | tr -d ' ')"
+    found=no
+    if lvs --noheadings -o lv_tags vg0/web | grep -q "ours$round"; then found=yes; fi
+    check_equal "our change is there exactly if it was called done, round $round" "$([[ $change_status == 0 ]] && echo yes || echo no)" "$found"
+done
+check_clean vg0 "after both"
 
 # --- Of a host with an id: its own are opened, another's not
 echo 'global { system_id_source = "lvmlocal" }' >>/etc/lvm/lvm.conf

@@ -16,7 +16,7 @@ serve() {
     socket=$SCRATCH/nbd$((++serves)).sock
     "$LAMELLA" serve "$1" --socket "$socket" "${@:2}" >"$SCRATCH/serve$serves.log" 2>&1 &
     server=$!
-    wait_for 30 answers_or_ended
+    wait_for answers_or_ended
     kill -0 "$server" 2>/dev/null || { cat "$SCRATCH/serve$serves.log"; fail "lamella serve $*"; }
 }
 answers_or_ended() { ! kill -0 "$server" || /usr/bin/python3 "$support/answers.py" "$socket"; }
@@ -57,7 +57,7 @@ kernels=0
 in_kernel() {
     local script=$SCRATCH/kernel$((++kernels)).sh
     cat >"$script"
-    "$support/../kernel/in-kernel" --timeout "${KERNEL_SECONDS:-180}" "$script" "$@" || fail "inside the kernel (status $?)"
+    "$support/../kernel/in-kernel" "$script" "$@" || fail "inside the kernel (status $?)"
 }
 
 # loop FILE [OPTION...]: a loop device; run-scripts detaches it.
@@ -69,13 +69,13 @@ connect() {
     mkdir -p "$1"
     nbdfuse "$1/nbd" "$2" >>nbdfuse.log 2>&1 &
     bridges[$1]=$!
-    wait_for 20 test -f "$1/nbd"
+    wait_for test -f "$1/nbd"
     device=$(loop "$1/nbd")
     devices[$1]=$device
 }
 disconnect() {
     losetup --detach "${devices[$1]}"
-    wait_for 20 detached "${devices[$1]}"
+    wait_for detached "${devices[$1]}"
     umount "$1" || umount -l "$1"
     wait "${bridges[$1]}" 2>/dev/null || true
 }

@@ -37,3 +37,46 @@ check_clean() {
         lvchange -qq -an "$group/$metadata"
     done
 }
+
+# says TEXT WORDS: the words are in the text.
+says() { grep -qF -- "$2" <<<"$1" || { echo "$1"; fail "it says \"$2\""; }; }
+
+# sum_of_head DEVICE BYTES
+sum_of_head() { head -c "$2" "$1" | sha256sum | cut -d' ' -f1; }
+
+# whole DEVICE BYTES SUM: so many bytes are what they were, and a write behind them arrives, another place each time.
+writes=0
+whole() {
+    local place=$(($2 / 65536 + ++writes))
+    check_equal "what was on $1 is there" "$3" "$(sum_of_head "$1" "$2")"
+    head -c 65536 /dev/urandom >written
+    check "a write to it" dd if=written of="$1" bs=64k seek=$place oflag=direct status=none
+    check_equal "arrives" "$(sum_of written)" "$(dd if="$1" bs=64k skip=$place count=1 iflag=direct status=none | sha256sum | cut -d' ' -f1)"
+}
+
+# --- The doctor; `lamella` in its commands is the program under test
+export PATH=/run/under-test:$PATH
+mkdir -p /run/under-test
+[[ -z ${LAMELLA-} ]] || ln -sf "$LAMELLA" /run/under-test/lamella
+
+# diagnosed GROUP [KIND...]: the doctor finds this and nothing else that is more than advice, and its exit status says whether any of it
+# is critical. The answer is left in diagnosis.json.
+diagnosed() {
+    local group=$1 status=0 expected=0
+    shift
+    lamella doctor "$group" --json >diagnosis.json || status=$?
+    check_equal "the doctor finds: ${*:-nothing}" "$*" "$(finding kinds)"
+    ! grep -q '"urgency": "critical"' diagnosis.json || expected=5
+    check_equal "its exit status" "$expected" "$status"
+}
+# finding MEMBER KIND [VOLUME]: of diagnosis.json
+finding() { /usr/bin/python3 "$support/findings.py" diagnosis.json "$@"; }
+# does KIND [VOLUME]: carries out the commands that the finding tells, as they stand.
+does() {
+    local command commands
+    commands=$(finding commands "$@")
+    [[ -n $commands ]] || fail "the finding $* tells commands"
+    while IFS= read -r command; do
+        check "told by the doctor: $command" bash -c "$command"
+    done <<<"$commands"
+}

@@ -78,7 +78,7 @@ void print(PeerContext& context, const tools::CheckReport& report, const Argumen
 Result<int> run_check(PeerContext& context, const Arguments& arguments) {
     if (!arguments.writes() && !arguments.metadata_snapshot)
         TRY(refuse_if_claimed(arguments.input));
-    auto metadata = TRY(MetadataInput::open(arguments.input, arguments.writes() ? Access::write : Access::read));
+    auto metadata = TRY(MetadataInput::open(context.environment(), arguments.input, arguments.writes() ? Access::write : Access::read));
     if (auto mistake = mistaken_for_metadata(metadata->device())) {
         context.err(*mistake + "\n");
         return 1;
@@ -92,11 +92,13 @@ Result<int> run_check(PeerContext& context, const Arguments& arguments) {
         options.return_leaks = false;
         checked = tools::check(metadata->device(), options);
         if (checked && checked->accounting_only) {
+            TRY(metadata->still_whole());
             print(context, *checked, arguments);
             return 0;
         }
     }
     tools::CheckReport report = TRY(std::move(checked));
+    TRY(metadata->still_whole());
     print(context, report, arguments);
     const int status = status_of(report, arguments);
     if (!context.quiet && (status == 0 || !arguments.metadata_snapshot)) {

@@ -50,7 +50,7 @@ void define_thin_delta(PeerCommand& command) {
             sides[number] = ThinId(id);
             ids[number] = id;
         }
-        auto metadata = TRY(MetadataInput::open(arguments->input, Access::read));
+        auto metadata = TRY(MetadataInput::open(context.environment(), arguments->input, Access::read));
         thin::Superblock superblock = TRY(tools::read_superblock(metadata->device()));
         if (arguments->snapshot_location && superblock.held_root != MetadataBlock(*arguments->snapshot_location))
             return fail(ErrorKind::usage, "the metadata snapshot lies at block {}, not {}", superblock.held_root,
@@ -72,6 +72,7 @@ void define_thin_delta(PeerCommand& command) {
                          .same = !arguments->changes_only,
                          .control = context.control()},
                         [&](const tools::DiffRun& run) { return output.add(run); }));
+        TRY(metadata->still_whole());
         TRY(output.end());
         return 0;
     });

@@ -46,7 +46,7 @@ void define_thin_dump(PeerCommand& command) {
             options.devices.push_back(ThinId(TRY_WITHIN("--dev-id", parse_number<std::uint32_t>(word))));
         if (!arguments->output.empty() && same_file(arguments->input, arguments->output))
             return fail(ErrorKind::usage, "{} and {} are the same file", arguments->input, arguments->output);
-        auto metadata = TRY(MetadataInput::open(arguments->input, Access::read));
+        auto metadata = TRY(MetadataInput::open(context.environment(), arguments->input, Access::read));
         BlockDevice* device = &metadata->device();
         std::unique_ptr<BlockDevice> repaired;
         if (arguments->repair) {
@@ -56,6 +56,7 @@ void define_thin_dump(PeerCommand& command) {
         DumpOutput output(arguments->output, context.environment().stream);
         auto printer = make_printer(arguments->format == "xml" ? tools::DumpFormat::xml : tools::DumpFormat::human, output);
         TRY(tools::dump(*device, options, *printer, context.control()));
+        TRY(metadata->still_whole());
         TRY(output.finish());
         return 0;
     });

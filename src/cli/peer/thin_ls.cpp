@@ -105,11 +105,12 @@ void define_thin_ls(PeerCommand& command) {
         auto needs = [&](Field::Of what) { return std::ranges::any_of(chosen, [&](const Field* field) { return field->needs == what; }); };
         if (!arguments->metadata_snapshot)
             TRY(refuse_if_claimed(arguments->input));
-        auto metadata = TRY(MetadataInput::open(arguments->input, Access::read));
+        auto metadata = TRY(MetadataInput::open(context.environment(), arguments->input, Access::read));
         const Usage usage = TRY(tools::usage(metadata->device(), {.metadata_snapshot = arguments->metadata_snapshot,
                                                                   .exclusive = needs(Field::Of::exclusive),
                                                                   .highest = needs(Field::Of::highest),
                                                                   .control = context.control()}));
+        TRY(metadata->still_whole());
         std::vector<std::vector<std::string>> rows;
         if (!arguments->no_headers) {
             rows.emplace_back();

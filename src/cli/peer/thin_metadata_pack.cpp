@@ -22,7 +22,7 @@ void define_thin_metadata_pack(PeerCommand& command) {
     command.runs([arguments](PeerContext& context) -> Result<int> {
         if (!arguments->force)
             TRY(refuse_metadata(arguments->output));
-        TRY(pack_into(arguments->input, arguments->output, context.control()));
+        TRY(pack_into(context.environment(), arguments->input, arguments->output, context.control()));
         return 0;
     });
 }

@@ -28,10 +28,12 @@ void define_thin_repair(PeerCommand& command) {
     command.runs([arguments](PeerContext& context) -> Result<int> {
         if (same_file(arguments->input, arguments->output))
             return fail(ErrorKind::usage, "{} and {} are the same file", arguments->input, arguments->output);
-        auto input = TRY(MetadataInput::open(arguments->input, Access::read));
+        auto input = TRY(MetadataInput::open(context.environment(), arguments->input, Access::read));
         auto repair = TRY(tools::Repair::plan(input->device(), arguments->options, context.control()));
-        auto output = TRY(MetadataInput::open(arguments->output, Access::write));
+        TRY(input->still_whole());
+        auto output = TRY(MetadataInput::open(context.environment(), arguments->output, Access::write));
         TRY(repair->write(output->device(), context.control()));
+        TRY(input->still_whole());
         if (const tools::RepairReport& report = repair->report(); report.damaged)
             context.err(repair_text(arguments->input, report));
         return 0;

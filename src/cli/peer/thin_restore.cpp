@@ -26,7 +26,7 @@ void define_thin_restore(PeerCommand& command) {
         if (same_file(arguments->input, arguments->output))
             return fail(ErrorKind::usage, "{} and {} are the same file", arguments->input, arguments->output);
         auto xml = TRY(tools::FileSource::open(arguments->input));
-        auto metadata = TRY(MetadataInput::open(arguments->output, Access::write));
+        auto metadata = TRY(MetadataInput::open(context.environment(), arguments->output, Access::write));
         TRY(tools::restore(*xml, metadata->device(), arguments->overrides, context.control()));
         return 0;
     });

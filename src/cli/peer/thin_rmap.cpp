@@ -20,8 +20,10 @@ void define_thin_rmap(PeerCommand& command) {
         std::vector<tools::DataRange> ranges;
         for (const std::string& word : arguments->regions)
             ranges.push_back(TRY_WITHIN("--region", parse_region(word)));
-        auto metadata = TRY(MetadataInput::open(arguments->input, Access::read));
-        for (const tools::ReverseMapping& run : TRY(tools::reverse_map(metadata->device(), ranges, context.control())))
+        auto metadata = TRY(MetadataInput::open(context.environment(), arguments->input, Access::read));
+        const auto runs = TRY(tools::reverse_map(metadata->device(), ranges, context.control()));
+        TRY(metadata->still_whole());
+        for (const tools::ReverseMapping& run : runs)
             TRY(context.environment().stream(fmt::format("data {}..{} -> thin({}) {}..{}\n", run.data.begin, run.data.end, run.volume,
                                                          run.virtual_begin, run.virtual_begin + (run.data.end - run.data.begin))));
         return 0;

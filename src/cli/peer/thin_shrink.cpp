@@ -21,19 +21,21 @@ struct Arguments {
     bool binary = false;
 };
 
-Result<void> shrink_binary(const Arguments& arguments, BlockDevice* data, const tools::Control& control) {
+Result<void> shrink_binary(PeerContext& context, const Arguments& arguments, BlockDevice* data) {
     TRY(refuse_if_claimed(arguments.input));
-    auto input = TRY(MetadataInput::open(arguments.input, Access::read));
-    auto output = TRY(MetadataInput::open(arguments.output, Access::write));
-    auto shrink = TRY(tools::Shrink::plan(input->device(), *arguments.blocks, control));
-    return shrink->write(data, output->device(), control);
+    auto input = TRY(MetadataInput::open(context.environment(), arguments.input, Access::read));
+    auto output = TRY(MetadataInput::open(context.environment(), arguments.output, Access::write));
+    auto shrink = TRY(tools::Shrink::plan(input->device(), *arguments.blocks, context.control()));
+    TRY(input->still_whole());
+    TRY(shrink->write(data, output->device(), context.control()));
+    return input->still_whole();
 }
 
-Result<void> shrink_text(const Arguments& arguments, BlockDevice* data, const tools::Control& control) {
+Result<void> shrink_text(PeerContext& context, const Arguments& arguments, BlockDevice* data) {
     DumpOutput output(arguments.output, {});
     auto printer = tools::make_printer(tools::DumpFormat::xml, output);
     const auto open = [&]() -> Result<std::unique_ptr<tools::TextSource>> { return TRY(tools::FileSource::open(arguments.input)); };
-    TRY(tools::shrink_xml(open, *arguments.blocks, data, *printer, control));
+    TRY(tools::shrink_xml(open, *arguments.blocks, data, *printer, context.control()));
     return output.finish();
 }
 
@@ -64,7 +66,7 @@ void define_thin_shrink(PeerCommand& command) {
         std::unique_ptr<BlockDevice> data;
         if (!arguments->no_copy)
             data = TRY(FileDevice::open(arguments->data));
-        TRY((arguments->binary ? shrink_binary : shrink_text)(*arguments, data.get(), context.control()));
+        TRY((arguments->binary ? shrink_binary : shrink_text)(context, *arguments, data.get()));
         return 0;
     });
 }

@@ -23,9 +23,9 @@ void define_thin_trim(PeerCommand& command) {
     command.runs([arguments](PeerContext& context) -> Result<int> {
         constexpr int damaged = 65;
         TRY(refuse_if_claimed(arguments->metadata));
-        auto metadata = TRY(MetadataInput::open(arguments->metadata, Access::read));
+        auto metadata = TRY(MetadataInput::open(context.environment(), arguments->metadata, Access::read));
         auto data = TRY(FileDevice::open(arguments->data));
-        auto report = tools::trim(metadata->device(), *data, false, context.control());
+        auto report = tools::trim(metadata->device(), *data, false, context.control(), [&] { return metadata->still_whole(); });
         if (!report && report.error().kind() == ErrorKind::damaged) {
             context.err(report.error().message() + "\n");
             return damaged;
