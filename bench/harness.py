@@ -133,6 +133,7 @@ class Bench:
         self.programs = programs
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="lamella-bench-", dir=options.dir))
         (self.folder / "logs").mkdir()
+        os.environ["LAMELLA_STATE_DIR"] = str(self.folder / "state")  # not where this host keeps backups of its own groups
         self.processes = Processes(self.folder / "logs")
         self.results = []
         self.scenario = None
@@ -169,7 +170,9 @@ class Bench:
         """Between scenarios: no process and no file stays."""
         self.processes.stop_all()
         for entry in self.folder.iterdir():
-            if entry.name != "logs":
+            if entry.name == "state":
+                shutil.rmtree(entry)
+            elif entry.name != "logs":
                 self.remove(entry)
 
     def close(self):

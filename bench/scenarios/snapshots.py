@@ -70,17 +70,24 @@ def beside_kernel(bench, program):
     image = raw_image(bench, origin + MOST * room)
     script = bench.path(".sh")
     script.write_text(f"program='{program}' origin={origin} room={room} rounds={min(bench.rounds, 3)} depth={DEPTH}\n"
-                      "cases='8:1 8:2 8:8 128:1 128:8'\n"
+                      "cases='touch:8:1 touch:8:2 touch:8:8 touch:32:1 touch:32:8 touch:128:1 touch:128:8 snapshot:8:1 merge:8:1 merge:128:1'\n"
                       f"source '{pathlib.Path(__file__).resolve().parents[1]}/snapshots-in-kernel.sh'\n", encoding="utf-8")
     found = {}
-    printed = bench.processes.run([tests / "kernel" / "in-kernel", "--timeout", 500, script, image])
+    printed = bench.processes.run([tests / "kernel" / "in-kernel", "--timeout", 900, script, image], timeout=960)
     # Among what the kernel itself has to say.
-    for side, chunk, count, phase, figure in re.findall(r"^(lamella|kernel) (\d+) (\d+) (\w+) (\d+)", printed, re.MULTILINE):
-        found.setdefault((int(chunk), int(count), phase), {}).setdefault(side, []).append(Sample(float(figure)))
-    for (chunk, count, phase), sides in found.items():
-        if "kernel" in sides:
-            sides = {"lamella": sides["lamella"], "the kernel": sides["kernel"]}
-            bench.judge(f"in user-mode Linux: {some(count, 'classic')}, chunk {chunk // 2} KiB: {phase} write", sides)
+    for side, *case, figure in re.findall(r"^(lamella|kernel) (\w+) (\d+) (\d+) (\w+) (\d+)", printed, re.MULTILINE):
+        found.setdefault(tuple(case), {}).setdefault(side, []).append(float(figure))
+    for (what, sectors, count, phase), sides in found.items():
+        if "kernel" not in sides:
+            continue
+        chunk = f"{int(sectors) // 2} KiB"
+        of_what, unit, divisor = {
+            "touch": (f"{some(int(count), 'classic')}, chunk {chunk}: {phase} write", "IOPS", 1),
+            "snapshot": (f"to a classic snapshot, chunk {chunk}: {phase} write", "IOPS", 1),
+            "merge": (f"merge of scattered chunks of {chunk}", "MiB/s", MiB),
+        }[what]
+        bench.judge(f"in user-mode Linux: {of_what}", {name: [Sample(value / divisor) for value in sides[side]]
+                                                       for name, side in (("lamella", "lamella"), ("the kernel", "kernel"))}, unit=unit)
 
 
 def some(count, kind):
