@@ -4,8 +4,8 @@
 // already: an origin of ORIGIN bytes, behind it the snapshots' stores. Prints a line "PHASE NUMBER", a second, for each phase. CHUNK in
 // sectors; every write is of 4 KiB at the start of a chunk, each chunk once, in random order, DEPTH at a time, and a flush at the end.
 //
-//   touch     raw: the origin's place in the file alone; floor: what copies ask of the disk at least; first, second: the origin with a
-//             classic snapshot in each store (none: an origin without)
+//   touch     raw: the origin's place in the file alone; floor: what copies ask of the disk at least; ceiling: the same without any order;
+//             first, second: the origin with a classic snapshot in each store (none: an origin without)
 //   snapshot  raw; first, second: writes to the classic snapshot
 //   merge     copy: bytes of the store copied to the origin's place; merge: bytes merged
 //   thin      raw; first, second: a thin volume of a pool in the file, with so many thin snapshots
@@ -145,6 +145,91 @@ class Floor {
     int error_ = 0;
 };
 
+// The same I/O in no order at all: nothing waits for anything, so that no way to make copies that keeps `depth` writes waiting at most is
+// faster on this disk. So many copies can't do with fewer than two flushes: each waits for one that begins when its data is written and,
+// after that, for one that begins when its exception is, and at most `depth` wait for the same.
+class Ceiling {
+  public:
+    Ceiling(IoQueue& queue, BlockDevice& origin, std::span<const std::unique_ptr<SliceDevice>> stores, std::uint64_t chunk_bytes,
+            std::uint64_t writes)
+        : queue_(queue), origin_(origin), stores_(stores), chunk_bytes_(chunk_bytes), order_(shuffled(writes)) {}
+
+    // Writes a second, with so many requests at the disk.
+    Result<double> run(unsigned depth, unsigned requests) {
+        depth_ = std::min<std::size_t>(depth, order_.size());
+        first_ = index_ = under_way_ = 0;
+        std::vector<Slot> slots(requests);
+        buffer_ = AlignedBuffer(std::max<std::uint64_t>(chunk_bytes_, request_bytes) * depth_);
+        const Duration begin = Clock::system().monotonic();
+        for (Slot& slot : slots) {
+            slot.ceiling = this;
+            slot.completed = [](IoRequest& request, int error) {
+                Slot& slot = static_cast<Slot&>(request);
+                if (error != 0)
+                    slot.ceiling->error_ = error;
+                --slot.ceiling->under_way_;
+                slot.ceiling->next(slot);
+            };
+            next(slot);
+        }
+        queue_.run_until([&] { return under_way_ == 0; });
+        if (error_ != 0)
+            return fail_errno("the ceiling", error_);
+        return static_cast<double>(first_) / since(begin);
+    }
+
+  private:
+    struct Slot : IoRequest {
+        Ceiling* ceiling = nullptr;
+        iovec vector{};
+    };
+
+    // For each group of writes a read and a write of each; to each store their chunks, one behind the other, and a sector; two flushes.
+    void next(Slot& slot) {
+        if (first_ + depth_ > order_.size())
+            return;
+        const std::size_t of_chunks = 2 * depth_, of_stores = 2 * stores_.size();
+        const std::size_t index = index_++;
+        if (index < of_chunks) {
+            const bool reads = index % 2 == 0;
+            submit(slot, origin_, reads ? IoOperation::read : IoOperation::write, order_[first_ + index / 2] * chunk_bytes_,
+                   reads ? chunk_bytes_ : request_bytes);
+        } else if (index < of_chunks + of_stores) {
+            SliceDevice& store = *stores_[(index - of_chunks) / 2];
+            if (index % 2 == 0)
+                submit(slot, store, IoOperation::write, (2 + first_) * chunk_bytes_, depth_ * chunk_bytes_);
+            else
+                submit(slot, store, IoOperation::write, chunk_bytes_, sector_bytes);
+        } else {
+            if (index == of_chunks + of_stores + 1) {
+                index_ = 0;
+                first_ += depth_;
+            }
+            submit(slot, *stores_[0], IoOperation::flush, 0, 0);
+        }
+    }
+    void submit(Slot& slot, BlockDevice& device, IoOperation operation, std::uint64_t offset, std::uint64_t length) {
+        slot.vector = {buffer_.data(), length};
+        slot.operation = operation;
+        slot.offset = offset;
+        slot.length = length;
+        slot.vectors = std::span<const iovec>(&slot.vector, length > 0 ? 1 : 0);
+        ++under_way_;
+        device.submit(queue_, slot);
+    }
+
+    IoQueue& queue_;
+    BlockDevice& origin_;
+    const std::span<const std::unique_ptr<SliceDevice>> stores_;
+    const std::uint64_t chunk_bytes_;
+    const std::vector<std::uint64_t> order_;
+    AlignedBuffer buffer_;
+    std::size_t depth_ = 0;
+    std::size_t first_ = 0, index_ = 0;  // of the group; of the request in it
+    std::size_t under_way_ = 0;
+    int error_ = 0;
+};
+
 Result<double> copy(BlockDevice& from, BlockDevice& to, std::uint64_t bytes) {
     const auto queue = TRY(make_io_queue());
     cow::Copier copier(*queue, 16 << 20);
@@ -200,8 +285,13 @@ Result<void> classic(std::string_view what, const Work& work) {
         for (const unsigned groups : {1u, 2u, 4u})
             if (what == "touch" && !stores.empty() && groups <= work.depth)
                 best = std::max(best, TRY(Floor(*queue, *real, stores, chunk_bytes, work.writes).run(groups, work.depth)));
-        if (best > 0)
+        if (best > 0) {
             fmt::print("floor {:.0f}\n", best);
+            best = 0;
+            for (const unsigned requests : {work.depth, 2 * work.depth, 4 * work.depth})
+                best = std::max(best, TRY(Ceiling(*queue, *real, stores, chunk_bytes, work.writes).run(work.depth, requests)));
+            fmt::print("ceiling {:.0f}\n", best);
+        }
     }
     const auto origin = TRY(cow::Origin::open(*real));
     std::vector<std::shared_ptr<cow::Snapshot>> snapshots;

@@ -21,7 +21,7 @@ struct Copier::Piece {
     Copy* copy = nullptr;
     std::uint64_t at = 0;  // from the start of the copy
     std::uint64_t length = 0;
-    AlignedBuffer buffer{piece_bytes};
+    AlignedBuffer buffer;  // as large as the largest part so far
     IoRequest read;
     iovec vector{};
     std::vector<Write> writes;
@@ -34,6 +34,9 @@ struct Copier::Piece {
     }
 
     void start(IoQueue& queue) {
+        constexpr std::uint64_t most_alignment = 4096;
+        if (const std::uint64_t room = (length + most_alignment - 1) / most_alignment * most_alignment; buffer.size() < room)
+            buffer = AlignedBuffer(room);
         logs.clear();
         for (const Copy::Target& target : copy->targets)
             if (target.log != nullptr && has(target))
