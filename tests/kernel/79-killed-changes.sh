@@ -104,7 +104,7 @@ quietly bash -c "$remake"
 killed "a removal" "$remake" -- remove vg0/gone vg0/old-db --yes
 quietly itself lvchange -an vg0/web
 quietly itself lvcreate -s -n old-web vg0/web
-killed "a rollback" "/run/itself/lvm lvcreate -qq -s -n old-web vg0/web" -- rollback vg0/web --to vg0/old-web --yes
+killed "a rollback" "/run/itself/lvm lvcreate -qq -s -n old-web vg0/web" -- rollback vg0/web --to old-web --yes
 quietly itself vgchange -an vg0
 quietly itself lvchange --addtag empty vg0/meta # by which a picture tells the two
 killed "metadata that change places" "/run/itself/lvm lvconvert -qq -y --swapmetadata --poolmetadata vg0/meta vg0/pool" -- \
