@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/context.h"
 
+#include <set>
+#include <utility>
+
 #include <nlohmann/json.hpp>
 
 #include "cli/interrupt.h"
@@ -75,6 +78,37 @@ Result<void> Context::confirm(std::string_view question) {
         return {};
     suggestion_ = "the same command with --dry-run, to see what it would do";
     return fail(ErrorKind::refused, "not confirmed: nothing was changed");
+}
+
+namespace {
+
+// By name and id.
+using Going = std::set<std::pair<std::string, std::string>>;
+
+Result<Going> what_goes(VolumeGroup& group, const std::vector<std::string>& names) {
+    const std::set<std::string_view> named(names.begin(), names.end());
+    Going going;
+    for (const VolumeInfo& volume : TRY(group.volumes()))
+        if (named.contains(volume.name) || named.contains(volume.pool))
+            going.emplace(volume.name, volume.id);
+    return going;
+}
+
+}  // namespace
+
+Result<void> Context::confirm_loss(VolumeGroup& group, const std::vector<std::string>& names, std::string_view question) {
+    const Going asked_about = TRY(what_goes(group, names));
+    TRY(confirm(question));
+    const Going going = TRY(what_goes(group, names));
+    if (going == asked_about)
+        return {};
+    std::vector<std::string> others;
+    for (const auto& [name, id] : going)
+        if (!asked_about.contains({name, id}))
+            others.push_back(name);
+    return others.empty() ? fail(ErrorKind::refused, "something of what was asked about is gone meanwhile: nothing was changed")
+                          : fail(ErrorKind::refused, "{} came while the question stood, and would go too: nothing was changed",
+                                 fmt::join(others, ", "));
 }
 
 std::string Context::suggestion(const Error& error) const {

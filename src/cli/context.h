@@ -4,6 +4,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/result.h"
 #include "cli/environment.h"
@@ -56,6 +57,9 @@ class Context {
 
     // Before something that can't be undone: goes on with --yes or in a dry run, asks at a terminal, else refuses.
     Result<void> confirm(std::string_view question);
+    // The same before volumes, and what is in the pools among them, are lost: nothing else may have come in their place while the question
+    // stood.
+    Result<void> confirm_loss(VolumeGroup& group, const std::vector<std::string>& names, std::string_view question);
 
     // What a command that did what it should tells by its exit status.
     void exit_with(ExitCode code) { code_ = code; }

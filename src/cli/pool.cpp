@@ -295,12 +295,13 @@ void define_remove(CommandLine line) {
                 records.push_back({{"engine", engine}, {"path", path}});
             }
         }
-        TRY(context.confirm(
+        TRY(context.confirm_loss(
+            group, {name},
             fmt::format("{}Remove these, in this order, and lose what is on them?\n  {}\n", about_records, fmt::join(order, "\n  "))));
         if (!foreign.empty())
             TRY(group.remove_foreign(name, foreign, context.change()));
         if (!context.dry_run || foreign.empty())
-            TRY(group.remove({name}, true, context.change()));
+            TRY(group.remove({name}, arguments->force, context.change()));
         std::string text;
         for (const std::string& one : order)
             text += fmt::format("{}: {}\n", one, context.done("removed"));

@@ -636,6 +636,33 @@ TEST_F(Commands, PoolRemove) {
     EXPECT_EQ(run({"pool", "remove", "./vms.img:web", "--yes"}), 2);
 }
 
+TEST_F(Commands, NothingGoesThatCameWhileTheQuestionStood) {
+    group.list.push_back(FakeGroup::made("own", VolumeKind::thin_pool, "thin-pool", 1ull << 30));
+    group.changes.clear();
+    unsigned asked = 0;
+    environment.ask = [&](std::string_view) {
+        VolumeInfo& late = group.list.emplace_back(FakeGroup::made(fmt::format("late{}", ++asked), VolumeKind::thin, "thin", 1ull << 30));
+        late.pool = "own";
+        return "y"s;
+    };
+    EXPECT_EQ(run({"pool", "remove", "./vms.img:own"}), 4);
+    EXPECT_THAT(err, HasSubstr("late1 came while the question stood"));
+    EXPECT_EQ(run({"remove", "./vms.img:own", "--with-contents"}), 4);
+    EXPECT_THAT(err, HasSubstr("late2 came while the question stood"));
+    EXPECT_EQ(asked, 2u);
+    // Another of the same name.
+    environment.ask = [&](std::string_view) {
+        for (VolumeInfo& volume : group.list)
+            if (volume.name == "web")
+                volume.id = "another";
+        return "y"s;
+    };
+    EXPECT_EQ(run({"remove", "./vms.img:web"}), 4);
+    EXPECT_THAT(err, HasSubstr("web came while the question stood"));
+    EXPECT_THAT(group.changes, testing::Not(testing::Contains("remove")));
+    EXPECT_EQ(run({"remove", "./vms.img:web"}), 0);
+}
+
 TEST_F(Commands, MetadataBackup) {
     test::TemporaryFolder folder;
     EXPECT_EQ(run({"metadata-backup", "./vms.img", "--folder", folder.file("kept"), "--json"}), 0);

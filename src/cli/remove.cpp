@@ -42,9 +42,11 @@ void define_remove(CommandLine& line) {
         TRY(group.remove(names, arguments->with_contents, {.dry_run = true}));
         const std::string with_snapshots =
             names.size() > named ? fmt::format(" with the snapshots {}", fmt::join(names.begin() + named, names.end(), ", ")) : "";
-        TRY(context.confirm(fmt::format("Remove {} of {}{}{}, and lose what is on {}?",
-                                        fmt::join(names.begin(), names.begin() + named, ", "), volumes.front().group.text(), with_snapshots,
-                                        arguments->with_contents ? " with all that it contains" : "", names.size() > 1 ? "them" : "it")));
+        TRY(context.confirm_loss(
+            group, names,
+            fmt::format("Remove {} of {}{}{}, and lose what is on {}?", fmt::join(names.begin(), names.begin() + named, ", "),
+                        volumes.front().group.text(), with_snapshots, arguments->with_contents ? " with all that it contains" : "",
+                        names.size() > 1 ? "them" : "it")));
         if (!context.dry_run)
             TRY(group.remove(names, arguments->with_contents, context.change()));
         std::string text;

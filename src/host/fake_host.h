@@ -35,8 +35,9 @@ class FakeMapper final : public KernelMapper {
     std::map<std::string, std::vector<KernelTarget>> tables;
     std::map<std::string, std::vector<DeviceNumber>> below;
     std::vector<std::string> messages;  // "NAME: TEXT"
-    std::optional<Error> refuse;
+    std::optional<Error> refuse, refuse_messages;
     unsigned passes = 0;
+    std::function<void(const std::string&)> on_message;
     std::function<void()> on_pass;  // before what is there is looked at
 
     Result<std::vector<KernelDevice>> devices(std::string_view prefix) override {
@@ -71,7 +72,11 @@ class FakeMapper final : public KernelMapper {
     Result<std::string> message(const std::string& name, const std::string& text) override {
         if (refuse)
             return std::unexpected(*refuse);
+        if (refuse_messages)
+            return std::unexpected(*refuse_messages);
         messages.push_back(name + ": " + text);
+        if (on_message)
+            on_message(text);
         return std::string();
     }
     Result<void> remove(const std::string& name) override {

@@ -229,6 +229,28 @@ Result<LvmWords> KernelGroup::snapshot_words(const KernelView& view, const Creat
     return words.volume(name_, request.origin);
 }
 
+Result<void> KernelGroup::refuse_open_in_set(const KernelView& view, const host::LvmVolume& origin) {
+    if (view.open_count(origin) == 0)
+        return {};
+    return fail(ErrorKind::unsupported,
+                "{} is in use: LVM takes one snapshot after the other, so those of several volumes are of one moment only while none is",
+                origin.name);
+}
+
+// udev's programs look into each of them after its snapshot was taken, for a moment.
+Result<void> KernelGroup::still_closed(const KernelView& before, const std::vector<CreateSnapshot>& requests) {
+    Result<void> closed;
+    TRY(wait_for_udev([&](const KernelView& view) {
+        closed = {};
+        for (const host::LvmVolume& volume : view.lvm().volumes)
+            for (const CreateSnapshot& request : requests)
+                if (closed && volume.name == request.origin && volume.id == (*before.find(request.origin))->id)
+                    closed = refuse_open_in_set(view, volume);
+        return closed.has_value();
+    }));
+    return closed;
+}
+
 Result<std::vector<VolumeInfo>> KernelGroup::create_snapshots(const std::vector<CreateSnapshot>& requests, ChangeOptions options) {
     const KernelView view = TRY(look_to_change());
     if (requests.empty())
@@ -241,11 +263,11 @@ Result<std::vector<VolumeInfo>> KernelGroup::create_snapshots(const std::vector<
             return fail(ErrorKind::refused, "{} is a hidden part of something else", request.origin);
         // LVM takes one after the other: their moments are the same only when nobody writes between them. To suspend them all before is no
         // way out: see below.
-        if (requests.size() > 1 && view.open_count(*origin) > 0)
-            return fail(
-                ErrorKind::unsupported,
-                "{} is in use: LVM takes one snapshot after the other, so those of several volumes are of one moment only while none is",
-                request.origin);
+        if (requests.size() > 1) {
+            if (!view.kernel())
+                return std::unexpected(view.kernel().error());
+            TRY(refuse_open_in_set(view, *origin));
+        }
         TRY(refuse_without_lock(view, *origin));
         TRY(refuse_suspended(view, *origin));
         if (request.name.empty())
@@ -286,8 +308,10 @@ Result<std::vector<VolumeInfo>> KernelGroup::create_snapshots(const std::vector<
         else
             info.chunk_size = named[i].chunk_size;
         Result<VolumeInfo> one = changed(commands[i], names[i], std::move(info), options);
-        if (one && one->kind != (thin ? VolumeKind::thin : VolumeKind::snapshot))
+        if (one && one->kind != (thin ? VolumeKind::thin : VolumeKind::snapshot)) {
+            record.undoing = true;
             one = fail(ErrorKind::failed, "LVM made {} something else than asked for", names[i]);
+        }
         if (one && tagged)
             if (auto remembered = made_next(*lock, record); !remembered)
                 one = std::unexpected(remembered.error());
@@ -297,6 +321,10 @@ Result<std::vector<VolumeInfo>> KernelGroup::create_snapshots(const std::vector<
         made.push_back(*std::move(one));
     }
     if (tagged) {
+        if (const auto closed = still_closed(view, named); !closed) {
+            record.undoing = true;  // all are there, and not what was asked for
+            return std::unexpected(undone(*lock, record, closed.error()));
+        }
         LvmWords words("lvchange");
         words.tag("--deltag", record.tag);
         for (const std::string& name : names)
@@ -404,6 +432,13 @@ Result<VolumeInfo> KernelGroup::change_tags(const std::string& name, const std::
     }
     if (add.empty() && remove.empty())
         return info;
+    // Whoever takes such a tag away has decided what becomes of the volume: no record undoes it then.
+    std::optional<ChangeLock> lock;
+    if (!options.dry_run && !unfinished::tag_of(remove).empty()) {
+        lock.emplace(TRY(ChangeLock::take(TRY(change_path(view.lvm())))));
+        if (const auto record = lock->read(); record && std::ranges::find(remove, record->tag) != remove.end())
+            TRY(lock->clear());
+    }
     return changed(words.volume(name_, name), name, std::move(info), options);
 }
 
@@ -500,10 +535,26 @@ Result<void> KernelGroup::remove_volumes(const std::vector<std::string>& names, 
         lock.emplace(TRY(lock_changes()));
         TRY(lock->write(record));
     }
+    // The commands before may have taken long, and LVM takes along what hangs on a volume.
+    const auto nothing_came = [&]() -> Result<void> {
+        std::set<std::string_view> known;
+        for (const host::LvmVolume& volume : view.lvm().volumes)
+            known.insert(volume.id);
+        const KernelView now = TRY(look_to_change());
+        for (const host::LvmVolume& volume : now.lvm().volumes)
+            if (!known.contains(volume.id) &&
+                (named.contains(volume.pool) || (volume.has_role("thicksnapshot") && named.contains(volume.origin))))
+                return fail(ErrorKind::refused, "{} was made of {} meanwhile, and would go with it", volume.name,
+                            named.contains(volume.pool) ? volume.pool : volume.origin);
+        return {};
+    };
     Result<void> done;
-    for (const LvmWords& words : commands)
+    for (std::size_t i = 0; i < commands.size() && done; ++i) {
+        if (i > 0 && !options.dry_run)
+            done = nothing_came();
         if (done)
-            done = change(words, options.dry_run);
+            done = change(commands[i], options.dry_run);
+    }
     if (!done && lock) {
         const auto settled = settle(*lock, Maker::at_work);
         return settled && !settled->said.empty() ? fail(done.error().kind(), "{}; {}", done.error().message(), settled->said)

@@ -71,6 +71,7 @@ class Kernel : public testing::Test {
         mapper = fake_mapper.get();
         mapper->all = devices;
         mapper->refuse = refuse_mapper;
+        mapper->refuse_messages = refuse_messages;
         runner->answer = [this](const host::Command& command) -> Result<host::CommandResult> {
             if (command.words[0] == "/usr/sbin/lvmlockctl")
                 return host::CommandResult{lvmlockd ? 0 : 255, 0, lvmlockd.value_or(""), ""};
@@ -124,7 +125,7 @@ class Kernel : public testing::Test {
     std::map<std::string, LvmId> ids;
     std::string folder;
     std::vector<host::KernelDevice> devices;
-    std::optional<Error> refuse_mapper;
+    std::optional<Error> refuse_mapper, refuse_messages;
     std::optional<std::string> lvmlockd;  // what lvmlockctl prints; none: the daemon doesn't run
     std::string leases;                   // what sanlock prints of the group's; empty: nothing
     std::function<Result<host::CommandResult>(const host::Command&)> on_change;

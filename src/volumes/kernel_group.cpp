@@ -79,13 +79,16 @@ std::string joined(const std::vector<host::KernelTarget>& targets) {
     return lines;
 }
 
-// Empty: it can't be read, and no kernel starts the pool.
-std::vector<std::byte> read_superblock(BlockDevice& metadata) {
+// Empty: it can't be read.
+std::vector<std::byte> read_block(BlockDevice& metadata, std::uint64_t number) {
     AlignedBuffer block(thin::metadata_block_bytes);
-    if (metadata.size() < block.size() || !read_now(metadata, 0, block.bytes()))
+    if (number >= metadata.size() / block.size() || !read_now(metadata, number * block.size(), block.bytes()))
         return {};
     return {block.bytes().begin(), block.bytes().end()};
 }
+
+// Empty: no kernel starts the pool.
+std::vector<std::byte> read_superblock(BlockDevice& metadata) { return read_block(metadata, 0); }
 
 // The ids of a pool's thin devices.
 class IdCollector final : public tools::PoolVisitor {
@@ -382,13 +385,21 @@ Result<void> KernelGroup::release_metadata_snapshot(const std::string& name, Cha
     const host::KernelDevice pool = TRY(pool_to_tell(name));
     if (const auto status = status_of(pool); !status || !status->held_root)
         return fail(ErrorKind::not_found, "pool {} holds no metadata snapshot", name);
+    int mark = -1;
+    constexpr std::size_t id_length = 32;
+    if (const auto id = LvmId::parse(std::string_view(pool.uuid).substr(uuid_prefix.size() + id_length, id_length))) {
+        mark = TRY(open_mark(mark_of(id->dashed())));
+        if (mark < 0)
+            return fail(ErrorKind::refused, "another process reads the metadata of pool {} through its metadata snapshot now", name);
+    }
+    const FileDescriptor held(mark);
     if (!options.dry_run)
         TRY(host_.mapper->message(pool.name, release_message));
     return {};
 }
 
-std::filesystem::path KernelGroup::mark_of(const host::LvmVolume& pool) const {
-    return host_.state_directory / (std::string(mark_prefix) + pool.id);
+std::filesystem::path KernelGroup::mark_of(const std::string& pool_id) const {
+    return host_.state_directory / (std::string(mark_prefix) + pool_id);
 }
 
 Result<bool> KernelGroup::sweep() {
@@ -410,9 +421,9 @@ Result<void> KernelGroup::release_leftovers() {
     const KernelView view = TRY(look());
     for (const host::LvmVolume& pool : view.lvm().volumes) {
         std::error_code error;
-        if (!LvmId::parse(pool.id) || std::filesystem::file_size(mark_of(pool), error) == 0 || error)
+        if (!LvmId::parse(pool.id) || std::filesystem::file_size(mark_of(pool.id), error) == 0 || error)
             continue;
-        const int mark = TRY(open_mark(mark_of(pool)));
+        const int mark = TRY(open_mark(mark_of(pool.id)));
         if (mark < 0)
             continue;
         const std::string held = read_mark(mark);
@@ -420,22 +431,18 @@ Result<void> KernelGroup::release_leftovers() {
         const auto status = device != nullptr ? status_of(*device) : std::nullopt;
         // Another number: somebody else's, taken since. No number: killed before it was known, and nothing tells whose it is.
         const bool ours = status && status->held_root && held == fmt::to_string(*status->held_root);
-        if (status && status->held_root && held == unknown_holder) {
+        const bool unknown = status && status->held_root && held == unknown_holder;
+        if (unknown)
             unknown_holders_.push_back(pool.name);
-            ::close(mark);
-            continue;
-        }
-        Result<void> done;
-        if (ours)
-            if (auto released = host_.mapper->message(device->name, release_message); !released)
-                done = std::unexpected(released.error());
-        // Of a pool that can't be asked now nothing is forgotten.
-        if (done && view.kernel())
-            done = write_mark(mark, "");
-        ::close(mark);
-        TRY_WITHIN(pool.name, std::move(done));
-        if (ours)
+        // One that takes no messages must be looked at and mended all the same.
+        const bool released = ours && host_.mapper->message(device->name, release_message).has_value();
+        if (released)
             recovered_.push_back(fmt::format("{}: a metadata snapshot that a command had left behind is released", pool.name));
+        // Of a pool that can't be asked now, as it isn't active, nothing is forgotten.
+        const bool gone = status && !status->failed && !ours && !unknown;
+        const Result<void> written = released || gone ? write_mark(mark, "") : Result<void>();
+        ::close(mark);
+        TRY_WITHIN(pool.name, Result<void>(written));
     }
     return {};
 }
@@ -444,15 +451,22 @@ HeldMetadata::~HeldMetadata() {
     if (mark_ < 0)
         return;
     device_.reset();
-    // What can't be released now stays marked.
-    if (mapper_->message(pool_device_, release_message))
+    const auto pool = mapper_->device(pool_device_);
+    const auto status = pool ? status_of(*pool) : std::nullopt;
+    // Somebody may have released it, and taken another. What can't be released now stays marked.
+    const bool anothers = held_root_ && status && !status->failed && status->held_root != held_root_;
+    if (anothers || mapper_->message(pool_device_, release_message))
         (void)write_mark(mark_, "");
     ::close(mark_);
 }
 
 Result<void> HeldMetadata::still_whole() const {
-    if (in_snapshot_)
-        return {};
+    if (in_snapshot_) {
+        const auto status = status_of(TRY(mapper_->device(pool_device_)));
+        if (status && status->held_root == held_root_ && read_block(*device_, *held_root_) == superblock_)
+            return {};
+        return fail(ErrorKind::refused, "{}: the metadata snapshot was released while it was read", pool_device_);
+    }
     if (still_.empty())
         return group_.refuse_used(pool_, superblock_);
     for (const host::KernelDevice& device : TRY(mapper_->devices(pool_device_)))
@@ -534,11 +548,12 @@ Result<std::unique_ptr<HeldMetadata>> KernelGroup::read_metadata(const std::stri
         held->superblock_ = read_superblock(*held->device_);
         return held;
     }
-    const int mark = TRY(open_mark(mark_of(pool)));
+    const int mark = TRY(open_mark(mark_of(pool.id)));
     if (mark < 0)
         return fail(ErrorKind::refused, "another process reads the metadata of pool {} now", name);
     held->in_snapshot_ = true;
     if (const auto status = status_of(*device); status && status->held_root) {
+        held->held_root_ = status->held_root;
         ::close(mark);
     } else {
         auto asked = write_mark(mark, unknown_holder);
@@ -554,9 +569,11 @@ Result<std::unique_ptr<HeldMetadata>> KernelGroup::read_metadata(const std::stri
         const auto now = status_of(TRY(host_.mapper->device(device->name)));
         if (!now || !now->held_root)
             return fail(ErrorKind::failed, "pool {}: the kernel took the message and holds no metadata snapshot", name);
+        held->held_root_ = now->held_root;
         TRY(write_mark(mark, fmt::to_string(*now->held_root)));
     }
     held->device_ = TRY(FileDevice::open(path, {.read_only = true}));
+    held->superblock_ = read_block(*held->device_, *held->held_root_);
     return held;
 }
 

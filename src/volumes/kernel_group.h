@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <set>
@@ -59,7 +60,8 @@ class HeldMetadata {
 
     KernelGroup& group_;
     std::string pool_;
-    std::vector<std::byte> superblock_;  // as it was before anything else was read; of a metadata snapshot it isn't kept
+    std::vector<std::byte> superblock_;       // as it was before anything else was read; in a metadata snapshot that one's
+    std::optional<std::uint64_t> held_root_;  // of the metadata snapshot
     std::vector<std::unique_ptr<BlockDevice>> disks_;
     std::unique_ptr<BlockDevice> device_;
     host::KernelMapper* mapper_ = nullptr;
@@ -217,7 +219,7 @@ class KernelGroup final : public VolumeGroup {
     Result<bool> sweep();
     // Lets go of metadata snapshots that processes of before left.
     Result<void> release_leftovers();
-    std::filesystem::path mark_of(const host::LvmVolume& pool) const;
+    std::filesystem::path mark_of(const std::string& pool_id) const;
 
     // What is found afterwards. In a trial, `expected`.
     Result<VolumeInfo> changed(const host::LvmWords& words, const std::string& name, VolumeInfo expected, const ChangeOptions& options);
@@ -256,7 +258,9 @@ class KernelGroup final : public VolumeGroup {
     Result<Settled> settle(ChangeLock& lock, Maker maker = Maker::gone);
     Result<Settled> settle_there(ChangeLock& lock, const ChangeRecord& record, const KernelView& view, Maker maker);
     // Until nobody has open what was made; no longer than some seconds.
-    Result<void> wait_for_udev(const ChangeRecord& record);
+    Result<void> wait_for_udev(const std::function<bool(const KernelView&)>& closed);
+    Result<void> refuse_open_in_set(const KernelView& view, const host::LvmVolume& origin);
+    Result<void> still_closed(const KernelView& before, const std::vector<CreateSnapshot>& requests);
     // Undoes a change of which a command failed. Returns that error, with what couldn't be undone.
     Error undone(ChangeLock& lock, ChangeRecord& record, const Error& error);
     Result<GroupInfo> info_of(const KernelView& view) const;

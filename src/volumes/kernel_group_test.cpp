@@ -578,6 +578,49 @@ TEST_F(Kernel, ReleasesWhatAKilledProcessLeft) {
     EXPECT_THAT(mapper->messages, IsEmpty());
 }
 
+// Nothing of a pool that can't be asked now is forgotten, and a pool that takes no messages can be looked at.
+TEST_F(Kernel, RemembersWhatAKilledProcessLeft) {
+    const auto marked = [&] {
+        std::ifstream stream(mark());
+        return std::string(std::istreambuf_iterator<char>(stream), {});
+    };
+    host::KernelDevice& pool = device("my--vg-pool-tpool");
+    const std::string uuid = std::exchange(pool.uuid, "");
+    for (const char* left : {"77", "?"}) {
+        std::ofstream(mark()) << left;
+        test::value_of(open()->info());
+        EXPECT_EQ(marked(), left) << "not active";
+    }
+    pool.uuid = uuid;
+    std::ofstream(mark()) << "77";
+    for (const char* status : {"Fail", "4 1024/1024 5/1024 77 ro no_discard_passdown queue_if_no_space - 256"}) {
+        pool.status[0].parameters = status;
+        refuse_messages = Error(ErrorKind::failed, "Operation not supported");
+        test::value_of(open()->info());
+        EXPECT_EQ(marked(), "77") << status;
+    }
+    refuse_messages.reset();
+    pool.status[0].parameters = "4 113/1024 5/1024 77 rw no_discard_passdown queue_if_no_space - 256";
+    open();
+    EXPECT_THAT(mapper->messages, ElementsAre("my--vg-pool-tpool: release_metadata_snap"));
+    EXPECT_EQ(marked(), "");
+    std::ofstream(mark()) << "?";
+    pool.status[0].parameters = "4 113/1024 5/1024 - rw no_discard_passdown queue_if_no_space - 256";
+    open();
+    EXPECT_EQ(marked(), "") << "there is none";
+}
+
+TEST_F(Kernel, ReleasesNoMetadataSnapshotThatIsBeingRead) {
+    device("my--vg-pool-tpool").status[0].parameters = "4 113/1024 5/1024 77 rw no_discard_passdown queue_if_no_space - 256";
+    auto group = open();
+    const FileDescriptor reader(::open(mark().c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+    ASSERT_EQ(::flock(reader.get(), LOCK_EX), 0);
+    expect_error(group->release_metadata_snapshot("pool", {}), ErrorKind::refused, "another process reads");
+    EXPECT_THAT(mapper->messages, IsEmpty());
+    ASSERT_EQ(::flock(reader.get(), LOCK_UN), 0);
+    test::value_of(group->release_metadata_snapshot("pool", {}));
+}
+
 // Folders for LVM's files, which a killed process left.
 TEST_F(Kernel, RemovesTheFoldersOfKilledProcesses) {
     const std::filesystem::path dead = folder + "/backup-AAAAAA", living = folder + "/backup-BBBBBB", other = folder + "/other-CCCCCC";

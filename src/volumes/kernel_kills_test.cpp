@@ -382,6 +382,101 @@ TEST_F(Killed, WhatIsOpenForAMomentIsUndone) {
 }
 
 // LVM's command goes on when the process that waits for it is killed: what it makes is waited for.
+// Somebody took the tags away to keep what is there, by LVM or by us.
+TEST_F(Killed, WhatLostItsTagsIsKept) {
+    const auto make = [](KernelGroup& group) { test::value_of(group.create_pool(pool_of({"/dev/quick"}), {})); };
+    unsigned kept = 0;
+    for (unsigned after = 0; after < 8; ++after)
+        for (const bool by_us : {false, true}) {
+            SCOPED_TRACE(fmt::format("after {}, {}", after, by_us));
+            LittleLvm lvm;
+            prepare(lvm);
+            const std::size_t before = lvm.volumes.size();
+            ASSERT_TRUE(kill(lvm, after, make));
+            const bool tagged =
+                std::ranges::any_of(lvm.volumes, [](const auto& volume) { return !unfinished::tag_of(volume.tags).empty(); });
+            if (lvm.volumes.size() == before || (by_us && !tagged) ||
+                std::ranges::find(lvm.volumes, "new_tdata", &LittleLvm::Volume::name) != lvm.volumes.end())
+                continue;
+            ++kept;
+            for (LittleLvm::Volume& volume : lvm.volumes)
+                if (const std::string tag = unfinished::tag_of(volume.tags); !tag.empty()) {
+                    if (by_us)
+                        test::value_of(open(lvm)->change_tags(volume.name, {}, {tag}, {}));
+                    else
+                        std::erase(volume.tags, tag);
+                }
+            if (!by_us)
+                lvm.tags.clear();
+            const std::vector<std::string> names = lvm.names();
+            recover(lvm);
+            EXPECT_EQ(lvm.names(), names);
+        }
+    EXPECT_GE(kept, 4u);
+}
+
+// Of a pool and of an origin LVM removes what it finds on them by then.
+TEST_F(Killed, NothingGoesThatCameDuringARemoval) {
+    const auto expect_kept = [&](const std::vector<std::string>& names, bool with_contents, const std::function<void(LittleLvm&)>& come) {
+        LittleLvm lvm;
+        prepare(lvm);
+        const auto group = open(lvm);
+        bool came = false;
+        lvm.before_change = [&](const host::Command&) {
+            if (!std::exchange(came, true))
+                come(lvm);
+        };
+        const auto removed = group->remove(names, with_contents, {});
+        ASSERT_FALSE(removed);
+        EXPECT_EQ(removed.error().kind(), ErrorKind::refused);
+        EXPECT_THAT(removed.error().message(), HasSubstr("late was made of"));
+        EXPECT_THAT(lvm.names(), Contains("late"));
+    };
+    const auto in_pool = [](LittleLvm& lvm) { thin(lvm, "late"); };
+    expect_kept({"web", "web-s8", "web-s9", "db", "pool"}, false, in_pool);
+    expect_kept({"root", "pool"}, true, in_pool);
+    expect_kept({"old-s", "old"}, false, [](LittleLvm& lvm) {
+        LittleLvm::Volume& snapshot = lvm.make("late", "linear");
+        snapshot.origin = "old";
+        snapshot.classic = true;
+    });
+}
+
+// Its snapshots would be of several moments.
+TEST_F(Killed, ASetOfWhichAVolumeIsOpenedMeanwhileIsUndone) {
+    LittleLvm lvm;
+    prepare(lvm);
+    const auto group = open(lvm);
+    host::KernelDevice device;
+    device.name = lvm2::dm_name("my-vg", "web");
+    device.uuid = lvm2::dm_uuid(*LvmId::parse("FTM2AD-Md9x-9Pyd-AcDP-m8QK-xGzn-4hs1m3"), *LvmId::parse(lvm.at("web").id));
+    device.open_count = 1;
+    lvm.before_change = [&](const host::Command& command) {
+        if (command.words[1] == "lvcreate" && std::ranges::find(mapper->all, device.name, &host::KernelDevice::name) == mapper->all.end())
+            mapper->all.push_back(device);
+        mapper->on_pass = [this] { clock.advance(std::chrono::seconds(1)); };
+    };
+    const std::vector<std::string> names = lvm.names();
+    const auto made = group->create_snapshots({{.origin = "web"}, {.origin = "db"}}, {});
+    ASSERT_FALSE(made);
+    EXPECT_THAT(made.error().message(), HasSubstr("web is in use"));
+    EXPECT_EQ(lvm.names(), names);
+    // One that is looked into for a moment only, as by udev, is none.
+    mapper->all.pop_back();
+    unsigned passes = 0;
+    lvm.before_change = [&](const host::Command& command) {
+        if (command.words[1] != "lvcreate" || std::exchange(passes, 1) != 0)
+            return;
+        mapper->all.push_back(device);
+        mapper->on_pass = [&] {
+            if (++passes == 8)
+                mapper->all.pop_back();
+        };
+    };
+    test::value_of(group->create_snapshots({{.origin = "web"}, {.origin = "db"}}, {}));
+    EXPECT_GE(passes, 8u);
+}
+
 TEST_F(Killed, LvmAtWorkIsWaitedFor) {
     LittleLvm lvm;
     prepare(lvm);

@@ -199,6 +199,42 @@ TEST_F(ReplacedMetadata, LeaksAreNoReasonToRefuse) {
     EXPECT_EQ(test::value_of(group->take_metadata(*made)), "pool_meta0");
 }
 
+// Blocks that are free again are written, and look like others of the same pool.
+TEST_F(ReplacedMetadata, ReadingTellsOfAMetadataSnapshotThatWasReleased) {
+    const std::string metadata = folder + "/" + lvm2::dm_name("my-vg", "pool_tmeta");
+    std::ofstream(metadata) << std::string(16 * thin::metadata_block_bytes, 'a');
+    LittleLvm lvm = this->lvm();
+    const auto hold = [&](const std::string& root) {
+        mapper->all.back().status[0].parameters = "1 113/1024 5/1024 " + root + " rw no_discard_passdown queue_if_no_space - 256";
+    };
+    for (const bool anothers : {true, false})
+        for (const bool block : {true, false}) {
+            SCOPED_TRACE(fmt::format("{} {}", anothers, block));
+            const auto group = open(lvm);
+            activate(lvm);
+            if (anothers)
+                hold("7");
+            mapper->on_message = [&](const std::string& text) { hold(text == "reserve_metadata_snap" ? "7" : "-"); };
+            {
+                const auto held = test::value_of(group->read_metadata("pool"));
+                EXPECT_EQ(held->of_others(), anothers);
+                test::value_of(held->still_whole());
+                // Released and taken again, in the same place or another.
+                if (block)
+                    std::ofstream(metadata, std::ios::in | std::ios::out).seekp(7 * thin::metadata_block_bytes) << 'b';
+                else
+                    hold("8");
+                const auto whole = held->still_whole();
+                ASSERT_FALSE(whole);
+                EXPECT_THAT(whole.error().message(), HasSubstr("was released while it was read"));
+            }
+            const bool releases = !anothers && block;
+            EXPECT_EQ(std::ranges::count(mapper->messages, "my--vg-pool-tpool: release_metadata_snap"), releases ? 1 : 0)
+                << "that of others stays";
+            std::ofstream(metadata, std::ios::in | std::ios::out).seekp(7 * thin::metadata_block_bytes) << 'a';
+        }
+}
+
 TEST_F(ReplacedMetadata, ReadingTellsOfUseMeanwhile) {
     LittleLvm lvm = this->lvm();
     const auto group = open(lvm);

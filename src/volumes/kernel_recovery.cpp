@@ -39,6 +39,11 @@ using host::LvmWords;
 
 bool has_tag(const std::vector<std::string>& tags, std::string_view tag) { return std::ranges::find(tags, tag) != tags.end(); }
 
+// Of the volumes of a record that are becoming a pool; empty: the group gets none.
+std::string group_tag(const ChangeRecord& record) {
+    return record.kind == ChangeRecord::Kind::parts ? unfinished::pool_tag(record.volumes.at(0).id, record.volumes.at(1).id) : "";
+}
+
 const LvmVolume* find_recorded(const KernelView& view, const ChangeRecord& record, const RecordedVolume& recorded) {
     for (const LvmVolume& volume : view.lvm().volumes)
         if (recorded.id.empty() ? volume.name == recorded.name && has_tag(volume.tags, record.tag) : volume.id == recorded.id)
@@ -50,9 +55,9 @@ bool is_untouched(const KernelView& view, const ChangeRecord& record, const Reco
     if (!view.kernel() || view.open_count(volume) > 0 || volume.hidden || volume.merging.value_or(false) || volume.name != recorded.name)
         return false;
     std::set<std::string> tags(volume.tags.begin(), volume.tags.end());
-    // Those of a pool's two parts go just before they become hidden. A volume that changes places with a pool's metadata loses it before,
-    // and what has its id afterwards may be the old metadata.
-    if (tags.erase(record.tag) == 0 && record.kind != ChangeRecord::Kind::parts)
+    // Those of a pool's two parts go just before they become hidden: the group has one then, unless somebody took that away, too. A volume
+    // that changes places with a pool's metadata loses it before, and what has its id afterwards may be the old metadata.
+    if (tags.erase(record.tag) == 0 && !has_tag(view.lvm().tags, group_tag(record)))
         return false;
     if (tags != std::set<std::string>(recorded.tags.begin(), recorded.tags.end()))
         return false;
@@ -118,16 +123,12 @@ Result<void> KernelGroup::made_next(ChangeLock& lock, ChangeRecord& record) {
 }
 
 // Whoever was told of a new device, or of the end of writing to one, looks into it: udev's programs, for a moment.
-Result<void> KernelGroup::wait_for_udev(const ChangeRecord& record) {
+Result<void> KernelGroup::wait_for_udev(const std::function<bool(const KernelView&)>& closed) {
     constexpr auto moment = std::chrono::milliseconds(50);
     constexpr unsigned most_moments = 100;
     const Duration begin = host_.clock->monotonic();
     for (unsigned moments = 0; moments < most_moments && host_.clock->monotonic() - begin < most_moments * moment; ++moments) {
-        const KernelView view = TRY(look());
-        if (std::ranges::none_of(record.volumes, [&](const RecordedVolume& recorded) {
-                const LvmVolume* volume = find_recorded(view, record, recorded);
-                return volume != nullptr && view.open_count(*volume) > 0;
-            }))
+        if (closed(TRY(look())))
             break;
         std::this_thread::sleep_for(moment);
     }
@@ -231,17 +232,20 @@ Result<KernelGroup::Settled> KernelGroup::settle(ChangeLock& lock, Maker maker) 
     if (!record)
         return Settled{.left = true};
     if (maker == Maker::gone && !record->of_volumes_there())
-        TRY(wait_for_udev(*record));
+        TRY(wait_for_udev([&](const KernelView& view) {
+            return std::ranges::none_of(record->volumes, [&](const RecordedVolume& recorded) {
+                const LvmVolume* volume = find_recorded(view, *record, recorded);
+                return volume != nullptr && view.open_count(*volume) > 0;
+            });
+        }));
     const KernelView view = TRY(look_to_change());
     if (record->of_volumes_there())
         return settle_there(lock, *record, view, maker);
-    const std::string group_tag =
-        record->kind == Kind::parts ? unfinished::pool_tag(record->volumes.at(0).id, record->volumes.at(1).id) : "";
-    const bool has_group_tag = has_tag(view.lvm().tags, group_tag);
+    const bool has_group_tag = has_tag(view.lvm().tags, group_tag(*record));
     Settled settled;
     const auto end = [&](std::string said, bool done = false) -> Result<Settled> {
         if (has_group_tag)
-            TRY(change(LvmWords("vgchange").tag("--deltag", group_tag).group(name_), false));
+            TRY(change(LvmWords("vgchange").tag("--deltag", group_tag(*record)).group(name_), false));
         TRY(lock.clear());
         settled.said = std::move(said);
         settled.done = done;
