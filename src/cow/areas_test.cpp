@@ -79,7 +79,7 @@ TEST(LargeAreas, AreReadFilledZeroedAndMerged) {
 
     // Back over the border of the areas; all of it would be 256 GiB.
     ASSERT_TRUE(origin->start_merge(snapshot));
-    while (snapshot->snapshot_status().usage.allocated > per_area * 4096)
+    while (snapshot->snapshot_status().usage.allocated >= per_area * 4096)
         std::this_thread::yield();
     ASSERT_TRUE(origin->stop_merge());
     for (std::uint64_t index = written_by_hand; index < per_area + 2; ++index)

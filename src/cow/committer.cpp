@@ -60,19 +60,19 @@ void Committer::flush() {
             wake();
         return;
     }
-    error_ = 0;
     under_way_ = static_cast<unsigned>(leaves.size());
+    flushes_.resize(leaves.size());
     if (leaves.empty())
         return flushed();
-    flushes_.resize(leaves.size());
     for (std::size_t index = 0; index < leaves.size(); ++index) {
         Flush& flush = flushes_[index];
         static_cast<IoRequest&>(flush) = IoRequest{.operation = IoOperation::flush};
         flush.committer = this;
+        flush.leaf = leaves[index];
+        flush.error = 0;
         flush.completed = [](IoRequest& request, int error) {
             Committer& self = *static_cast<Flush&>(request).committer;
-            if (error != 0)
-                self.error_ = error;
+            static_cast<Flush&>(request).error = error;
             if (--self.under_way_ == 0)
                 self.flushed();
         };
@@ -81,8 +81,16 @@ void Committer::flush() {
 }
 
 void Committer::flushed() {
-    for (ExceptionLog* log : logs_)
-        log->flush_ended(error_);
+    for (ExceptionLog* log : logs_) {
+        // A disk that fails costs the stores that lie on it.
+        std::vector<BlockDevice*> leaves;
+        log->device().add_leaves(leaves);
+        int error = 0;
+        for (const Flush& flush : flushes_)
+            if (flush.error != 0 && std::find(leaves.begin(), leaves.end(), flush.leaf) != leaves.end())
+                error = flush.error;
+        log->flush_ended(error);
+    }
     begin_round();
 }
 

@@ -50,6 +50,8 @@ class Committer {
   private:
     struct Flush : IoRequest {
         Committer* committer;
+        BlockDevice* leaf;
+        int error;
     };
     void begin_round();
     void write();
@@ -65,7 +67,6 @@ class Committer {
     unsigned awaited_ = 0;  // not 0: the round waits
     unsigned under_way_ = 0;
     std::vector<Flush> flushes_;
-    int error_ = 0;  // of a flush
     struct RoundTask : Task {
         Committer* committer;
     } task_;

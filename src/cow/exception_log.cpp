@@ -561,8 +561,13 @@ void ExceptionLog::tail_read() {
             const std::byte* bytes = part.units.data() + (index * exception_bytes - start_of(part));
             tail_.push_back({OriginChunk(load_little<std::uint64_t>(bytes)), StoreChunk(load_little<std::uint64_t>(bytes + 8))});
         }
+    if (tail_parts_.empty())
+        count_as_merging();
     tail_done(tail_error_);
 }
+
+// As the kernel counts in a merge: as if every chunk before had been committed in the order of allocation.
+void ExceptionLog::count_as_merging() { next_free_.store(geometry_.area_chunk(area_.load()) + in_area_ + 1); }
 
 void ExceptionLog::clear_tail(Waiter& waiter) {
     waiter_ = &waiter;
@@ -583,8 +588,7 @@ void ExceptionLog::tail_written() {
         if (error == 0) {
             log.area_.store(log.tail_parts_.back().area);
             log.in_area_ = log.tail_parts_.back().first;
-            // As the kernel counts in a merge: as if every chunk before had been committed in the order of allocation.
-            log.next_free_.store(log.geometry_.area_chunk(log.area_.load()) + log.in_area_ + 1);
+            log.count_as_merging();
         }
         log.tail_done(error);
     };

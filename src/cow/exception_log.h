@@ -149,6 +149,7 @@ class ExceptionLog {
     std::uint64_t start_of(const TailPart& part) const;
     void submit_tail(IoOperation operation, void (ExceptionLog::*then)());
     void tail_read();
+    void count_as_merging();
     void tail_written();
     void tail_done(int error);
 

@@ -174,6 +174,7 @@ void OriginThread::step_flushed(int error) {
 void OriginThread::step_cleared(int error) {
     SnapshotState& snapshot = merge_->snapshot;
     if (error == 0) {
+        merge_->clear_unknown = false;
         for (const ExceptionLog::Exception& exception : snapshot.log->tail()) {
             [[maybe_unused]] const bool erased = snapshot.table->erase(exception.old);
             assert(erased);
@@ -182,14 +183,14 @@ void OriginThread::step_cleared(int error) {
     }
     // Whether they are gone on the disk isn't known. Their chunks are read from either place alike, but can't be written in one: they stay
     // as they are, until the store is opened again.
+    merge_->clear_unknown = true;
     end_step(error);
-    snapshot.step_under_way.store(true);
 }
 
 void OriginThread::end_step(int error) {
     Merge& merge = *merge_;
     SnapshotState& snapshot = merge.snapshot;
-    snapshot.step_under_way.store(false);
+    snapshot.step_under_way.store(merge.clear_unknown);
     if (error != 0) {
         merge.running = false;
         snapshot.merge_failed.store(true);

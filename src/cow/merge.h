@@ -20,6 +20,8 @@ struct OriginThread::Merge {
     SnapshotState& snapshot;
     bool running = false;
     bool stop = false;
+    // A step's exceptions may be gone from the disk, or not, until the store is opened again or they are taken away after all.
+    bool clear_unknown = false;
     std::function<void()> stopped;
 
     struct StepBlocked : Blocked {

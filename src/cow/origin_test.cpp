@@ -323,6 +323,45 @@ TEST_F(CommitTest, AChunkThatCantBeWrittenCostsNoOther) {
     EXPECT_EQ(snapshots[0]->snapshot_status().condition, SnapshotCondition::active);
 }
 
+// One that has grown onto another disk since.
+TEST_F(CommitTest, ADiskThatFailsCostsNoStoreElsewhere) {
+    struct Grown final : BlockDevice {
+        Grown(BlockDevice& of, BlockDevice& onto) : of_(of), onto_(onto) {}
+        std::uint64_t size() const override { return of_.size(); }
+        DeviceTraits traits() const override { return of_.traits(); }
+        std::string name() const override { return "grown"; }
+        void submit(IoQueue& at, IoRequest& request) override { of_.submit(at, request); }
+        void add_leaves(std::vector<BlockDevice*>& leaves) override {
+            of_.add_leaves(leaves);
+            if (has_grown)
+                onto_.add_leaves(leaves);
+        }
+        bool has_grown = false;
+
+      private:
+        BlockDevice &of_, &onto_;
+    };
+    MemoryDevice further_memory(16 * chunk, "further");
+    FaultDevice further(further_memory);
+    const auto slice = *SliceDevice::create(memory, 0, 32 * chunk, "own");
+    const auto other = *SliceDevice::create(memory, 32 * chunk, 32 * chunk, "other");
+    ASSERT_TRUE(write_now(memory, 0, std::vector<std::byte>(memory.size())));
+    for (auto& snapshot : snapshots)
+        snapshot.reset();
+    Grown growing(*slice, further);
+    const auto one = *origin->open_snapshot(growing, options()), two = *origin->open_snapshot(*other, options());
+    growing.has_grown = true;
+    further.add({.operation = IoOperation::flush});
+    start(*origin, 0, chunk);
+    settle();
+    EXPECT_EQ(requests.back()->error, 0);
+    EXPECT_EQ(one->snapshot_status().condition, SnapshotCondition::invalid);
+    EXPECT_EQ(two->snapshot_status().condition, SnapshotCondition::active);
+    start(*origin, chunk, chunk);
+    settle();
+    EXPECT_EQ(two->snapshot_status().condition, SnapshotCondition::active);
+}
+
 TEST_F(CommitTest, AnAreaIsFilledWhenTheNextOneIsZeroAndFlushed) {
     MemoryDevice dirty(300 * sector_bytes, "dirty");
     ASSERT_TRUE(write_now(dirty, 4096, filled(dirty.size() - 4096, 0xff)));
@@ -606,6 +645,42 @@ TEST_F(OriginTest, AMergeThatFailsLosesNothing) {
         std::this_thread::yield();
     ASSERT_TRUE(origin->end_merge());
     EXPECT_EQ(read(device, 0, device.size()), expected);
+}
+
+// What the disk has of the step's exceptions isn't known after the flush that failed: a write acknowledged in the store could be lost.
+TEST_F(OriginTest, AMergeThatMayHaveForgottenTakesNoWritesThereHoweverOftenItBegins) {
+    FaultDevice faulty_store(store);
+    auto snapshot = open(faulty_store);
+    write(*origin, 0, filled(6 * chunk, 2));
+    faulty_store.add({.operation = IoOperation::flush, .count = 1});
+    const auto failed = [&] { return snapshot->snapshot_status().condition == SnapshotCondition::merge_failed; };
+    for (int begun = 0; begun < 3; ++begun) {
+        ASSERT_TRUE(origin->start_merge(snapshot));
+        while (!failed())
+            std::this_thread::yield();
+        EXPECT_FALSE(write_now(*origin, 2 * chunk, filled(chunk, 8))) << begun;
+        EXPECT_EQ(read(*origin, 0, origin->size()), filled(device.size(), 1)) << begun;
+    }
+    write(*origin, 7 * chunk, filled(chunk, 7));
+    ASSERT_TRUE(origin->end_merge());
+    snapshot.reset();
+    snapshot = open(store);
+    auto expected = filled(device.size(), 1);
+    std::memset(expected.data() + 7 * chunk, 7, chunk);
+    EXPECT_EQ(read(*origin, 0, origin->size()), expected);
+}
+
+TEST_F(OriginTest, AMergeOfNothingEndsThoughRoomWasLost) {
+    FaultDevice faulty_store(store);
+    auto snapshot = open(faulty_store);
+    faulty_store.add({.operation = IoOperation::write, .offset = 2 * chunk, .length = chunk, .count = 1});
+    EXPECT_FALSE(write_now(*snapshot, 0, filled(chunk, 5)));
+    const auto usage = [&] { return snapshot->snapshot_status().usage; };
+    EXPECT_GT(usage().allocated, usage().metadata);
+    ASSERT_TRUE(origin->start_merge(snapshot));
+    ASSERT_TRUE(origin->stop_merge());
+    EXPECT_EQ(usage().allocated, usage().metadata);
+    ASSERT_TRUE(origin->end_merge());
 }
 
 // --- Stores that can't be ---

@@ -32,7 +32,7 @@ SnapshotState::SnapshotState(BlockDevice& store_device, const SnapshotOptions& o
 
 void SnapshotState::raise_event() {
     std::lock_guard lock(handler_mutex);
-    if (handler)
+    for (const auto& [whose, handler] : handlers)
         handler();
 }
 
@@ -115,6 +115,9 @@ void OriginThread::after_grace(std::function<void()> then) {
 
 void OriginThread::set_view(View view) {
     auto next = std::make_unique<const View>(std::move(view));
+    // Reads and flushes look at this alone: before the first write goes to the store, and until the last one has.
+    if (next->merging != nullptr)
+        merges_.store(true);
     view_.store(next.get());
     // Whoever looked at the old one may still do so.
     after_grace([old = std::shared_ptr<const View>(std::move(view_owner_))] {});
@@ -412,8 +415,9 @@ void OriginThread::preserve(std::uint64_t start, std::uint64_t end, const Snapsh
                 break;
             }
             if (pending == nullptr) {
+                const std::uint64_t store_size = snapshot->log->usage().total;
                 pending = make_pending(*snapshot, chunk, free_until - chunk, true);
-                if (pending == nullptr && ask_for_room(*snapshot)) {
+                if (pending == nullptr && ask_for_room(*snapshot, store_size)) {
                     ++blocked.waits;
                     snapshot->origin_writes_without_room.push_back(&blocked);
                     break;

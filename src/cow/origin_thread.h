@@ -76,7 +76,7 @@ struct SnapshotState {
     std::atomic<bool> lost_writes{false};
     std::condition_variable all_committed;  // with handler_mutex
     std::mutex handler_mutex;
-    std::function<void()> handler;
+    std::map<const void*, std::function<void()>> handlers;
     std::function<void()> room_handler;
     std::atomic<bool> needs_room{false};
     // Chunks that a step of a merge is writing to the origin, sorted.
@@ -214,7 +214,7 @@ class OriginThread : public std::enable_shared_from_this<OriginThread> {
     void when_idle(SnapshotState& snapshot, std::function<void()> then);
 
     // room.cpp
-    bool ask_for_room(SnapshotState& snapshot);
+    bool ask_for_room(SnapshotState& snapshot, std::uint64_t full_at);
     void let_writes_without_room_go_on(SnapshotState& snapshot, bool may_wait);
     void stop_waiting_for_room(Blocked& blocked);
 

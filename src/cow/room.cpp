@@ -13,15 +13,16 @@
 
 namespace lamella::cow {
 
-// False: nobody makes room, or it isn't room that is wanting.
-bool OriginThread::ask_for_room(SnapshotState& snapshot) {
+// `full_at`: the size of the store, in sectors, before there was found to be no room: it may have grown since. False: nobody makes room, or
+// it isn't room that is wanting.
+bool OriginThread::ask_for_room(SnapshotState& snapshot, std::uint64_t full_at) {
     if (!snapshot.answers() || snapshot.log->failed())
         return false;
     std::lock_guard lock(snapshot.handler_mutex);
     if (!snapshot.room_handler)
         return false;
     if (!snapshot.needs_room.exchange(true)) {
-        snapshot.full_at = snapshot.log->usage().total;
+        snapshot.full_at = full_at;
         snapshot.room_handler();
     }
     return true;

@@ -108,9 +108,14 @@ SnapshotOptions Snapshot::options() const {
 
 BlockDevice& Snapshot::store_device() const { return state_->device; }
 
-void Snapshot::set_event_handler(std::function<void()> handler) {
+void Snapshot::set_event_handler(std::function<void()> handler, const void* whose) {
     std::lock_guard lock(state_->handler_mutex);
-    state_->handler = std::move(handler);
+    state_->handlers[whose] = std::move(handler);
+}
+
+void Snapshot::drop_event_handler(const void* whose) {
+    std::lock_guard lock(state_->handler_mutex);
+    state_->handlers.erase(whose);
 }
 
 void Snapshot::set_room_handler(std::function<void()> handler) {

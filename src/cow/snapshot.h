@@ -82,8 +82,10 @@ class Snapshot final : public BlockDevice {
     BlockDevice& store_device() const;
 
     // Called on the origin's thread when the snapshot becomes invalid (dm-snapshot's event), and when a merge ends or fails;
-    // must not block. Until the snapshot is closed, and while it is being closed.
-    void set_event_handler(std::function<void()> handler);
+    // must not block. Until the snapshot is closed, and while it is being closed. One for each `whose`.
+    void set_event_handler(std::function<void()> handler, const void* whose = nullptr);
+    // It isn't called any more when this has returned.
+    void drop_event_handler(const void* whose);
 
     // From now on a write that finds the store full, so that the snapshot would become invalid or overflow, waits for room_seen_to().
     // `handler` is called on the origin's thread as soon as one waits; must not block.

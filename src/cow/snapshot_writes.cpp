@@ -93,9 +93,10 @@ void OriginThread::deal_snapshot_write(CowIo& io, bool may_wait) {
     const std::uint64_t chunks = snapshot.end_chunk(io.start + io.length) - io.start / chunk_bytes;
     // What is durable itself may come here only to wait for others.
     const bool there = snapshot.table->present(OriginChunk(io.start / chunk_bytes), chunks);
+    const std::uint64_t store_size = snapshot.log->usage().total;
     // Before anything of it is under way, and outside of a grace period: who makes room may wait for one.
     if (may_wait && !there && !io.request.fast_only && !snapshot.overflowed.load() && !snapshot.log->has_room(chunks) &&
-        ask_for_room(snapshot)) {
+        ask_for_room(snapshot, store_size)) {
         snapshot.writes_without_room.push_back(&io);
         return;
     }

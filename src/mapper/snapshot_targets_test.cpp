@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <map>
 #include <thread>
 
 #include "base/strong.h"
@@ -98,6 +99,22 @@ TEST_F(SnapshotTargetsTest, AnAnsweredWriteToTheOriginHasItsCopy) {
     for (std::uint64_t number = 0; number < 4; ++number) {
         ASSERT_TRUE(write_now(origin, number * 7 * chunk, test::pattern(chunk, 9)));
         ASSERT_EQ(snapshot_of_what_is_on_disk(0, before.size()), before) << number;
+    }
+}
+
+TEST_F(SnapshotTargetsTest, EachDeviceThatIsThereHearsOfTheSnapshotsEnd) {
+    make_snapshot("0 64 linear b.img 0");
+    for (const char* name : {"second", "removed"})
+        make(name, "0 16384 snapshot real cow P 8");
+    ASSERT_TRUE(mapper.remove("removed"));
+    std::map<std::string, std::uint32_t> events;
+    for (const char* name : {"snap", "second"})
+        events[name] = mapper.info(name)->event_number;
+    for (std::uint64_t number = 0; number < 16; ++number)
+        ASSERT_TRUE(write_now(open("origin"), number * chunk, test::pattern(chunk, 9)));
+    for (const auto& [name, before] : events) {
+        EXPECT_EQ(status(name), "0 16384 snapshot Invalid\n") << name;
+        EXPECT_EQ(mapper.info(name)->event_number, before + 1) << name;
     }
 }
 

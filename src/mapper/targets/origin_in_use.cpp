@@ -55,13 +55,15 @@ Result<SnapshotWords> SnapshotWords::take(TargetContext& context) {
     return taken;
 }
 
-Result<std::shared_ptr<cow::Snapshot>> SnapshotWords::open(MappedDevice& owner) const {
+Result<std::shared_ptr<cow::Snapshot>> SnapshotWords::open(MappedDevice& owner, const Target& target) const {
     auto snapshot = TRY(origin->origin->open_snapshot(*store.device, options));
     // A merge's end is no event in the kernel; whoever merges looks at the status.
-    snapshot->set_event_handler([&owner, opened = snapshot.get()] {
-        if (opened->snapshot_status().condition == cow::SnapshotCondition::invalid)
-            owner.raise_event();
-    });
+    snapshot->set_event_handler(
+        [&owner, opened = snapshot.get()] {
+            if (opened->snapshot_status().condition == cow::SnapshotCondition::invalid)
+                owner.raise_event();
+        },
+        &target);
     return snapshot;
 }
 

@@ -27,8 +27,8 @@ struct SnapshotWords {
     cow::SnapshotOptions options;
 
     static Result<SnapshotWords> take(TargetContext& context);
-    // Called in preresume(). The events of the snapshot become the owner's.
-    Result<std::shared_ptr<cow::Snapshot>> open(MappedDevice& owner) const;
+    // Called in preresume(). The snapshot's events are the owner's, too, until `target` drops them: the snapshot may live longer.
+    Result<std::shared_ptr<cow::Snapshot>> open(MappedDevice& owner, const Target& target) const;
     // `snapshot`: once there is one, for the chunk size that its store says.
     std::string print(const cow::Snapshot* snapshot) const;
 };

@@ -18,7 +18,7 @@ class SnapshotToCome final : public BlockDevice {
         snapshot_ = std::move(snapshot);
         began_.store(snapshot_.get());
     }
-    const cow::Snapshot* get() const { return began_.load(); }
+    cow::Snapshot* get() const { return began_.load(); }
 
     std::uint64_t size() const override { return words_.options.size; }
     std::string name() const override { return words_.store.word; }
@@ -54,6 +54,11 @@ class SnapshotTarget final : public Target {
   public:
     SnapshotTarget(SnapshotWords words, MappedDevice& owner) : words_(std::move(words)), owner_(owner), device_(words_) {}
 
+    ~SnapshotTarget() override {
+        if (device_.get() != nullptr)
+            device_.get()->drop_event_handler(this);
+    }
+
     static Result<std::unique_ptr<Target>> create(TargetContext& context) {
         return std::make_unique<SnapshotTarget>(TRY(SnapshotWords::take(context)), context.owner());
     }
@@ -73,7 +78,7 @@ class SnapshotTarget final : public Target {
     std::string table() const override { return words_.print(device_.get()); }
     Result<void> preresume() override {
         if (device_.get() == nullptr)
-            device_.set(TRY(words_.open(owner_)));
+            device_.set(TRY(words_.open(owner_, *this)));
         return {};
     }
 

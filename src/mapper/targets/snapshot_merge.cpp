@@ -23,6 +23,11 @@ class SnapshotMergeTarget final : public Target {
   public:
     SnapshotMergeTarget(SnapshotWords words, MappedDevice& owner) : words_(std::move(words)), owner_(owner) {}
 
+    ~SnapshotMergeTarget() override {
+        if (merge_ != nullptr && merge_->snapshot != nullptr)
+            merge_->snapshot->drop_event_handler(this);
+    }
+
     static Result<std::unique_ptr<Target>> create(TargetContext& context) {
         auto target = std::make_unique<SnapshotMergeTarget>(TRY(SnapshotWords::take(context)), context.owner());
         if (!target->words_.options.store.persistent)
@@ -50,7 +55,7 @@ class SnapshotMergeTarget final : public Target {
         const auto merging = words_.origin->origin->merging();
         if (merging != nullptr && merging != merge_->snapshot)
             return fail(ErrorKind::refused, "a snapshot is merging into {} already", words_.origin->lower.word);
-        merge_->snapshot = TRY(words_.open(owner_));
+        merge_->snapshot = TRY(words_.open(owner_, *this));
         return {};
     }
     // An error leaves the snapshot as it is, which the status shows.
