@@ -417,6 +417,13 @@ Result<bool> KernelGroup::sweep() {
     return marked;
 }
 
+// By others than the pool itself.
+bool KernelGroup::metadata_is_open(const KernelView& view, const host::LvmVolume& pool) {
+    const auto metadata = view.find(pool.metadata);
+    const host::KernelDevice* device = metadata ? view.device(**metadata, "tmeta") : nullptr;
+    return device == nullptr || device->open_count > 1;
+}
+
 Result<void> KernelGroup::release_leftovers() {
     const KernelView view = TRY(look());
     for (const host::LvmVolume& pool : view.lvm().volumes) {
@@ -429,9 +436,11 @@ Result<void> KernelGroup::release_leftovers() {
         const std::string held = read_mark(mark);
         const host::KernelDevice* device = view.pool_device(pool);
         const auto status = device != nullptr ? status_of(*device) : std::nullopt;
-        // Another number: somebody else's, taken since. No number: killed before it was known, and nothing tells whose it is.
-        const bool ours = status && status->held_root && held == fmt::to_string(*status->held_root);
-        const bool unknown = status && status->held_root && held == unknown_holder;
+        // Another number: somebody else's, taken since. No number: killed in the moment between the kernel's taking it, which a kill waits
+        // for, and its number's being known. Only somebody who has the metadata open can be reading through it: it may be his.
+        const bool unnumbered = status && status->held_root && held == unknown_holder;
+        const bool unknown = unnumbered && metadata_is_open(view, pool);
+        const bool ours = status && status->held_root && (held == fmt::to_string(*status->held_root) || (unnumbered && !unknown));
         if (unknown)
             unknown_holders_.push_back(pool.name);
         // One that takes no messages must be looked at and mended all the same.

@@ -219,6 +219,7 @@ class KernelGroup final : public VolumeGroup {
     Result<bool> sweep();
     // Lets go of metadata snapshots that processes of before left.
     Result<void> release_leftovers();
+    static bool metadata_is_open(const KernelView& view, const host::LvmVolume& pool);
     std::filesystem::path mark_of(const std::string& pool_id) const;
 
     // What is found afterwards. In a trial, `expected`.

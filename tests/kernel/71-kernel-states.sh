@@ -54,6 +54,31 @@ check "a killed command leaves its metadata snapshot" test "$(held)" != -
 says "the next one says that it released it" "released" "$LAMELLA" list vg0
 check_equal "nothing is held afterwards" - "$(held)"
 
+# --- Killed before it knew the number: unless somebody has the metadata open, whose it may be
+dmsetup message vg0-pool-tpool 0 reserve_metadata_snap
+mark=$(echo /run/lamella/metadata-snapshot-*)
+printf '?' >"$mark"
+exec 9</dev/mapper/vg0-pool_tmeta
+says "while somebody has the metadata open it is told of" "metadata-snapshot vg0/pool release" "$LAMELLA" doctor vg0
+check "and held" test "$(held)" != -
+exec 9<&-
+says "then it is released" "released" "$LAMELLA" list vg0
+check_equal "nothing is held afterwards" - "$(held)"
+
+# --- Released by somebody else while it is read
+"$LAMELLA" dump --plain vg0/pool --output pipe 2>said &
+reader=$!
+wait_for bash -c 'grep -q "^[0-9]" /run/lamella/metadata-snapshot-*'
+check_status 4 "not by us" "$LAMELLA" metadata-snapshot vg0/pool release
+dmsetup message vg0-pool-tpool 0 release_metadata_snap
+cat pipe >/dev/null
+status=0
+wait $reader || status=$?
+check_equal "what was read then is worth nothing" 4 "$status"
+check "it says why" grep -q "was released while it was read" said
+check_equal "nothing is held afterwards" - "$(held)"
+check_equal "and nothing is remembered" 0 "$(stat -c %s "$mark")"
+
 # --- In use
 exec 9</dev/vg0/web
 check_status 4 "what is in use isn't removed" "$LAMELLA" remove vg0/web --yes
