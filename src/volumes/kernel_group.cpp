@@ -41,8 +41,8 @@ constexpr std::string_view uuid_prefix = "LVM-";  // of the kernel's devices tha
 //
 // A mark is a file for each pool, locked as long as a process of ours holds that pool's metadata snapshot. It is empty when nothing is
 // held, else has the number of the held block, or "?" from before the snapshot is asked for until its number is known. By the number a
-// killed process's is known again, and released. It is never
-// removed: whoever waits for its lock would else hold a file that is there no more.
+// killed process's is known again, and released; one without a number, unless others have the metadata open. The file is never removed:
+// whoever waits for its lock would else hold a file that is there no more.
 
 // -1: another process has it.
 Result<int> open_mark(const std::filesystem::path& path) {
