@@ -6,9 +6,9 @@
 // that follows all that has to be ordered, on a disk that may lose, reorder and tear what no flush covers:
 //
 // - Data, flush, exception. Whoever finds the exception finds the data.
-// - Exceptions become durable from the first to the last. They are written in units that the device writes whole (its alignment, a sector
-//   at least), one unit between two flushes. Else a unit could be there whose predecessor isn't: not
-//   counted now, but counted again, over chunks that have been given to others, when the gap before it is filled.
+// - Exceptions become durable from the first to the last. Between two flushes only those are written that share a block which the device
+//   never tears (its physical block). Else some could be there whose predecessors aren't: not
+//   counted now, but counted again, over chunks that have been given to others, when the gap before them is filled.
 // - The next area is zeroed, and flushed, before the last exception of an area is written: the reader goes on into it at that moment.
 //   That is done when the first exceptions of an area are written, so that nobody waits for it.
 // - A merge takes exceptions away from the end, when the origin has been flushed. All at once: some may be left behind an earlier end, but
@@ -16,7 +16,7 @@
 // - A new store: the first area is zeroed before there is a header.
 // - Invalid is one durable write to the header.
 //
-// The kernel writes an area whole, so that a torn write of its own, or of ours below a device with larger sectors than it says, may leave
+// The kernel writes an area whole, so that a torn write of its own, or of ours on a device that promised more than it keeps, may leave
 // exceptions behind the end. Opening a store zeroes what is behind the end of its last area.
 //
 // The committer's rounds (committer.h) make that order: what one round writes as data, its flush makes durable, and the next may name.
@@ -37,6 +37,7 @@ namespace {
 constexpr std::uint32_t magic = 0x70416e53;
 constexpr std::uint32_t version = 1;
 constexpr std::uint32_t default_chunk_sectors = 32;
+constexpr std::uint64_t most_unit_bytes = 4096;  // as large as a device's alignment or physical block may be
 constexpr std::uint64_t read_bytes = 1 << 20;
 constexpr std::uint64_t zeros_bytes = 64 << 10;
 constexpr std::uint64_t most_zeros_written = 1 << 20;
@@ -75,7 +76,7 @@ ExceptionLog::ExceptionLog(BlockDevice& device, StoreGeometry geometry, bool per
     : device_(device),
       geometry_(geometry),
       persistent_(persistent),
-      unit_bytes_(std::max<std::uint64_t>(sector_bytes, device.traits().alignment)),
+      unit_bytes_(std::min(geometry.chunk_bytes(), most_unit_bytes)),
       next_free_(persistent ? 2 : 0),
       unit_(unit_bytes_),
       data_(device) {
@@ -363,7 +364,9 @@ void ExceptionLog::write_round() {
 
 void ExceptionLog::write_exceptions() {
     const std::uint64_t per_unit = unit_bytes_ / exception_bytes;
-    std::uint64_t room = per_unit - in_area_ % per_unit;
+    // Asked each time: a store may have grown onto another disk.
+    const std::uint64_t whole = std::min<std::uint64_t>(unit_bytes_, device_.traits().physical_block) / exception_bytes;
+    std::uint64_t room = whole - in_area_ % whole;
     if (!next_zeroed_) {
         zero_next_area();
         room = std::min(room, geometry_.exceptions_per_area() - 1 - in_area_);

@@ -156,7 +156,7 @@ class ExceptionLog {
     BlockDevice& device_;
     const StoreGeometry geometry_;
     const bool persistent_;
-    const std::uint64_t unit_bytes_;  // what is written at once: the device's alignment
+    const std::uint64_t unit_bytes_;  // what is written at once
     IoQueue* queue_ = nullptr;
 
     std::atomic<std::uint64_t> next_free_;

@@ -34,6 +34,7 @@ DeviceTraits Origin::traits() const {
         std::lock_guard lock(mutex_);
         if (merging_ != nullptr)
             traits.alignment = std::max(traits.alignment, merging_->store_device().traits().alignment);
+        traits.physical_block = sector_bytes;  // what a write covers may be in both
     }
     return traits;
 }

@@ -10,6 +10,7 @@
 #include "cow/exception_log.h"
 #include "cow/exception_store.h"
 #include "device/concatenation_device.h"
+#include "device/crash_device.h"
 #include "device/fault_device.h"
 #include "device/memory_device.h"
 #include "device/slice_device.h"
@@ -306,6 +307,36 @@ TEST_F(CommitTest, ManyCopiesTakeOneWriteAStoreAndTwoFlushes) {
         ASSERT_TRUE(read_now(*snapshot, 0, seen));
         EXPECT_EQ(seen, filled(device.size(), 1));
     }
+}
+
+// The exceptions of one round are those that a crash leaves all or none of.
+TEST_F(CommitTest, ARoundNotesWhatAPhysicalBlockHolds) {
+    PowerSwitch power;
+    CrashDevice large(1 << 20, "large", power, SparseBytes(), {}, 4096);
+    MemoryDevice small(1 << 20, "small");
+    FaultDevice counting(large);
+    const auto store = *ConcatenationDevice::create(std::array{ConcatenationDevice::Piece{&counting, 0, counting.size()}}, "store");
+    snapshots.clear();
+    device.grow(128 * 4096);
+    const auto snapshot = *origin->open_snapshot(*store, options("P", 8));
+    const auto flushes_for_sixty_copies = [&](std::uint64_t from) {
+        counting.add({.operation = IoOperation::flush, .count = 1, .hold = true});
+        start(*origin, from * 4096, 512);
+        settle();
+        EXPECT_EQ(counting.held(), 1u);
+        const std::uint64_t flushes = counting.count(IoOperation::flush);
+        for (std::uint64_t number = 1; number <= 60; ++number)
+            start(*origin, (from + number) * 4096, 512);
+        settle();
+        counting.release();
+        settle();
+        for (const auto& request : requests)
+            EXPECT_TRUE(request->done && request->error == 0);
+        return counting.count(IoOperation::flush) - flushes;
+    };
+    EXPECT_EQ(flushes_for_sixty_copies(0), 2u) << "of their data, of their exceptions";
+    ASSERT_TRUE(store->append(std::array{ConcatenationDevice::Piece{&small, 0, small.size()}}));
+    EXPECT_EQ(flushes_for_sixty_copies(61), 4u) << "exceptions 62 and 63, to 95, to 121: blocks of 32 since it has grown";
 }
 
 TEST_F(CommitTest, AChunkThatCantBeWrittenCostsNoOther) {

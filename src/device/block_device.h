@@ -20,6 +20,10 @@ struct DeviceTraits {
     // Offsets and lengths of reads and writes are multiples of this (power of two, 1 .. 4096).
     // Memory that isn't aligned to it is copied by the device.
     std::uint32_t alignment = 512;
+    // Bytes that a crash never tears: a write of as many, at a multiple of it, is on the disk whole or not at all. Power of two, 512 .. 4096;
+    // less than `alignment` where requests must be larger than what is sure to stay whole. (Linux: physical_block_size, "the smallest unit
+    // a physical storage device can write atomically", Documentation/ABI/stable/sysfs-block.)
+    std::uint32_t physical_block = 512;
     std::uint64_t preferred_io = 4096;         // bytes
     bool discards = false;                     // discard does something; otherwise it may complete with EOPNOTSUPP
     bool discard_zeroes = false;               // a discarded range reads as zeros from then on

@@ -230,9 +230,15 @@ void CompositeDevice::add_runs(std::uint64_t offset, std::uint64_t length, std::
     }
 }
 
+std::uint32_t CompositeDevice::block_at(std::uint32_t physical_block, std::uint64_t place) {
+    const std::uint64_t largest = place & (~place + 1);
+    return place == 0 ? physical_block : static_cast<std::uint32_t>(std::min<std::uint64_t>(physical_block, largest));
+}
+
 DeviceTraits CompositeDevice::combine(const DeviceTraits& left, const DeviceTraits& right) {
     return {
         .alignment = std::max(left.alignment, right.alignment),
+        .physical_block = std::min(left.physical_block, right.physical_block),
         .preferred_io = std::max(left.preferred_io, right.preferred_io),
         .discards = left.discards && right.discards,
         .discard_zeroes = left.discard_zeroes && right.discard_zeroes,

@@ -36,6 +36,8 @@ class CompositeDevice : public BlockDevice {
 
     // What devices have in common: the strictest alignment, discards only when all have them.
     static DeviceTraits combine(const DeviceTraits& left, const DeviceTraits& right);
+    // A physical block that is one of the whole, too, where `place` (bytes) is one of the places at which pieces begin or end.
+    static std::uint32_t block_at(std::uint32_t physical_block, std::uint64_t place);
 };
 
 }  // namespace lamella

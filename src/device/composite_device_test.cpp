@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "device/concatenation_device.h"
+#include "device/crash_device.h"
 #include "device/error_device.h"
 #include "device/fault_device.h"
 #include "device/memory_device.h"
@@ -67,6 +68,39 @@ class CompositeDeviceTest : public testing::Test {
     std::unique_ptr<ConcatenationDevice> device;
     std::unique_ptr<IoQueue> queue;
 };
+
+// A block of a disk's is one of a device above only where pieces begin and end with blocks.
+TEST(PhysicalBlocks, AreThoseThatLieOnBlocksOfTheDisks) {
+    PowerSwitch power;
+    CrashDevice large(512 * kib, "large", power, SparseBytes(), {}, 4096);
+    MemoryDevice small(512 * kib, "small");
+    ASSERT_EQ(small.traits().physical_block, 512u);
+    const auto of_slice = [&](std::uint64_t start) {
+        return (*SliceDevice::create(large, start, 64 * kib, "slice"))->traits().physical_block;
+    };
+    EXPECT_EQ(of_slice(0), 4096u);
+    EXPECT_EQ(of_slice(128 * kib), 4096u);
+    EXPECT_EQ(of_slice(2 * kib), 2048u);
+    EXPECT_EQ(of_slice(5 * 512), 512u);
+    const auto of_pieces = [&](std::vector<Piece> pieces) {
+        return (*ConcatenationDevice::create(pieces, "pieces"))->traits().physical_block;
+    };
+    EXPECT_EQ(of_pieces({{&large, 0, 8 * kib}, {&large, 64 * kib, 512}}), 4096u) << "only the last ends within a block";
+    EXPECT_EQ(of_pieces({{&large, 0, 9 * kib}, {&large, 64 * kib, 8 * kib}}), 1024u) << "the second begins within a block of the whole";
+    EXPECT_EQ(of_pieces({{&large, 0, 8 * kib}, {&large, 66 * kib, 8 * kib}}), 2048u);
+    EXPECT_EQ(of_pieces({{&large, 0, 8 * kib}, {&small, 0, 8 * kib}}), 512u);
+    const auto of_stripes = [&](std::uint64_t start, std::uint64_t chunk) {
+        const std::array<Stripe, 2> stripes = {Stripe{&large, 0}, Stripe{&large, start}};
+        return (*StripedDevice::create(stripes, chunk, 4 * chunk, "stripes"))->traits().physical_block;
+    };
+    EXPECT_EQ(of_stripes(64 * kib, 4 * kib), 4096u);
+    EXPECT_EQ(of_stripes(65 * kib, 4 * kib), 1024u);
+    EXPECT_EQ(of_stripes(64 * kib, 2 * kib), 2048u);
+    auto pieces = *ConcatenationDevice::create(std::array<Piece, 1>{Piece{&large, 0, 8 * kib}}, "grows");
+    EXPECT_EQ(pieces->traits().physical_block, 4096u);
+    ASSERT_TRUE(pieces->append(std::array<Piece, 1>{Piece{&small, 0, 8 * kib}}));
+    EXPECT_EQ(pieces->traits().physical_block, 512u);
+}
 
 TEST_F(CompositeDeviceTest, PutsEveryByteInItsPlace) {
     ASSERT_EQ(device->size(), size);

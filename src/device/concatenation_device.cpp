@@ -27,6 +27,7 @@ Result<void> ConcatenationDevice::append(std::span<const Piece> segments) {
             return fail(ErrorKind::usage, "{}: its segments add up to more than 2^64 bytes", name_);
         const DeviceTraits traits = piece.device->traits();
         table->traits = table->segments.empty() ? traits : combine(table->traits, traits);
+        table->traits.physical_block = block_at(table->traits.physical_block, piece.offset | table->size);
         table->segments.push_back({table->size, piece});
         table->size += piece.length;
     }

@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cerrno>
 
-#include "base/strong.h"
 #include "device/vectors.h"
 
 namespace lamella {
@@ -42,14 +41,14 @@ class Fate {
             return Whole::torn;
         return (chance >> 8) % 16 < kept_ ? Whole::kept : Whole::lost;
     }
-    // Tears are either at one place (the first sectors, or the last, are there) or all over.
-    bool sector_kept(std::uint64_t operation, std::uint64_t sector, std::uint64_t sectors) const {
+    // Tears are either at one place (the first blocks, or the last, are there) or all over.
+    bool block_kept(std::uint64_t operation, std::uint64_t block, std::uint64_t blocks) const {
         const std::uint64_t kind = mix(seed_ ^ 0x5a5a5a5a, operation);
-        const std::uint64_t place = (kind >> 8) % (sectors + 1);
+        const std::uint64_t place = (kind >> 8) % (blocks + 1);
         switch (kind % 3) {
-        case 0: return sector < place;
-        case 1: return sector >= place;
-        default: return mix(kind, sector) % 2 == 0;
+        case 0: return block < place;
+        case 1: return block >= place;
+        default: return mix(kind, block) % 2 == 0;
         }
     }
 
@@ -85,10 +84,12 @@ struct CrashDevice::Operation {
 CrashDevice::CrashDevice(std::uint64_t size, std::string name, PowerSwitch& power, CompletionDelays delays)
     : CrashDevice(size, std::move(name), power, SparseBytes(), delays) {}
 
-CrashDevice::CrashDevice(std::uint64_t size, std::string name, PowerSwitch& power, SparseBytes content, CompletionDelays delays)
+CrashDevice::CrashDevice(std::uint64_t size, std::string name, PowerSwitch& power, SparseBytes content, CompletionDelays delays,
+                         std::uint32_t physical_block)
     : name_(std::move(name)),
       power_(power),
       delays_(delays),
+      physical_block_(physical_block),
       size_(size),
       random_(delays.seed),
       durable_(std::move(content)),
@@ -101,7 +102,9 @@ std::uint64_t CrashDevice::size() const {
     return size_;
 }
 
-DeviceTraits CrashDevice::traits() const { return {.alignment = sector_bytes, .discards = true, .discard_zeroes = true}; }
+DeviceTraits CrashDevice::traits() const {
+    return {.alignment = sector_bytes, .physical_block = physical_block_, .discards = true, .discard_zeroes = true};
+}
 
 void CrashDevice::grow(std::uint64_t size) {
     std::lock_guard lock(mutex_);
@@ -194,10 +197,10 @@ int CrashDevice::take_effect(Operation& operation) {
 }
 
 template <typename Predicate>
-void CrashDevice::apply_sectors(const Effect& effect, SparseBytes& content, Predicate kept) {
+void CrashDevice::apply_sectors(const Effect& effect, SparseBytes& content, Predicate kept) const {
     for (std::uint64_t at = 0; at < effect.length; at += sector_bytes) {
         const std::uint64_t place = effect.offset + at;
-        if (!kept(at / sector_bytes) || lies_in(place, effect.superseded))
+        if (!kept(place / physical_block_ - effect.offset / physical_block_) || lies_in(place, effect.superseded))
             continue;
         if (effect.data.empty())
             content.zero(place, sector_bytes, effect.keep_allocated);
@@ -237,12 +240,13 @@ SparseBytes CrashDevice::remains(std::uint64_t seed) const {
         const Fate::Whole whole = fate.of(effect->number);
         if (whole == Fate::Whole::lost)
             continue;
-        const std::uint64_t sectors = effect->length / sector_bytes;
+        const std::uint64_t end = effect->offset + effect->length;
+        const std::uint64_t blocks = (end + physical_block_ - 1) / physical_block_ - effect->offset / physical_block_;
         if (whole == Fate::Whole::kept && effect->superseded.empty())
             apply(*effect, content);
         else
-            apply_sectors(*effect, content, [&](std::uint64_t sector) {
-                return whole == Fate::Whole::kept || fate.sector_kept(effect->number, sector, sectors);
+            apply_sectors(*effect, content, [&](std::uint64_t block) {
+                return whole == Fate::Whole::kept || fate.block_kept(effect->number, block, blocks);
             });
     }
     return content;

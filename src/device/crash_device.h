@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/strong.h"
 #include "device/block_device.h"
 #include "device/memory_device.h"
 #include "device/sparse_bytes.h"
@@ -49,17 +50,18 @@ struct CompletionDelays {
 //
 // It keeps two things apart: what survives for certain, and the writes, zeros and discards that no flush has covered. A flush covers
 // exactly the operations whose completion had been delivered when the flush was submitted, once the flush has completed; a durable
-// operation covers itself once it has completed. After a cut, of every uncovered operation all, nothing, or any of its 512-byte sectors may
-// have reached the disk, each operation independently of the others: lost, kept, reordered, torn. Of two that wrote one sector after the
-// other, the earlier never wins over a later one that was kept.
+// operation covers itself once it has completed. After a cut, of every uncovered operation all, nothing, or what lies in any of the
+// disk's physical blocks may have reached the disk, each operation independently of the others: lost, kept, reordered, torn. Of two that
+// wrote one sector after the other, the earlier never wins over a later one that was kept.
 //
 // When the power goes, requests in flight and all later ones complete with EIO and without effect, so that the layers above can be
 // taken down; then remains() gives the disk that the next start finds.
 class CrashDevice final : public BlockDevice {
   public:
     CrashDevice(std::uint64_t size, std::string name, PowerSwitch& power, CompletionDelays delays = {});
-    // Starts from what an earlier life left.
-    CrashDevice(std::uint64_t size, std::string name, PowerSwitch& power, SparseBytes content, CompletionDelays delays = {});
+    // Starts from what an earlier life left. `physical_block`: as DeviceTraits has it.
+    CrashDevice(std::uint64_t size, std::string name, PowerSwitch& power, SparseBytes content, CompletionDelays delays = {},
+                std::uint32_t physical_block = sector_bytes);
     ~CrashDevice() override;
 
     // What a cut at this moment would leave, by the seed. The device itself goes on (or stays off): as many seeds as wanted may be
@@ -99,13 +101,14 @@ class CrashDevice final : public BlockDevice {
     int take_effect(Operation& operation);
     void make_durable(const std::shared_ptr<Effect>& effect);
     static void apply(const Effect& effect, SparseBytes& content);
-    // Sector by sector: those that `kept` wants and nothing has superseded.
+    // Sector by sector: those that nothing has superseded in the blocks that `kept` wants, counted from the first that the effect touches.
     template <typename Predicate>
-    static void apply_sectors(const Effect& effect, SparseBytes& content, Predicate kept);
+    void apply_sectors(const Effect& effect, SparseBytes& content, Predicate kept) const;
 
     const std::string name_;
     PowerSwitch& power_;
     const CompletionDelays delays_;
+    const std::uint32_t physical_block_;
     mutable std::mutex mutex_;
     std::uint64_t size_;
     std::mt19937_64 random_;

@@ -59,6 +59,28 @@ TEST_F(CrashDeviceTest, LosesKeepsAndTearsWhatNoFlushCovers) {
     EXPECT_EQ(content_of(*device.cut(77)), content_of(*device.cut(77))) << "a seed says it all";
 }
 
+TEST_F(CrashDeviceTest, TearsNoPhysicalBlock) {
+    constexpr std::uint64_t block = 4096;
+    CrashDevice disk{disk_size, "disk", power, SparseBytes(), {}, block};
+    EXPECT_EQ(disk.traits().physical_block, block);
+    ASSERT_TRUE(write_now(disk, 0, filled(5 * block, 1)));
+    ASSERT_TRUE(flush_now(disk));
+    ASSERT_TRUE(write_now(disk, block - sector, filled(3 * block, 2)));  // one sector of the first block, all but one of the last
+    std::set<std::vector<int>> shapes;
+    for (std::uint64_t seed = 0; seed < 5000; ++seed) {
+        const auto bytes = content_of(*disk.cut(seed));
+        std::vector<int> shape;
+        for (const auto& [begin, end] :
+             {std::pair{block - sector, block}, {block, 2 * block}, {2 * block, 3 * block}, {3 * block, 4 * block - sector}}) {
+            for (std::uint64_t at = begin; at < end; ++at)
+                ASSERT_EQ(bytes[at], bytes[begin]) << "seed " << seed << ", byte " << at;
+            shape.push_back(static_cast<int>(bytes[begin]));
+        }
+        shapes.insert(shape);
+    }
+    EXPECT_EQ(shapes.size(), 16u) << "all sets of blocks";
+}
+
 TEST_F(CrashDeviceTest, ReordersWritesOfOneFlushInterval) {
     for (int index = 0; index < 4; ++index)
         ASSERT_TRUE(write_now(device, static_cast<std::uint64_t>(index) * 4096, filled(4096, index + 1)));

@@ -4,17 +4,21 @@
 #include <algorithm>
 #include <bit>
 #include <cerrno>
+#include <filesystem>
 #include <fstream>
 
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
+#include <linux/magic.h>
 #include <linux/stat.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include "base/strong.h"
 #include "device/vectors.h"
 
 namespace lamella {
@@ -93,9 +97,11 @@ struct Trimmed {
     }
 };
 
+std::string sysfs_folder(dev_t device) { return fmt::format("/sys/dev/block/{}:{}", major(device), minor(device)); }
+
 // An attribute of the disk that holds a device or a partition; empty where there is none, as for a network file system.
 std::string queue_attribute(dev_t device, std::string_view attribute) {
-    const std::string folder = fmt::format("/sys/dev/block/{}:{}", major(device), minor(device));
+    const std::string folder = sysfs_folder(device);
     for (const std::string_view between : {"/queue/", "/../queue/"}) {
         std::ifstream file(fmt::format("{}{}{}", folder, between, attribute));
         std::string value;
@@ -108,6 +114,27 @@ std::string queue_attribute(dev_t device, std::string_view attribute) {
 std::uint64_t queue_number(dev_t device, std::string_view attribute, std::uint64_t otherwise) {
     const std::string text = queue_attribute(device, attribute);
     return text.empty() ? otherwise : std::strtoull(text.c_str(), nullptr, 10);
+}
+
+// What no crash tears on a block device (DeviceTraits::physical_block), from 512 to 4096 bytes. The kernel gives a stack of devices the
+// largest of its disks' physical blocks; the smallest is what all keep whole. Where blocks begin within one, alignment_offset isn't 0.
+std::uint64_t physical_block_of(dev_t device, int levels = 16) {
+    const std::string folder = sysfs_folder(device);
+    std::int64_t misaligned = 0;
+    std::uint64_t block = queue_number(device, "physical_block_size", 0);
+    if (std::ifstream file(folder + "/alignment_offset");
+        !(file >> misaligned) || misaligned != 0 || !std::has_single_bit(block) || levels == 0)
+        return sector_bytes;
+    std::error_code none;
+    for (std::filesystem::directory_iterator slave(folder + "/slaves", none), end; !none && slave != end; slave.increment(none)) {
+        std::ifstream file(slave->path() / "dev");
+        unsigned its_major = 0, its_minor = 0;
+        char colon = 0;
+        if (!(file >> its_major >> colon >> its_minor))
+            return sector_bytes;
+        block = std::min(block, physical_block_of(makedev(its_major, its_minor), levels - 1));
+    }
+    return std::clamp<std::uint64_t>(block, sector_bytes, 4096);
 }
 
 // Makes the entry of a new file durable.
@@ -193,6 +220,7 @@ Result<void> FileDevice::discover(const FileOptions& options) {
     const dev_t disk = is_block_device_ ? status.st_rdev : status.st_dev;
     traits_.rotational = queue_number(disk, "rotational", 0) != 0;
     TRY(discover_alignment(options));
+    discover_physical_block(disk);
     size_ = TRY(measure());
 
     if (is_block_device_) {
@@ -254,6 +282,26 @@ Result<void> FileDevice::discover_alignment(const FileOptions& options) {
     traits_.alignment = alignment;
     memory_alignment_ = memory;
     return {};
+}
+
+// Of files only where the file system's blocks are known to be whole blocks of its disk's.
+void FileDevice::discover_physical_block(dev_t disk) {
+    traits_.physical_block = sector_bytes;
+    std::uint64_t most = 4096;
+    if (!is_block_device_) {
+        struct statfs system {};
+        struct fsxattr attributes {};
+        if (::fstatfs(fd_, &system) != 0)
+            return;
+        const bool on_disk =
+            system.f_type == EXT4_SUPER_MAGIC || (system.f_type == XFS_SUPER_MAGIC && ::ioctl(fd_, FS_IOC_FSGETXATTR, &attributes) == 0 &&
+                                                  (attributes.fsx_xflags & FS_XFLAG_REALTIME) == 0);
+        if (!on_disk || !std::has_single_bit(static_cast<std::uint64_t>(system.f_bsize)))
+            return;
+        most = static_cast<std::uint64_t>(system.f_bsize);
+    }
+    traits_.physical_block =
+        static_cast<std::uint32_t>(std::clamp(std::min(most, physical_block_of(disk)), sector_bytes, std::uint64_t{4096}));
 }
 
 Result<std::uint64_t> FileDevice::measure() const {

@@ -59,6 +59,7 @@ class FileDevice final : public BlockDevice {
     FileDevice() = default;
     Result<void> discover(const FileOptions& options);
     Result<void> discover_alignment(const FileOptions& options);
+    void discover_physical_block(dev_t disk);
     Result<std::uint64_t> measure() const;
     bool suits(const IoRequest& request) const;
 

@@ -13,4 +13,10 @@ Result<std::unique_ptr<SliceDevice>> SliceDevice::create(BlockDevice& lower, std
     return std::unique_ptr<SliceDevice>(new SliceDevice(lower, start, length, std::move(name)));
 }
 
+DeviceTraits SliceDevice::traits() const {
+    DeviceTraits traits = lower_.traits();
+    traits.physical_block = block_at(traits.physical_block, start_);
+    return traits;
+}
+
 }  // namespace lamella

@@ -15,7 +15,7 @@ class SliceDevice final : public CompositeDevice {
     static Result<std::unique_ptr<SliceDevice>> create(BlockDevice& lower, std::uint64_t start, std::uint64_t length, std::string name);
 
     std::uint64_t size() const override { return length_; }
-    DeviceTraits traits() const override { return lower_.traits(); }
+    DeviceTraits traits() const override;
     std::string name() const override { return name_; }
     void add_leaves(std::vector<BlockDevice*>& leaves) override { lower_.add_leaves(leaves); }
     Piece piece_at(std::uint64_t offset, std::uint64_t limit) const override { return {&lower_, start_ + offset, limit}; }

@@ -26,6 +26,7 @@ Result<std::unique_ptr<StripedDevice>> StripedDevice::create(std::span<const Str
         if ((stripe.start | chunk) % traits.alignment != 0)
             return fail(ErrorKind::usage, "{}: stripes of {} bytes from {} of {} are not aligned to {}", name, chunk, stripe.start,
                         stripe.device->name(), traits.alignment);
+        traits.physical_block = block_at(traits.physical_block, stripe.start | chunk);
     }
     std::unique_ptr<StripedDevice> device(new StripedDevice(stripes, chunk, length, std::move(name)));
     device->traits_ = traits;

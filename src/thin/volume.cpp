@@ -22,6 +22,7 @@ DeviceTraits ThinVolume::traits() const {
     const DeviceTraits lower = pool_.data().traits();
     DeviceTraits traits;
     traits.alignment = lower.alignment;
+    traits.physical_block = lower.physical_block;  // which divides the pool's blocks: they are of 64 KiB at least
     traits.preferred_io = pool_.block_bytes() & (~pool_.block_bytes() + 1);
     traits.discards = pool_.takes_discards();
     traits.discard_zeroes = traits.discards && external_origin_ == nullptr;

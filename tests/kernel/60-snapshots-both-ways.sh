@@ -185,3 +185,43 @@ for name in half large; do
     ours $name merge dump-origin=$name.merged
     check_same "lamella merges $name, which both wrote" $name.shown-there $name.merged
 done
+
+# How many exceptions a flush may cover depends on what no crash tears: the physical blocks of disks and stacks of them.
+truncate -s 16M small.img
+truncate -s 16M sectors.img
+in_kernel small.img sectors.img <<'END'
+"$(</proc/sys/kernel/modprobe)" brd rd_nr=1 rd_size=16384
+large=/dev/ram0
+losetup /dev/loop0 /dev/ubda
+small=/dev/loop0
+losetup --sector-size 4096 /dev/loop1 /dev/ubdb
+truncate -s 1M "$SCRATCH/any"
+# torn NAME EXPECTED DEVICE
+torn() { check_equal "never torn: $1" "$2" "$("$(dirname "$LAMELLA")/tests/kernel/cow_tool" "$SCRATCH/any" "$3" P 8 physical-block)"; }
+sysfs() { cat "/sys/block/$1/queue/physical_block_size"; }
+check_equal "the kernel's own words" "4096 512 4096" "$(sysfs ram0) $(sysfs loop0) $(sysfs loop1)"
+torn "a disk with blocks of 4096" 4096 $large
+torn "one with blocks of 512" 512 $small
+torn "one with sectors of 4096" 4096 /dev/loop1
+dmsetup create aligned --table "0 16384 linear $large 8"
+dmsetup create shifted --table "0 16384 linear $large 3" 2>&1
+printf '0 8192 linear %s 8\n8192 8192 linear %s 8\n' $large $small | dmsetup create mixed
+torn "a device on whole blocks" 4096 /dev/mapper/aligned
+torn "one that begins within a block" 512 /dev/mapper/shifted
+check_equal "the kernel's word for a stack" 4096 "$(sysfs "$(dmsetup info -c --noheadings -o blkdevname mixed)")"
+torn "a device on both disks" 512 /dev/mapper/mixed
+dmsetup create above --table '0 8192 linear /dev/mapper/mixed 0'
+torn "another one on that" 512 /dev/mapper/above
+dmsetup remove above mixed shifted aligned
+for block in 4096 1024; do
+    mkfs.ext4 -q -b $block $large
+    mkdir -p "$SCRATCH/mounted"
+    mount $large "$SCRATCH/mounted"
+    truncate -s 1M "$SCRATCH/mounted/store"
+    torn "a file of ext4 with blocks of $block" $block "$SCRATCH/mounted/store"
+    umount "$SCRATCH/mounted"
+done
+truncate -s 1M /run/store
+torn "a file in memory" 512 /run/store
+losetup -D
+END

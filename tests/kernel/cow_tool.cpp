@@ -11,6 +11,7 @@
 //   merge                the whole snapshot into the origin
 //   merge-part           some of it
 //   status               dm-snapshot's status words, to the standard output
+//   physical-block       that of the store's file, likewise
 //
 // A write that fails is told, and the next one done.
 #include <charconv>
@@ -119,6 +120,8 @@ Result<void> run(int count, char** words) {
             TRY(merge(*origin, snapshot, *queue, verb == "merge"));
         else if (verb == "status")
             std::printf("%s\n", snapshot->snapshot_status().line().c_str());
+        else if (verb == "physical-block")
+            std::printf("%u\n", store_file->traits().physical_block);
         else
             return fail(ErrorKind::usage, "unknown verb {}", word);
     }
