@@ -105,8 +105,8 @@ Result<void> KernelGroup::change(const LvmWords& words, bool trial) {
             std::string name = message.substr(at + told.size());
             name.resize(std::min(name.find_first_of("; "), name.size()));
             const auto volume = view->find(name);
-            if (const auto holder = volume ? lock_holder(*view, **volume) : std::nullopt)
-                return fail(ErrorKind::refused, "{}; it is {}", message, *holder);
+            if (const LockHolder holder = volume ? lock_holder(*view, **volume) : LockHolder(); !holder.who.empty())
+                return fail(ErrorKind::refused, "{}; it is {}", message, holder.who);
         }
     return std::unexpected(std::move(error));
 }
@@ -120,36 +120,49 @@ Result<void> KernelGroup::refuse_without_locking(const KernelView& view) const {
                     : "which doesn't answer on this host; start it, and then the group's locks");
 }
 
-std::optional<std::string> KernelGroup::lock_holder(const KernelView& view, const host::LvmVolume& volume) {
+KernelGroup::LockHolder KernelGroup::lock_holder(const KernelView& view, const host::LvmVolume& volume) {
     const host::LvmGroup& group = view.lvm();
+    if (group.lock_type == "dlm") {
+        const auto [certain, hosts] = host::dlm_holders(host_.kernel_directory, name_, volume.id);
+        const bool one = hosts.size() < 2;
+        return {certain, certain || one ? fmt::format("{}", fmt::join(hosts, " and ")) : fmt::format("one of {}", fmt::join(hosts, ", "))};
+    }
     if (group.lock_type != "sanlock")
-        return std::nullopt;
+        return {};
     // "1.0.0:lvmlock": the volume with the leases.
     const std::string name = group.lock_arguments.substr(group.lock_arguments.find(':') + 1);
     const auto leases = view.find(name);
-    return leases ? lvm_.lease_holder((host_.device_directory / lvm2::dm_name(name_, name)).native(), (*leases)->size, volume.id)
-                  : std::nullopt;
+    const auto holder = leases
+                            ? lvm_.lease_holder((host_.device_directory / lvm2::dm_name(name_, name)).native(), (*leases)->size, volume.id)
+                            : std::nullopt;
+    return {holder.has_value(), holder.value_or("")};
 }
 
 Result<void> KernelGroup::refuse_without_lock(const KernelView& view, const host::LvmVolume& volume) {
-    const host::LvmVolume* pool = view.pool_of(volume);
-    if (pool == nullptr || !view.lacks_lock(*pool))
+    const host::LvmVolume* owner = view.lock_of(volume);
+    if (owner == nullptr || !view.lacks_lock(*owner))
         return {};
+    const bool is_pool = view.find_pool(owner->name).has_value();
+    const std::string what = (is_pool ? "pool " : "") + owner->name;
     if (view.locks_unknown())
         return fail(ErrorKind::refused,
-                    "group {} is shared between hosts by lvmlockd, which doesn't answer: who holds the lock of pool {} "
+                    "group {} is shared between hosts by lvmlockd, which doesn't answer: who holds the lock of {} "
                     "isn't known",
-                    name_, pool->name);
-    const auto holder = lock_holder(view, *pool);
-    const std::string whose = holder ? "is that of " + *holder : "is free or another host's";
-    if (view.pool_device(*pool) != nullptr)
+                    name_, what);
+    const LockHolder holder = lock_holder(view, *owner);
+    const bool another = holder.certain && !holder.who.empty();
+    const std::string whose = another              ? "is that of " + holder.who
+                              : holder.certain     ? "is no other host's"
+                              : holder.who.empty() ? "is free or another host's"
+                                                   : "is free or that of " + holder.who;
+    if (is_pool && view.pool_device(*owner) != nullptr)
         return fail(
             ErrorKind::refused,
             "pool {0} is active here without its lock, which {2}: two hosts that write to it destroy it; lamella deactivate {1}/{0} "
             "--with-contents, at once",
-            pool->name, name_, whose);
-    return fail(ErrorKind::refused, "group {1} is shared between hosts by lvmlockd, and the lock of pool {0} {2}{3}", pool->name, name_,
-                whose, holder ? "" : fmt::format(": lamella activate {}/{} takes it", name_, pool->name));
+            owner->name, name_, whose);
+    return fail(ErrorKind::refused, "group {1} is shared between hosts by lvmlockd, and the lock of {0} {2}{3}", what, name_, whose,
+                another ? "" : fmt::format(": lamella activate {}/{} takes it", name_, owner->name));
 }
 
 Result<VolumeInfo> KernelGroup::changed(const LvmWords& words, const std::string& name, VolumeInfo expected, const ChangeOptions& options) {
@@ -614,7 +627,7 @@ Result<VolumeInfo> KernelGroup::rollback(const std::string& name, const std::str
         return fail(ErrorKind::refused,
                     "merging {} into {} met an error, and goes on when {} is made a device anew: lamella deactivate {}/{}, and activate",
                     snapshot_name, name, name, name_, name);
-    TRY(refuse_without_lock(view, volume));
+    TRY(refuse_without_lock(view, snapshot));
     TRY(refuse_in_use(view, volume));
     TRY(refuse_in_use(view, snapshot));
     if (classic && !info.snapshot_state.empty() && info.snapshot_state != "active")

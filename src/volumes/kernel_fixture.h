@@ -87,12 +87,30 @@ class Kernel : public testing::Test {
         };
         KernelHost host{std::move(fake_runner), std::move(fake_mapper), "/usr/sbin/lvm", folder, &clock};
         host.process_directory = folder + "/processes";
+        host.kernel_directory = folder + "/kernel";
         return KernelGroup::open("my-vg", std::move(host));
     }
     // By sanlock; this host, whose locks are started, holds none. `hold`: a volume's lock is this host's.
     void share() {
         edit("\"vg_lock_type\": \"\"", "\"vg_lock_type\": \"sanlock\", \"vg_lock_args\": \"1.0.0:lvmlock\"");
         lvmlockd = fmt::format("\nVG my-vg lock_type=sanlock {}\nLS sanlock lvm_my-vg\nLK VG un ver 8\n", group_id.dashed());
+    }
+    // By dlm, among the nodes 1, which is this host, to the last.
+    void share_by_dlm(unsigned last) {
+        edit("\"vg_lock_type\": \"\"", "\"vg_lock_type\": \"dlm\", \"vg_lock_args\": \"1.0.0:two\"");
+        lvmlockd = fmt::format("\nVG my-vg lock_type=dlm {}\nLS dlm lvm_my-vg\nLK VG un ver 8\n", group_id.dashed());
+        const std::string cluster = "config/dlm/cluster";
+        for (unsigned node = 1; node <= last; ++node) {
+            add_kernel_file(fmt::format("{}/spaces/lvm_my-vg/nodes/{}/nodeid", cluster, node), fmt::format("{}\n", node));
+            add_kernel_file(fmt::format("{}/comms/{}/nodeid", cluster, node), fmt::format("{}\n", node));
+            add_kernel_file(fmt::format("{}/comms/{}/local", cluster, node), node == 1 ? "1\n" : "0\n");
+            add_kernel_file(fmt::format("{}/comms/{}/addr_list", cluster, node), fmt::format("AF_INET\t10.0.0.{}\n", node));
+        }
+    }
+    void add_kernel_file(const std::string& name, const std::string& text) const {
+        const std::filesystem::path path = std::filesystem::path(folder) / "kernel" / name;
+        std::filesystem::create_directories(path.parent_path());
+        std::ofstream(path) << text;
     }
     // One that this host has.
     void add_process(const std::string& name) const {

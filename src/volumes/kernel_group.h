@@ -32,6 +32,7 @@ struct KernelHost {
     std::filesystem::path profile_directory = "/etc/lvm/profile";  // where LVM looks for a pool's profile
     std::filesystem::path device_directory = "/dev/mapper";        // where the kernel's devices have their names
     std::filesystem::path process_directory = host::all_processes;
+    std::filesystem::path kernel_directory = "/sys/kernel";  // with config/ and debug/
 };
 
 class KernelGroup;
@@ -194,10 +195,15 @@ class KernelGroup final : public VolumeGroup {
     Result<KernelView> look_to_change() { return look_to(Purpose::change); }
     // In a group that hosts share nothing is changed, or made active, without lvmlockd. Errors: refused.
     Result<void> refuse_without_locking(const KernelView& view) const;
-    // Of a pool, or a thin volume: nothing is done to a pool whose lock this host doesn't hold. Errors: refused, with who does.
+    // Nothing is done to a pool, what is in it, or a classic snapshot without its lock (KernelView::lock_of). Errors: refused, with who holds
+    // it.
     Result<void> refuse_without_lock(const KernelView& view, const host::LvmVolume& volume);
-    // Another host that has the volume's lock; none: nobody, or it can't be told.
-    std::optional<std::string> lock_holder(const KernelView& view, const host::LvmVolume& volume);
+    // Other hosts that have the volume's lock.
+    struct LockHolder {
+        bool certain = false;  // else it may be free
+        std::string who;       // "host-1 (host id 1)"; empty: nobody, or, if that isn't certain, it can't be told
+    };
+    LockHolder lock_holder(const KernelView& view, const host::LvmVolume& volume);
     Result<host::KernelDevice> active_pool(const KernelView& view, const std::string& pool);
     // The device of an active pool or volume by its name, as the kernel alone tells it: LVM names devices by its own rules, and marks them
     // as its own by their uuids. A pool's is that with the thin-pool target. None: LVM has to be asked.

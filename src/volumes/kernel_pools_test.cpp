@@ -150,6 +150,58 @@ TEST_F(Kernel, TellsWhoHasThePoolOfASharedGroup) {
     expect_error(group->set_active({.names = {"web-s2"}, .ignore_skip = true}, {}), ErrorKind::refused, "it is host-one (host id 1)");
 }
 
+TEST_F(Kernel, TellsWhoMayHaveThePoolOfAGroupSharedByDlm) {
+    share_by_dlm(2);
+    device("my--vg-pool-tpool").uuid = "";
+    auto group = open();
+    on_change = [](const host::Command&) { return host::CommandResult{5, 0, "", "  LV locked by other host: my-vg/pool\n"}; };
+    const auto snapshot_refused = [&](const char* words) {
+        expect_error(group->create_snapshots({{.origin = "web", .name = "s"}}, {}), ErrorKind::refused, words);
+    };
+    const auto activation_refused = [&](const char* words) {
+        expect_error(group->set_active({.names = {"web-s2"}, .ignore_skip = true}, {}), ErrorKind::refused, words);
+    };
+    snapshot_refused("the lock of pool pool is free or that of 10.0.0.2 (node id 2): lamella activate my-vg/pool takes it");
+    activation_refused("LV locked by other host: my-vg/pool; it is 10.0.0.2 (node id 2)");
+
+    const std::string id = ids.at("pool").dashed();
+    const auto lock = [&](int node, int mode) { return fmt::format("5 {} 2 156 0 85 10001 2 {} -1 1 0 38 \"{}\"\n", node, mode, id); };
+    add_kernel_file("debug/dlm/lvm_my-vg_locks", lock(0, 0) + lock(3, 5));
+    snapshot_refused("the lock of pool pool is that of node id 3");
+    activation_refused("it is node id 3");
+    add_kernel_file("debug/dlm/lvm_my-vg_locks", lock(0, 0) + lock(3, 3) + lock(2, 3));
+    activation_refused("it is 10.0.0.2 (node id 2) and node id 3");
+    add_kernel_file("debug/dlm/lvm_my-vg_locks", lock(0, 0));
+    snapshot_refused("the lock of pool pool is no other host's: lamella activate my-vg/pool takes it");
+}
+
+TEST_F(Kernel, ClaimsNoMoreThanOneOfSeveralByDlm) {
+    share_by_dlm(3);
+    device("my--vg-pool-tpool").uuid = "";
+    auto group = open();
+    on_change = [](const host::Command&) { return host::CommandResult{5, 0, "", "  LV locked by other host: my-vg/pool\n"}; };
+    expect_error(group->rename("web", "web2", {}), ErrorKind::refused,
+                 "is free or that of one of 10.0.0.2 (node id 2), 10.0.0.3 (node id 3): lamella activate my-vg/pool takes it");
+    expect_error(group->set_active({.names = {"web-s2"}, .ignore_skip = true}, {}), ErrorKind::refused,
+                 "it is one of 10.0.0.2 (node id 2), 10.0.0.3 (node id 3)");
+}
+
+// lvremove, lvrename and lvconvert --merge of 2.03.16 take no lock for a classic snapshot; and lvremove of an origin refuses, and then has
+// made its snapshots plain volumes.
+TEST_F(Kernel, AsksLvmForNothingOfAClassicSnapshotThatAnotherHostHas) {
+    share_by_dlm(2);
+    auto group = open();
+    const char* text = "the lock of str is free or that of 10.0.0.2 (node id 2): lamella activate my-vg/str takes it";
+    expect_error(group->remove({"str-s"}, false, {}), ErrorKind::refused, text);
+    expect_error(group->remove({"str-s", "str"}, false, {}), ErrorKind::refused, text);
+    expect_error(group->remove({"str", "str-s"}, false, {}), ErrorKind::refused, text);
+    expect_error(group->rename("str-s", "other", {}), ErrorKind::refused, text);
+    EXPECT_THAT(changes(), IsEmpty());
+    hold("str");
+    test::value_of(group->rename("str-s", "other", {.dry_run = true}));
+    test::value_of(group->rename("str", "other", {.dry_run = true}));
+}
+
 TEST_F(Kernel, TellsWhichLocksOfASharedGroupItHolds) {
     using Known = std::optional<bool>;
     EXPECT_EQ(test::value_of(open()->volume("pool")).lock_held, Known()) << "of one host's";

@@ -128,9 +128,15 @@ Result<const host::LvmVolume*> KernelView::find_pool(std::string_view name) cons
     return pool;
 }
 
-const host::LvmVolume* KernelView::pool_of(const host::LvmVolume& volume) const {
-    const auto pool = find_pool(volume.pool.empty() ? volume.name : volume.pool);
-    return pool ? *pool : nullptr;
+const host::LvmVolume* KernelView::lock_of(const host::LvmVolume& volume) const {
+    const host::LvmVolume* of = &volume;
+    if (is_classic(volume))
+        if (const auto origin = find(volume.origin))
+            of = *origin;
+    const auto pool = find_pool(of->pool.empty() ? of->name : of->pool);
+    if (pool)
+        return *pool;
+    return of != &volume ? of : nullptr;
 }
 
 const host::KernelDevice* KernelView::device(const host::LvmVolume& volume, std::string_view layer) const {
@@ -224,10 +230,7 @@ VolumeInfo KernelView::describe(const host::LvmVolume& volume) const {
 std::optional<bool> KernelView::lock_held(const host::LvmVolume& volume) const {
     if (!locks_ || locks_->state == host::HostLocks::State::no_daemon || volume.hidden)
         return std::nullopt;
-    const host::LvmVolume* of = pool_of(volume);
-    if (of == nullptr && is_classic(volume))
-        if (const auto origin = find(volume.origin))
-            of = *origin;
+    const host::LvmVolume* of = lock_of(volume);
     return locks_->exclusive.contains((of != nullptr ? of : &volume)->id);
 }
 

@@ -61,10 +61,11 @@ class KernelView {
 
     // What this host holds of a shared group's locks. None: it isn't shared.
     const std::optional<host::HostLocks>& locks() const { return locks_; }
-    // The pool whose lock stands for a volume too: a thin volume's, or itself. Null: it is of no pool.
-    const host::LvmVolume* pool_of(const host::LvmVolume& volume) const;
+    // Whose lock stands for a volume, where LVM's commands don't take it reliably: a pool's, for it and its thin volumes; the origin's, or
+    // its pool's, for a classic snapshot. Null: the volume has a lock of its own.
+    const host::LvmVolume* lock_of(const host::LvmVolume& volume) const;
     // In a shared group: what a host has alone, as a pool, isn't this host's now, as far as it is known.
-    bool lacks_lock(const host::LvmVolume& pool) const { return locks_ && !locks_->exclusive.contains(pool.id); }
+    bool lacks_lock(const host::LvmVolume& owner) const { return locks_ && !locks_->exclusive.contains(owner.id); }
     // lvmlockd doesn't answer.
     bool locks_unknown() const { return locks_ && locks_->state == host::HostLocks::State::no_daemon; }
 

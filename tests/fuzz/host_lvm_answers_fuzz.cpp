@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The lines that lvmconfig, lvmlockctl and sanlock print: what is taken from them was in them.
+// The lines that lvmconfig, lvmlockctl, sanlock and the kernel's dlm print: what is taken from them was in them.
 #include <algorithm>
 #include <cstdlib>
 #include <string_view>
@@ -37,5 +37,11 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     if (const auto holder = host::parse_lease_holder(text, volume))
         demand(text.contains(volume) && holder->contains("host id ") &&
                std::ranges::all_of(*holder, [](char character) { return character >= ' ' && character <= '~'; }));
+    const host::DlmLock lock = host::parse_dlm_lock(text, volume);
+    demand(lock.known ? text.contains(volume) : lock.holders.empty());
+    for (const std::uint32_t node : lock.holders)
+        demand(node != 0 && text.contains(std::to_string(node)));
+    const std::string address = host::parse_dlm_address(text);
+    demand(text.contains(address) && address.size() < 40 && address.find_first_not_of("0123456789abcdefABCDEF.:") == address.npos);
     return 0;
 }

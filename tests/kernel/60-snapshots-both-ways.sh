@@ -214,7 +214,7 @@ dmsetup create above --table '0 8192 linear /dev/mapper/mixed 0'
 torn "another one on that" 512 /dev/mapper/above
 dmsetup remove above mixed shifted aligned
 for block in 4096 1024; do
-    mkfs.ext4 -q -b $block $large
+    mkfs.ext4 -q -F -b $block $large
     mkdir -p "$SCRATCH/mounted"
     mount $large "$SCRATCH/mounted"
     truncate -s 1M "$SCRATCH/mounted/store"

@@ -44,6 +44,7 @@ check "a snapshot" lamella snapshot vg0/web --name before
 check "a linear volume" lamella create vg0/lin --linear --size 8M
 check "it is extended" lamella extend vg0/lin --size +4M
 check "the pool too" lamella extend vg0/pool --size +4M
+check "a classic snapshot" lamella snapshot vg0/lin --name lin-old --size 4M
 lamella group backup vg0 --file backup >/dev/null
 check_equal "the text has the locks" 4 "$(grep -c 'lock_args = \|lock_type = ' backup)"
 refused "locks the user-space engine doesn't take" serve vg0 --user-space
@@ -53,10 +54,12 @@ check "a volume more" lamella create vg0/more --size 8M
 check "in trial" lamella remove vg0/more --dry-run
 check "removed" lamella remove vg0/more --yes
 sum_of /dev/vg0/web >../sum
+sum_of /dev/vg0/lin-old >../sum-lin-old
 touch ../active
 
 wait_for test -e ../refused
 check_equal "all is as it was" "$(<../sum)" "$(sum_of /dev/vg0/web)"
+check_equal "the classic snapshot too" "$(<../sum-lin-old)" "$(sum_of /dev/vg0/lin-old)"
 check "rolled back" bash -c 'lamella deactivate vg0/web && lamella rollback vg0/web --to before --yes && lamella activate vg0/web'
 check_equal "with the same data" "$(<../sum)" "$(sum_of /dev/vg0/web)"
 check "given away" lamella deactivate vg0/pool --with-contents
@@ -77,7 +80,7 @@ mkdir "$SCRATCH/2" && cd "$SCRATCH/2"
 host 2
 wait_for test -e ../active
 says "$(lamella show vg0)" "sanlock"
-check_equal "listed without lvmlockd" "before lin pool web" "$(lamella list vg0 | awk 'NR > 1 { print $1 }' | xargs)"
+check_equal "listed without lvmlockd" "before lin lin-old pool web" "$(lamella list vg0 | awk 'NR > 1 { print $1 }' | xargs)"
 refused "which doesn't answer on this host" create vg0/mine --linear --size 4M
 daemon
 refused "aren't started on this host: vgchange --lockstart vg0" create vg0/mine --linear --size 4M
@@ -94,7 +97,9 @@ refused "$holder" remove vg0/web --yes
 refused "$holder" pool change vg0/pool --discards nopassdown
 refused "it is host-1 (host id 1)" activate vg0/web
 refused "it is host-1 (host id 1)" extend vg0/lin --size +4M
-refused "it is host-1 (host id 1)" remove vg0/lin --yes
+refused "$holder" remove vg0/lin --yes
+refused "$holder" remove vg0/lin-old --yes
+refused "$holder" rename vg0/lin-old other
 refused "another host may have it" ls vg0/pool
 refused "isn't active" metadata-snapshot vg0/pool reserve
 refused "is in use: " create /dev/ubda,/dev/ubdb:other --linear --size 4M
