@@ -164,11 +164,11 @@ class Ceiling {
         for (Slot& slot : slots) {
             slot.ceiling = this;
             slot.completed = [](IoRequest& request, int error) {
-                Slot& slot = static_cast<Slot&>(request);
+                Slot& done = static_cast<Slot&>(request);
                 if (error != 0)
-                    slot.ceiling->error_ = error;
-                --slot.ceiling->under_way_;
-                slot.ceiling->next(slot);
+                    done.ceiling->error_ = error;
+                --done.ceiling->under_way_;
+                done.ceiling->next(done);
             };
             next(slot);
         }
