@@ -28,13 +28,13 @@ std::uint64_t Origin::size() const { return thread_->device().size(); }
 
 DeviceTraits Origin::traits() const {
     DeviceTraits traits = thread_->device().traits();
+    traits.physical_block = sector_bytes;  // what a write covers may be copied, or merged, in parts
     if (thread_->merges()) {
         traits.discards = traits.discard_zeroes = false;
         // A write may go to the store.
         std::lock_guard lock(mutex_);
         if (merging_ != nullptr)
             traits.alignment = std::max(traits.alignment, merging_->store_device().traits().alignment);
-        traits.physical_block = sector_bytes;  // what a write covers may be in both
     }
     return traits;
 }

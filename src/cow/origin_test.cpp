@@ -70,6 +70,14 @@ TEST_F(OriginTest, ASnapshotKeepsWhatTheOriginHeld) {
     EXPECT_EQ(snapshot->snapshot_status().line(), "24/256 16") << "copied once";
 }
 
+TEST_F(OriginTest, PromisesNoWholeBlocks) {
+    PowerSwitch power;
+    CrashDevice disk(64 * chunk, "disk", power, SparseBytes(), {}, 4096);
+    const auto over = *Origin::open(disk);
+    EXPECT_EQ(over->traits().physical_block, 512u);
+    EXPECT_EQ((*over->open_snapshot(store, options()))->traits().physical_block, 512u);
+}
+
 TEST_F(OriginTest, ASnapshotIsWritten) {
     auto snapshot = open(store);
     write(*snapshot, chunk + 512, filled(512, 7));        // part of a chunk

@@ -116,24 +116,24 @@ std::uint64_t queue_number(dev_t device, std::string_view attribute, std::uint64
     return text.empty() ? otherwise : std::strtoull(text.c_str(), nullptr, 10);
 }
 
-// What no crash tears on a block device (DeviceTraits::physical_block), from 512 to 4096 bytes. The kernel gives a stack of devices the
-// largest of its disks' physical blocks; the smallest is what all keep whole. Where blocks begin within one, alignment_offset isn't 0.
-std::uint64_t physical_block_of(dev_t device, int levels = 16) {
-    const std::string folder = sysfs_folder(device);
+// What no crash tears on a disk or a partition of one (DeviceTraits::physical_block): 512 to 4096 bytes. Where a partition begins within a
+// block, alignment_offset isn't 0. Of anything that stands on other devices no more is known than a sector, whatever it says: the kernel
+// takes the largest block of the disks in a stack, doesn't look where in the whole a table's target begins, and some targets split what
+// they are given; a loop device and one of nbd say what they were told; persistent memory keeps less than a sector whole.
+std::uint64_t physical_block_of(dev_t device) {
+    namespace fs = std::filesystem;
+    constexpr unsigned nbd_major = 43;
+    const fs::path folder = sysfs_folder(device);
+    std::error_code error;
+    const fs::path disk = fs::exists(folder / "partition", error) ? fs::canonical(folder, error).parent_path() : folder;
+    const bool stands_on_others = !fs::is_empty(disk / "slaves", error) || error;
+    const bool says_what_it_was_told = major(device) == nbd_major || fs::exists(disk / "loop", error);
+    const bool is_memory = queue_number(device, "dax", 0) != 0;
+    const std::uint64_t block = queue_number(device, "physical_block_size", 0);
     std::int64_t misaligned = 0;
-    std::uint64_t block = queue_number(device, "physical_block_size", 0);
-    if (std::ifstream file(folder + "/alignment_offset");
-        !(file >> misaligned) || misaligned != 0 || !std::has_single_bit(block) || levels == 0)
+    if (std::ifstream file(folder / "alignment_offset");
+        !(file >> misaligned) || misaligned != 0 || stands_on_others || says_what_it_was_told || is_memory || !std::has_single_bit(block))
         return sector_bytes;
-    std::error_code none;
-    for (std::filesystem::directory_iterator slave(folder + "/slaves", none), end; !none && slave != end; slave.increment(none)) {
-        std::ifstream file(slave->path() / "dev");
-        unsigned its_major = 0, its_minor = 0;
-        char colon = 0;
-        if (!(file >> its_major >> colon >> its_minor))
-            return sector_bytes;
-        block = std::min(block, physical_block_of(makedev(its_major, its_minor), levels - 1));
-    }
     return std::clamp<std::uint64_t>(block, sector_bytes, 4096);
 }
 

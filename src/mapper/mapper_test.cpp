@@ -77,6 +77,7 @@ TEST_F(MapperTest, DescribesDevices) {
     EXPECT_EQ(mapper.info("upper")->open_count, 1u);
     EXPECT_FALSE(write_now((*open)->device(), 0, std::vector<std::byte>(512)));
     EXPECT_TRUE((*open)->device().traits().read_only);
+    EXPECT_EQ((*open)->device().traits().physical_block, 512u) << "whatever the disks' is: what is below may get another table";
 }
 
 TEST_F(MapperTest, RefusesNamesAndTables) {

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "base/strong.h"
+
 namespace lamella::mapper {
 
 Result<void> Table::add(std::uint64_t length, const TargetType& type, std::unique_ptr<Target> target) {
@@ -15,7 +17,7 @@ Result<void> Table::add(std::uint64_t length, const TargetType& type, std::uniqu
         return fail(ErrorKind::usage, "start and length must be multiples of the {} bytes that {} is aligned to", traits.alignment,
                     target->device().name());
     traits_ = entries_.empty() ? traits : combine(traits_, traits);
-    traits_.physical_block = block_at(traits_.physical_block, size_);
+    traits_.physical_block = sector_bytes;  // whatever is below may get another table
     entries_.push_back({size_, length, &type, std::move(target)});
     size_ += length;
     return {};
