@@ -140,29 +140,38 @@ KernelGroup::LockHolder KernelGroup::lock_holder(const KernelView& view, const h
 
 Result<void> KernelGroup::refuse_without_lock(const KernelView& view, const host::LvmVolume& volume) {
     const host::LvmVolume* owner = view.lock_of(volume);
-    if (owner == nullptr || !view.lacks_lock(*owner))
+    return owner != nullptr ? refuse_without_lock_of(view, *owner) : Result<void>();
+}
+
+Result<void> KernelGroup::refuse_without_lock_of(const KernelView& view, const host::LvmVolume& owner) {
+    if (!view.lacks_lock(owner))
         return {};
-    const bool is_pool = view.find_pool(owner->name).has_value();
-    const std::string what = (is_pool ? "pool " : "") + owner->name;
+    const bool is_pool = view.find_pool(owner.name).has_value();
+    const std::string what = (is_pool ? "pool " : "") + owner.name;
     if (view.locks_unknown())
         return fail(ErrorKind::refused,
                     "group {} is shared between hosts by lvmlockd, which doesn't answer: who holds the lock of {} "
                     "isn't known",
                     name_, what);
-    const LockHolder holder = lock_holder(view, *owner);
+    const LockHolder holder = lock_holder(view, owner);
     const bool another = holder.certain && !holder.who.empty();
     const std::string whose = another              ? "is that of " + holder.who
                               : holder.certain     ? "is no other host's"
                               : holder.who.empty() ? "is free or another host's"
                                                    : "is free or that of " + holder.who;
-    if (is_pool && view.pool_device(*owner) != nullptr)
+    if (is_pool && view.pool_device(owner) != nullptr)
         return fail(
             ErrorKind::refused,
             "pool {0} is active here without its lock, which {2}: two hosts that write to it destroy it; lamella deactivate {1}/{0} "
             "--with-contents, at once",
-            owner->name, name_, whose);
+            owner.name, name_, whose);
+    // To activate it takes no lock then.
+    if (!is_pool && view.device(owner) != nullptr)
+        return fail(ErrorKind::refused,
+                    "{0} is active here without its lock for this host alone, which {2}: lamella deactivate {1}/{0}, and activate",
+                    owner.name, name_, whose);
     return fail(ErrorKind::refused, "group {1} is shared between hosts by lvmlockd, and the lock of {0} {2}{3}", what, name_, whose,
-                another ? "" : fmt::format(": lamella activate {}/{} takes it", name_, owner->name));
+                another ? "" : fmt::format(": lamella activate {}/{} takes it", name_, owner.name));
 }
 
 Result<VolumeInfo> KernelGroup::changed(const LvmWords& words, const std::string& name, VolumeInfo expected, const ChangeOptions& options) {
@@ -282,6 +291,9 @@ Result<std::vector<VolumeInfo>> KernelGroup::create_snapshots(const std::vector<
             TRY(refuse_open_in_set(view, *origin));
         }
         TRY(refuse_without_lock(view, *origin));
+        // LVM takes an origin's lock for lvcreate alone; to undo a set that is broken off needs it, too.
+        if (requests.size() > 1 && view.lock_of(*origin) == nullptr)
+            TRY(refuse_without_lock_of(view, *origin));
         TRY(refuse_suspended(view, *origin));
         if (request.name.empty())
             request.name = plain_name(request.origin, view, names);
@@ -515,6 +527,11 @@ Result<void> KernelGroup::remove_volumes(const std::vector<std::string>& names, 
                 if (other.pool == name && !named.contains(other.name)) {
                     if (!with_contents)
                         return fail(ErrorKind::refused, "pool {} holds volumes, {} among them", name, other.name);
+                    if (const auto found = snapshot_of.find(other.name); found != snapshot_of.end())
+                        return fail(ErrorKind::refused,
+                                    "{} has the classic snapshot {}, which isn't in the pool and would be lost with it: "
+                                    "remove both",
+                                    other.name, found->second->name);
                     TRY(refuse_in_use(view, other));
                 }
             TRY(refuse_foreign_children(view, volume));

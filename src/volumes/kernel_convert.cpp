@@ -270,6 +270,10 @@ Result<VolumeInfo> KernelGroup::convert_to_pool(const ConvertToPool& request, Ch
 Result<VolumeInfo> KernelGroup::swap_metadata(const std::string& name, const std::string& volume_name, ChangeOptions options) {
     const KernelView view = TRY(look_to_change());
     const LvmVolume& pool = *TRY(view.find_pool(name));
+    // LVM 2.03.22 takes no lock for it, other versions refuse.
+    if (view.lvm().shared())
+        return fail(ErrorKind::refused, "group {} is shared between hosts: nothing keeps another one from activating pool {} meanwhile",
+                    name_, name);
     if (!view.kernel())
         return std::unexpected(view.kernel().error());
     if (view.pool_device(pool) != nullptr)

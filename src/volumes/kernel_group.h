@@ -198,6 +198,7 @@ class KernelGroup final : public VolumeGroup {
     // Nothing is done to a pool, what is in it, or a classic snapshot without its lock (KernelView::lock_of). Errors: refused, with who holds
     // it.
     Result<void> refuse_without_lock(const KernelView& view, const host::LvmVolume& volume);
+    Result<void> refuse_without_lock_of(const KernelView& view, const host::LvmVolume& owner);
     // Other hosts that have the volume's lock.
     struct LockHolder {
         bool certain = false;  // else it may be free

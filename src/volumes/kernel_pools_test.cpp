@@ -191,6 +191,12 @@ TEST_F(Kernel, ClaimsNoMoreThanOneOfSeveralByDlm) {
 TEST_F(Kernel, AsksLvmForNothingOfAClassicSnapshotThatAnotherHostHas) {
     share_by_dlm(2);
     auto group = open();
+    expect_error(
+        group->remove({"str-s"}, false, {}), ErrorKind::refused,
+        "str is active here without its lock for this host alone, which is free or that of 10.0.0.2 (node id 2): lamella deactivate "
+        "my-vg/str, and activate");
+    device("my--vg-str").uuid = "";
+    group = open();
     const char* text = "the lock of str is free or that of 10.0.0.2 (node id 2): lamella activate my-vg/str takes it";
     expect_error(group->remove({"str-s"}, false, {}), ErrorKind::refused, text);
     expect_error(group->remove({"str-s", "str"}, false, {}), ErrorKind::refused, text);
@@ -200,6 +206,35 @@ TEST_F(Kernel, AsksLvmForNothingOfAClassicSnapshotThatAnotherHostHas) {
     hold("str");
     test::value_of(group->rename("str-s", "other", {.dry_run = true}));
     test::value_of(group->rename("str", "other", {.dry_run = true}));
+}
+
+// LVM takes an origin's lock for lvcreate alone: without it what was made of a set couldn't be removed again.
+TEST_F(Kernel, MakesASetOfClassicSnapshotsWithTheLocksToUndoIt) {
+    share_by_dlm(2);
+    auto group = open();
+    const CreateSnapshot one{.origin = "str", .name = "one", .classic = true, .size = {.value = 8 * MiB}};
+    const CreateSnapshot two{.origin = "tail", .name = "two", .classic = true, .size = {.value = 8 * MiB}};
+    hold("str");
+    expect_error(group->create_snapshots({one, two}, {}), ErrorKind::refused, "the lock of tail is free or that of 10.0.0.2");
+    EXPECT_THAT(changes(), IsEmpty());
+    hold("tail");
+    const auto tried = group->create_snapshots({one, two}, {.dry_run = true});
+    EXPECT_TRUE(tried) << tried.error().message();
+}
+
+TEST_F(Kernel, SwapsNoMetadataInASharedGroup) {
+    share();
+    hold("pool");
+    device("my--vg-pool-tpool").uuid = "";
+    expect_error(open()->swap_metadata("pool", "tail", {}), ErrorKind::refused, "nothing keeps another one from activating pool pool");
+    EXPECT_THAT(changes(), IsEmpty());
+}
+
+TEST_F(Kernel, RemovesNoClassicSnapshotWithThePoolOfItsOrigin) {
+    edit("\"origin\": \"boot\"", "\"origin\": \"web\"", report.find("\"lv_name\": \"boot-s\""));
+    expect_error(open()->remove({"pool"}, true, {}), ErrorKind::refused,
+                 "web has the classic snapshot boot-s, which isn't in the pool and would be lost with it: remove both");
+    EXPECT_THAT(changes(), IsEmpty());
 }
 
 TEST_F(Kernel, TellsWhichLocksOfASharedGroupItHolds) {
