@@ -36,6 +36,9 @@ std::vector<Words> lines_of(std::string_view text) {
     return lines;
 }
 
+// The words lie in the text.
+std::vector<Words> lines_of(std::string&& text) = delete;
+
 bool is_zero(std::string_view number) { return number.find_first_not_of('0') == number.npos; }
 
 bool is_number(std::string_view word) { return !word.empty() && word.find_first_not_of("0123456789") == word.npos; }
@@ -59,7 +62,8 @@ std::string text_of(const std::filesystem::path& path, std::size_t most) {
 
 std::optional<std::uint32_t> id_in(const std::filesystem::path& path) {
     constexpr std::size_t longest = 16;
-    const std::vector<Words> lines = lines_of(text_of(path, longest));
+    const std::string text = text_of(path, longest);
+    const std::vector<Words> lines = lines_of(text);
     const auto id = lines.size() == 1 && lines[0].size() == 1 ? number<std::uint32_t>(lines[0][0]) : std::nullopt;
     return id && *id != 0 ? id : std::nullopt;
 }
