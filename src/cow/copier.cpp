@@ -2,7 +2,9 @@
 #include "cow/copier.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
+#include <tuple>
 #include <utility>
 
 #include "cow/exception_log.h"
@@ -21,7 +23,7 @@ struct Copier::Piece {
     Copy* copy = nullptr;
     std::uint64_t at = 0;  // from the start of the copy
     std::uint64_t length = 0;
-    AlignedBuffer buffer;  // as large as the largest part so far
+    AlignedBuffer buffer;
     IoRequest read;
     iovec vector{};
     std::vector<Write> writes;
@@ -34,9 +36,6 @@ struct Copier::Piece {
     }
 
     void start(IoQueue& queue) {
-        constexpr std::uint64_t most_alignment = 4096;
-        if (const std::uint64_t room = (length + most_alignment - 1) / most_alignment * most_alignment; buffer.size() < room)
-            buffer = AlignedBuffer(room);
         logs.clear();
         for (const Copy::Target& target : copy->targets)
             if (target.log != nullptr && has(target))
@@ -103,8 +102,9 @@ struct Copier::Piece {
     }
 };
 
-Copier::Copier(IoQueue& queue, std::uint64_t buffer_bytes)
-    : queue_(queue), may_add_(std::max<std::uint64_t>(1, buffer_bytes / piece_bytes)) {}
+Copier::Copier(IoQueue& queue, std::uint64_t buffer_bytes) : queue_(queue), buffer_bytes_(buffer_bytes) {
+    static_assert(most_buffer_bytes == least_buffer_bytes << (std::tuple_size_v<decltype(free_)> - 1));
+}
 
 Copier::~Copier() = default;
 
@@ -115,23 +115,44 @@ void Copier::start(Copy& copy) {
     go_on();
 }
 
+Copier::Pieces& Copier::free_with(std::uint64_t buffer_bytes) { return free_[std::bit_width(buffer_bytes / least_buffer_bytes) - 1]; }
+
+// Null: there is no room until others have ended.
+std::unique_ptr<Copier::Piece> Copier::take_piece(std::uint64_t length) {
+    const std::uint64_t bytes = std::max(std::bit_ceil(length), least_buffer_bytes);
+    if (Pieces& free = free_with(bytes); !free.empty()) {
+        std::unique_ptr<Piece> piece = std::move(free.back());
+        free.pop_back();
+        return piece;
+    }
+    const std::uint64_t more = bytes + piece_overhead;
+    for (Pieces& free : free_) {
+        while (!free.empty() && made_bytes_ + more > buffer_bytes_) {
+            made_bytes_ -= free.back()->buffer.size() + piece_overhead;
+            free.pop_back();
+        }
+    }
+    if (made_bytes_ > 0 && made_bytes_ + more > buffer_bytes_)
+        return nullptr;
+    auto piece = std::make_unique<Piece>();
+    piece->copier = this;
+    piece->buffer = AlignedBuffer(bytes);
+    made_bytes_ += more;
+    return piece;
+}
+
 void Copier::go_on() {
     while (!waiting_.empty()) {
-        if (free_.empty()) {
-            if (may_add_ == 0)
-                return;
-            --may_add_;
-            Piece& piece = *pieces_.emplace_back(std::make_unique<Piece>());
-            piece.copier = this;
-            free_.push_back(&piece);
-        }
-        Piece& piece = *free_.back();
-        free_.pop_back();
         Copy& copy = *waiting_.front();
+        const std::uint64_t length = std::min(most_buffer_bytes, copy.length - copy.next);
+        std::unique_ptr<Piece> taken = take_piece(length);
+        if (taken == nullptr)
+            return;
+        Piece& piece = *taken.release();  // until it is released
         piece.copy = &copy;
         piece.at = copy.next;
-        piece.length = std::min(piece_bytes, copy.length - copy.next);
-        copy.next += piece.length;
+        piece.length = length;
+        copy.next += length;
         ++copy.pieces;
         if (copy.next == copy.length)
             waiting_.pop_front();
@@ -141,7 +162,7 @@ void Copier::go_on() {
 
 void Copier::release(Piece& piece) {
     Copy& copy = *piece.copy;
-    free_.push_back(&piece);
+    free_with(piece.buffer.size()).emplace_back(&piece);
     --copy.pieces;
     if (copy.pieces == 0 && copy.next == copy.length)
         copy.completed(copy);

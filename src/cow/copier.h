@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <deque>
 #include <memory>
@@ -37,11 +38,10 @@ struct Copy {
     unsigned pieces = 0;
 };
 
-// Makes copies in pieces, several at once, within a bound on memory; first come, first served. One queue, and its thread.
+// Makes copies in pieces, several at once; first come, first served. One queue, and its thread.
 class Copier {
   public:
-    static constexpr std::uint64_t piece_bytes = 256 * 1024;
-
+    // `buffer_bytes`: memory of all pieces, at most; of one, if that is more. So many more small copies than large ones are made at once.
     Copier(IoQueue& queue, std::uint64_t buffer_bytes);
     ~Copier();
 
@@ -49,13 +49,22 @@ class Copier {
 
   private:
     struct Piece;
+    using Pieces = std::vector<std::unique_ptr<Piece>>;
+    // A piece of so many bytes at most has a buffer of the least power of two that holds it.
+    static constexpr std::uint64_t least_buffer_bytes = 4 << 10;
+    static constexpr std::uint64_t most_buffer_bytes = 256 << 10;
+    // Of a piece beside what its buffer is asked for: itself, and a page that the allocator loses to alignment.
+    static constexpr std::uint64_t piece_overhead = 5 << 10;
+
     void go_on();
+    std::unique_ptr<Piece> take_piece(std::uint64_t length);
+    Pieces& free_with(std::uint64_t buffer_bytes);
     void release(Piece& piece);
 
     IoQueue& queue_;
-    std::vector<std::unique_ptr<Piece>> pieces_;
-    std::vector<Piece*> free_;
-    std::uint64_t may_add_;
+    const std::uint64_t buffer_bytes_;
+    std::uint64_t made_bytes_ = 0;  // of pieces, free ones too
+    std::array<Pieces, 7> free_;    // by the size of their buffers
     std::deque<Copy*> waiting_;
 };
 

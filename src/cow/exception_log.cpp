@@ -10,7 +10,7 @@
 //   never tears (its physical block). Else some could be there whose predecessors aren't: not
 //   counted now, but counted again, over chunks that have been given to others, when the gap before them is filled.
 // - The next area is zeroed, and flushed, before the last exception of an area is written: the reader goes on into it at that moment.
-//   That is done when the first exceptions of an area are written, so that nobody waits for it.
+//   That is done with the first data whose exceptions need it, so that nobody waits for it.
 // - A merge takes exceptions away from the end, when the origin has been flushed. All at once: some may be left behind an earlier end, but
 //   what they name is merged, and nobody adds exceptions to a store that has begun to merge.
 // - A new store: the first area is zeroed before there is a header.
@@ -214,7 +214,7 @@ Result<void> ExceptionLog::load(ExceptionTable& table, Access access) {
         if (used[index - 1].first + used[index - 1].count > used[index].first)
             return fail(ErrorKind::damaged, "{}: two exceptions name chunk {} of the store", device_.name(), used[index].first);
     }
-    area_ = area - 1;
+    area_ = zeroed_ = area - 1;
     next_free_ = next_free;
     skip_area();
     return {};
@@ -238,9 +238,10 @@ void ExceptionLog::skip_area() {
         next_free_.fetch_add(1);
 }
 
-void ExceptionLog::use(IoQueue& queue, Committer& committer) {
+void ExceptionLog::use(IoQueue& queue, Committer& committer, std::function<void()> idle_again) {
     queue_ = &queue;
     committer_ = &committer;
+    idle_again_ = std::move(idle_again);
     if (persistent_)
         committer.add(*this);
 }
@@ -346,14 +347,19 @@ void ExceptionLog::submit_in_round(IoRequest& request, IoOperation operation, st
             log.failed_ = error;
             log.committer_->wake();
         }
+        if (--log.in_round_ == 0)
+            log.idle_again_();
         log.committer_->ended();
     };
+    ++in_round_;
     committer_->begun();
     device_.submit(*queue_, request);
 }
 
 void ExceptionLog::write_round() {
     data_.send(*queue_, *committer_);
+    if (failed_ == 0 && queued_ > 0 && zeroed_ <= area_.load() + (in_area_ + queued_ - 1) / geometry_.exceptions_per_area())
+        zero_next_area();
     while (!log_.empty() && log_.front().state == Entry::State::dropped)
         log_.pop_front();
     if (failed_ != 0)
@@ -367,10 +373,8 @@ void ExceptionLog::write_exceptions() {
     // Asked each time: a store may have grown onto another disk.
     const std::uint64_t whole = std::min<std::uint64_t>(unit_bytes_, device_.traits().physical_block) / exception_bytes;
     std::uint64_t room = whole - in_area_ % whole;
-    if (!next_zeroed_) {
-        zero_next_area();
+    if (zeroed_ == area_.load())
         room = std::min(room, geometry_.exceptions_per_area() - 1 - in_area_);
-    }
     std::byte* place = unit_.data() + in_area_ % per_unit * exception_bytes;
     for (const Entry& entry : log_) {
         if (entry.state == Entry::State::dropped)
@@ -393,9 +397,9 @@ void ExceptionLog::write_exceptions() {
 
 // With zeros, where that isn't much: to unmap what is written again soon would change the extents of a file twice.
 void ExceptionLog::zero_next_area() {
-    const std::uint64_t chunk = geometry_.area_chunk(area_.load() + 1);
+    const std::uint64_t chunk = geometry_.area_chunk(zeroed_ + 1);
     if (chunk >= chunks())
-        return;  // allocate() leaves the current area its last exception until there is one
+        return;  // allocate() leaves the last area its last exception until there is one
     zeroing_ = true;
     const std::uint64_t bytes = geometry_.chunk_bytes();
     if (bytes > most_zeros_written)
@@ -428,7 +432,7 @@ void ExceptionLog::flush_ended(int error) {
         failed_ = error;
     std::uint64_t batch = std::exchange(batch_, 0);
     if (std::exchange(zeroing_, false))
-        next_zeroed_ = true;
+        ++zeroed_;
     if (failed_ != 0 || batch == 0)
         return;
     in_area_ += batch;
@@ -436,7 +440,6 @@ void ExceptionLog::flush_ended(int error) {
     if (in_area_ == geometry_.exceptions_per_area()) {
         in_area_ = 0;
         area_.fetch_add(1);
-        next_zeroed_ = false;
     }
     if (in_area_ * exception_bytes % unit_bytes_ == 0)
         std::memset(unit_.data(), 0, unit_bytes_);

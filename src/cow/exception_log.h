@@ -10,6 +10,7 @@
 #include <atomic>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -74,7 +75,10 @@ class ExceptionLog {
     BlockDevice& device() { return device_; }
 
     // Before anything below. The committer is that of the store's disks; a persistent store's log is one of its logs from now on.
-    void use(IoQueue& queue, Committer& committer);
+    // `idle_again` is called from inside a completion, which may not end the log.
+    void use(IoQueue& queue, Committer& committer, std::function<void()> idle_again);
+    // No request of a round is under way. A round may outlast the exceptions that it was for, if they are dropped.
+    bool idle() const { return in_round_ == 0; }
 
     // Room for chunks from `exceptions.old` on: at least 1, at most `exceptions.count`, which becomes as many as there are, in chunks that
     // follow each other. False: the store is full.
@@ -90,7 +94,7 @@ class ExceptionLog {
     void dropped(NewExceptions& exceptions);
 
     // --- A round of the committer, which waits for what the log has begun() ---
-    // Writes data, and the next exceptions whose data is flushed, as many as one unit of the device takes.
+    // Writes data, the zeros of an area that will be needed, and the next exceptions whose data is flushed, as many as share a block.
     void write_round();
     // True: something needs the flush that begins now.
     bool flush_begins();
@@ -168,10 +172,12 @@ class ExceptionLog {
 
     Committer* committer_ = nullptr;
     GatheredWrites data_;
-    std::uint64_t batch_ = 0;  // exceptions written in this round
-    bool zeroing_ = false;     // the area behind the current one, in this round
-    bool next_zeroed_ = false;
-    int failed_ = 0;  // an error of a commit: nothing is committed after it
+    std::uint64_t batch_ = 0;   // exceptions written in this round
+    std::uint64_t zeroed_ = 0;  // the last area that is zero, durably, or in use
+    bool zeroing_ = false;      // the one behind it, in this round
+    int failed_ = 0;            // an error of a commit: nothing is committed after it
+    std::size_t in_round_ = 0;  // requests
+    std::function<void()> idle_again_;
     IoRequest zero_, write_;
     iovec write_vector_{};
     AlignedBuffer zeros_;

@@ -14,7 +14,7 @@
 namespace lamella::cow {
 
 struct OriginOptions {
-    // Bound on the memory of copies under way, in bytes; at least one piece of 256 KiB.
+    // Bound on the memory of copies under way, in bytes; at least one piece of 256 KiB. A copy of 4 KiB takes 9 KiB.
     std::uint64_t copy_buffer_bytes = 16ull << 20;
     // For messages. Empty: the device's name.
     std::string name;

@@ -44,7 +44,7 @@ void OriginThread::leave_committer(SnapshotState& snapshot) {
 Result<void> OriginThread::add_snapshot(SnapshotState& snapshot, bool fresh) {
     return call([&](Answer<void>& answer) {
         open_.push_back(&snapshot);
-        snapshot.log->use(queue_, committer_of(snapshot.device));
+        snapshot.log->use(queue_, committer_of(snapshot.device), [this, &snapshot] { look_if_idle(snapshot); });
         View view = *view_owner_;
         view.snapshots.push_back(&snapshot);
         const auto smaller = [](const SnapshotState* left, const SnapshotState* right) { return left->chunk_bytes < right->chunk_bytes; };

@@ -135,6 +135,39 @@ TEST_F(OriginTest, SnapshotsShareOneRead) {
     EXPECT_EQ(read(*second, 0, device.size()), filled(device.size(), 1));
 }
 
+// What a store's device writes at once may be more than where another store's chunks begin.
+TEST_F(OriginTest, StoresOfOtherAlignmentsAreServed) {
+    struct Coarse final : BlockDevice {
+        explicit Coarse(BlockDevice& lower) : lower_(lower) {}
+        std::uint64_t size() const override { return lower_.size(); }
+        DeviceTraits traits() const override {
+            DeviceTraits coarse = lower_.traits();
+            coarse.alignment = chunk;
+            return coarse;
+        }
+        std::string name() const override { return "coarse"; }
+        void submit(IoQueue& queue, IoRequest& request) override {
+            if (const int error = check_request(request, size(), chunk); error != 0)
+                return queue.complete_later(request, error);
+            lower_.submit(queue, request);
+        }
+
+      private:
+        BlockDevice& lower_;
+    };
+    MemoryDevice large(75 * chunk, "large"), fine_store(1 << 20, "fine"), lower(1 << 20, "lower");
+    Coarse coarse_store(lower);
+    write(large, 0, filled(large.size(), 1));
+    origin = *Origin::open(large);
+    auto fine = open(fine_store, options("P", 1)), coarse = open(coarse_store);
+    write(*coarse, 0, filled(chunk, 3));
+    // The first lacks all sectors but one, the second all chunks but one.
+    write(*origin, sector_bytes, filled(large.size() - sector_bytes, 2));
+    EXPECT_EQ(coarse->snapshot_status().condition, SnapshotCondition::active);
+    EXPECT_EQ(read(*fine, 0, large.size()), filled(large.size(), 1));
+    EXPECT_EQ(read(*coarse, chunk, large.size() - chunk), filled(large.size() - chunk, 1));
+}
+
 TEST_F(OriginTest, FrozenItHoldsWritesBack) {
     FaultDevice slow(device);
     origin = *Origin::open(slow);
@@ -412,18 +445,102 @@ TEST_F(CommitTest, AnAreaIsFilledWhenTheNextOneIsZeroAndFlushed) {
         EXPECT_TRUE(read_now(dirty, offset, bytes));
         return bytes;
     };
-    slow.add({.operation = IoOperation::flush, .skip = 1, .count = 1, .hold = true});  // the first is of the data
-    data = filled(32 * sector_bytes, 2);
+    const std::vector<std::byte> none = filled(sector_bytes, 0);
+    slow.add({.operation = IoOperation::flush, .count = 1, .hold = true});
+    data = filled(64 * sector_bytes, 2);
     start(*origin, 0, data.size());
     settle();
     ASSERT_EQ(slow.held(), 1u);
-    EXPECT_NE(seen(last - exception_bytes, exception_bytes), filled(exception_bytes, 0));
-    EXPECT_EQ(seen(last, exception_bytes), filled(exception_bytes, 0));
-    EXPECT_EQ(seen(34 * sector_bytes, sector_bytes), filled(sector_bytes, 0)) << "area 1";
+    EXPECT_EQ(seen(1 * sector_bytes, sector_bytes), none) << "area 0, before the data and the zeros of area 1 are flushed";
+    EXPECT_EQ(seen(34 * sector_bytes, sector_bytes), none) << "area 1";
+    EXPECT_NE(seen(67 * sector_bytes, sector_bytes), none) << "area 2";
+    slow.add({.operation = IoOperation::flush, .count = 1, .hold = true});
+    slow.release();
+    settle();
+    ASSERT_EQ(slow.held(), 1u);
+    EXPECT_NE(seen(last, exception_bytes), filled(exception_bytes, 0));
+    EXPECT_EQ(seen(34 * sector_bytes, sector_bytes), none) << "area 1";
+    EXPECT_EQ(seen(67 * sector_bytes, sector_bytes), none) << "area 2";
     slow.release();
     settle();
     EXPECT_TRUE(requests[0]->done);
-    EXPECT_NE(seen(last, exception_bytes), filled(exception_bytes, 0));
+    EXPECT_NE(seen(34 * sector_bytes + last - sector_bytes, exception_bytes), filled(exception_bytes, 0));
+}
+
+TEST_F(CommitTest, AnAreaIsFilledInOneRound) {
+    MemoryDevice memory_of_its_own(300 * sector_bytes, "store");
+    FaultDevice counting(memory_of_its_own);
+    snapshots.clear();
+    const auto snapshot = *origin->open_snapshot(counting, options("P", 1));
+    const std::uint64_t flushes = counting.count(IoOperation::flush);
+    for (std::uint64_t number = 0; number < 32; ++number)
+        start(*origin, (31 - number) * 1024, 512);
+    settle();
+    for (const auto& request : requests)
+        EXPECT_TRUE(request->done && request->error == 0);
+    EXPECT_EQ(counting.count(IoOperation::flush) - flushes, 2u) << "of the data and the next area's zeros, of 32 exceptions";
+    EXPECT_EQ(snapshot->snapshot_status().usage.metadata, 3u) << "the area is full";
+}
+
+// Data that was written while a round was open is flushed before the next area's zeros are even written.
+TEST_F(CommitTest, AnAreaIsNotFilledBeforeTheNextOneIsZero) {
+    MemoryDevice dirty(1 << 20, "dirty");
+    FaultDevice slow(dirty);
+    const auto whole = *SliceDevice::create(slow, 0, 1 << 19, "whole"), open = *SliceDevice::create(slow, 1 << 19, 1 << 19, "open");
+    ASSERT_TRUE(write_now(*whole, sector_bytes, filled((1 << 19) - sector_bytes, 0xff)));
+    const auto snapshot = *origin->open_snapshot(*whole, options("P", 1)), other = *origin->open_snapshot(*open, options());
+    slow.add({.operation = IoOperation::write, .offset = (1 << 19) + 2 * chunk, .length = chunk, .count = 1, .hold = true});
+    start(*other, 0, sector_bytes);
+    settle();
+    ASSERT_EQ(slow.held(), 1u);
+    for (std::uint64_t number = 0; number < 32; ++number)
+        start(*snapshot, number * 2 * sector_bytes, sector_bytes);
+    settle();
+    slow.add({.operation = IoOperation::flush, .skip = 1, .count = 1, .hold = true});
+    slow.release();
+    settle();
+    ASSERT_EQ(slow.held(), 1u);
+    std::vector<std::byte> area(sector_bytes);
+    ASSERT_TRUE(read_now(*whole, sector_bytes, area));
+    EXPECT_NE(load_little<std::uint64_t>(area.data() + 30 * exception_bytes + 8), 0u);
+    EXPECT_EQ(load_little<std::uint64_t>(area.data() + 31 * exception_bytes + 8), 0u);
+    ASSERT_TRUE(read_now(*whole, 34 * sector_bytes, area));
+    EXPECT_EQ(area, filled(sector_bytes, 0)) << "area 1";
+    slow.release();
+    settle();
+    EXPECT_EQ(snapshot->snapshot_status().usage.metadata, 3u);
+}
+
+// Zeros for an area that isn't needed in the end, as the data couldn't be written, end before the store is anybody else's.
+TEST_F(CommitTest, NothingIsWrittenToAStoreThatWasClosed) {
+    constexpr std::uint64_t two_sectors = 2 * sector_bytes;
+    MemoryDevice lower(200 * sector_bytes, "store");
+    FaultDevice store(lower);
+    auto snapshot = *origin->open_snapshot(store, options("P", 2));
+    store.add({.operation = IoOperation::write, .offset = 2 * two_sectors, .length = two_sectors});
+    store.add({.operation = IoOperation::write, .offset = 66 * two_sectors, .length = two_sectors, .hold = true});
+    const auto& failed = start(*snapshot, 0, sector_bytes);
+    settle();
+    EXPECT_TRUE(failed.done && failed.error == EIO);
+    ASSERT_EQ(store.held(), 1u) << "area 1";
+    struct Later : Task {
+        IoQueue& queue;
+        FaultDevice& store;
+        int steps = 100;
+        Later(IoQueue& its_queue, FaultDevice& its_store) : queue(its_queue), store(its_store) {
+            run = [](Task& task) {
+                Later& self = static_cast<Later&>(task);
+                if (--self.steps > 0)
+                    self.queue.post(task);
+                else
+                    self.store.release();
+            };
+        }
+    } later(*queue, store);
+    queue->post(later);
+    snapshot.reset();
+    EXPECT_EQ(later.steps, 0) << "closed while it was being written";
+    settle();
 }
 
 TEST_F(CommitTest, AStoreElsewhereDoesNotWaitForThisDisk) {

@@ -440,7 +440,7 @@ struct OriginThread::CopyJob : Copy {
     OriginThread* thread;
 };
 
-// What overlaps or touches is read once.
+// What overlaps or touches is read once, unless a store's device couldn't take its part as it lies in the buffer.
 void OriginThread::start_copies(std::vector<Pending*>& fresh) {
     const auto start_of = [](const Pending* pending) { return pending->first() * pending->snapshot->chunk_bytes; };
     const auto end_of = [&](const Pending* pending) { return std::min(pending->end() * pending->snapshot->chunk_bytes, device_.size()); };
@@ -453,6 +453,8 @@ void OriginThread::start_copies(std::vector<Pending*>& fresh) {
         std::uint64_t end = job->offset;
         for (; next < fresh.size() && start_of(fresh[next]) <= end; ++next) {
             Pending& pending = *fresh[next];
+            if (job->offset % pending.snapshot->device.traits().alignment != 0)
+                break;
             job->targets.push_back({.device = &pending.snapshot->device,
                                     .start = start_of(&pending) - job->offset,
                                     .length = end_of(&pending) - start_of(&pending),
@@ -595,7 +597,7 @@ void OriginThread::marked_invalid(SnapshotState& snapshot, int error) {
 
 // Not from here: what calls this may still use what ends with the snapshot.
 void OriginThread::look_if_idle(SnapshotState& snapshot) {
-    if (!snapshot.when_idle || !snapshot.pending.empty() || snapshot.invalidating)
+    if (!snapshot.when_idle || !snapshot.pending.empty() || snapshot.invalidating || !snapshot.log->idle())
         return;
     struct Idle : Task {
         OriginThread* thread;

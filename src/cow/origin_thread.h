@@ -105,7 +105,7 @@ struct SnapshotState {
     std::uint64_t full_at = 0;  // the size of the store, in sectors, when the first of these found no room
     std::vector<Blocked*> origin_writes_without_room;
     std::vector<CowIo*> writes_without_room;
-    std::function<void()> when_idle;  // nothing pending, nothing being marked
+    std::function<void()> when_idle;  // nothing pending, nothing being marked, nothing being written to the log
 };
 
 // Exceptions on their way into one snapshot.
