@@ -24,6 +24,7 @@ Result<std::vector<ThinUsage>> thin_usage(BlockDevice& metadata, bool in_metadat
     const tools::Usage usage = TRY(tools::usage(metadata, {.metadata_snapshot = in_metadata_snapshot, .highest = false}));
     const std::uint64_t block_bytes = usage.data_block_sectors * sector_bytes;
     std::vector<ThinUsage> volumes;
+    volumes.reserve(usage.volumes.size());
     for (const tools::VolumeUsage& volume : usage.volumes)
         volumes.push_back({volume.id.value(), volume.details.mapped_blocks * block_bytes, volume.exclusive_blocks * block_bytes});
     return volumes;
