@@ -107,6 +107,45 @@ TEST_F(RoomTest, WithoutRoomTheSnapshotIsInvalid) {
     EXPECT_EQ(asked, 1) << "nobody needs more any longer";
 }
 
+// Whenever it comes while a write looks for it: whoever made it may have been told before of another write, and says so once.
+TEST_F(RoomTest, RoomThatComesMeanwhileCounts) {
+    struct Growing final : BlockDevice {
+        std::uint64_t size() const override {
+            const std::uint64_t now = lower.size();
+            if (looks > 0 && --looks == 0)
+                lower.grow(64 * chunk);
+            return now;
+        }
+        DeviceTraits traits() const override { return lower.traits(); }
+        std::string name() const override { return lower.name(); }
+        void submit(IoQueue& on, IoRequest& request) override { lower.submit(on, request); }
+        mutable MemoryDevice lower{8 * chunk, "small"};
+        mutable int looks = 0;  // so many more see it as it is
+    };
+    for (const bool to_snapshot : {false, true}) {
+        bool asked_while_it_came = false;
+        for (int looks = 1; looks <= 6; ++looks) {
+            SCOPED_TRACE(testing::Message() << looks << " looks at a store's size, for a write to " << (to_snapshot ? "it" : "the origin"));
+            EXPECT_TRUE(write_now(device, 0, filled(device.size(), 1)));
+            Growing store;
+            const auto snapshot = open(store);
+            snapshot->set_room_handler([&] { ++asked; });
+            EXPECT_TRUE(start(*origin, 0, 6).done);
+            asked = 0;
+            store.looks = looks;
+            test::Request& write = start(to_snapshot ? static_cast<BlockDevice&>(*snapshot) : *origin, 10, 1);
+            asked_while_it_came |= asked > 0 && store.looks == 0;
+            store.looks = 0;
+            store.lower.grow(64 * chunk);
+            snapshot->room_seen_to();
+            settle();
+            EXPECT_TRUE(write.done && write.error == 0);
+            EXPECT_EQ(snapshot->snapshot_status().condition, SnapshotCondition::active);
+        }
+        EXPECT_TRUE(asked_while_it_came);
+    }
+}
+
 TEST_F(RoomTest, AWriteToTheSnapshotWaitsBeforeItBegins) {
     const auto snapshot = open_small("PO");
     test::Request& waits = start(*snapshot, 3, 9);
