@@ -274,13 +274,19 @@ bool ExceptionLog::allocate(NewExceptions& exceptions) {
     next_free_.store(next + most);
     if (persistent_)
         skip_area();
-    log_.push_back({&exceptions, most, Entry::State::writing});
+    log_.push_back({&exceptions, exceptions.where, most, Entry::State::writing});
     queued_ += most;
     return true;
 }
 
+// What is allocated later lies behind.
+std::deque<ExceptionLog::Entry>::iterator ExceptionLog::entry_of(const NewExceptions& exceptions) {
+    return std::lower_bound(log_.begin(), log_.end(), exceptions.where,
+                            [](const Entry& entry, StoreChunk where) { return entry.where < where; });
+}
+
 void ExceptionLog::written(NewExceptions& exceptions) {
-    const auto entry = std::find_if(log_.begin(), log_.end(), [&](const Entry& candidate) { return candidate.exceptions == &exceptions; });
+    const auto entry = entry_of(exceptions);
     entry->state = Entry::State::written;
     if (persistent_) {
         committer_->wake();
@@ -291,7 +297,7 @@ void ExceptionLog::written(NewExceptions& exceptions) {
 }
 
 void ExceptionLog::dropped(NewExceptions& exceptions) {
-    const auto entry = std::find_if(log_.begin(), log_.end(), [&](const Entry& candidate) { return candidate.exceptions == &exceptions; });
+    const auto entry = entry_of(exceptions);
     entry->state = Entry::State::dropped;
     entry->exceptions = nullptr;
     queued_ -= entry->left;

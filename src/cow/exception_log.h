@@ -126,6 +126,7 @@ class ExceptionLog {
 
     struct Entry {
         NewExceptions* exceptions;
+        StoreChunk where;
         std::uint64_t left;  // chunks, from the end, that are not committed
         enum class State { writing, written, flushing, flushed, dropped } state;
     };
@@ -140,6 +141,7 @@ class ExceptionLog {
         iovec vector{};
     };
 
+    std::deque<Entry>::iterator entry_of(const NewExceptions& exceptions);
     std::uint64_t chunks() const;
     std::uint64_t unit_offset(std::uint64_t index) const;
     void skip_area();

@@ -20,7 +20,6 @@ namespace lamella::cow {
 
 namespace {
 constexpr std::uint64_t step_bytes = 4 << 20;
-constexpr std::uint64_t most_in_step = 1024;
 }  // namespace
 
 OriginThread::Merge::Merge(OriginThread& its_thread, SnapshotState& its_snapshot) : thread(its_thread), snapshot(its_snapshot) {
@@ -54,7 +53,7 @@ void OriginThread::merge_step() {
         return std::exchange(merge.stopped, nullptr)();
     }
     merge.error = 0;
-    merge.snapshot.log->read_tail(std::clamp<std::uint64_t>(step_bytes / merge.snapshot.chunk_bytes, 1, most_in_step), merge.read_waiter);
+    merge.snapshot.log->read_tail(std::clamp<std::uint64_t>(step_bytes / merge.snapshot.chunk_bytes, 1, merge_step_chunks_), merge.read_waiter);
 }
 
 void OriginThread::tail_read(int error) {

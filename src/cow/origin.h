@@ -16,6 +16,8 @@ namespace lamella::cow {
 struct OriginOptions {
     // Bound on the memory of copies under way, in bytes; at least one piece of 256 KiB. A copy of 4 KiB takes 9 KiB.
     std::uint64_t copy_buffer_bytes = 16ull << 20;
+    // A step of a merge takes so many chunks at most, and no more than 4 MiB of them. What a crash interrupts is done again.
+    std::uint64_t merge_step_chunks = 1024;
     // For messages. Empty: the device's name.
     std::string name;
 };

@@ -53,7 +53,8 @@ OriginThread::OriginThread(BlockDevice& device, const OriginOptions& options, st
       queue_(queue),
       grace_(queue),
       view_owner_(std::make_unique<View>()),
-      copier_(queue, options.copy_buffer_bytes) {
+      copier_(queue, options.copy_buffer_bytes),
+      merge_step_chunks_(std::max<std::uint64_t>(1, options.merge_step_chunks)) {
     view_.store(view_owner_.get());
     release_task_.thread = this;
     release_task_.run = [](Task& task) {

@@ -240,6 +240,7 @@ class OriginThread : public std::enable_shared_from_this<OriginThread> {
     std::unique_ptr<const View> view_owner_;
     std::atomic<bool> merges_{false};
     Copier copier_;
+    const std::uint64_t merge_step_chunks_;
     std::vector<std::unique_ptr<Committer>> committers_;
     std::vector<SnapshotState*> open_;  // merging ones too
     unsigned under_way_ = 0;            // copies, grace periods

@@ -32,7 +32,8 @@ constexpr unsigned most_in_flight = 8;
 
 class SnapshotModel : public MapperTest, public testing::WithParamInterface<std::tuple<std::string, unsigned>> {
   protected:
-    using Shown = std::vector<std::uint32_t>;  // by sector: the number of the write that made it
+    static constexpr std::uint32_t or_zeros = 1u << 31;
+    using Shown = std::vector<std::uint32_t>;  // by sector: the number of the write that made it; with `or_zeros`, it was discarded since
 
     struct Slot : test::Request {
         Slot(IoOperation what, std::uint64_t first_sector, std::uint64_t count, std::vector<std::byte> its_memory, std::uint32_t its_number)
@@ -70,9 +71,10 @@ class SnapshotModel : public MapperTest, public testing::WithParamInterface<std:
         const std::uint64_t what = draw(20);
         const IoOperation operation = what < 10   ? IoOperation::write
                                       : what < 18 ? IoOperation::read
-                                      : what < 19 ? IoOperation::write_zeroes
+                                      : what < 19 ? (draw(2) == 0 ? IoOperation::write_zeroes : IoOperation::discard)
                                                   : IoOperation::flush;
-        std::vector<std::byte> memory(operation == IoOperation::flush ? 0 : count * sector_bytes);
+        const bool has_data = operation == IoOperation::write || operation == IoOperation::read;
+        std::vector<std::byte> memory(has_data ? count * sector_bytes : 0);
         const std::uint32_t number = operation == IoOperation::write ? ++last_ : 0;
         for (std::size_t at = 0; at < memory.size(); at += 4)
             std::memcpy(&memory[at], &number, 4);
@@ -93,6 +95,8 @@ class SnapshotModel : public MapperTest, public testing::WithParamInterface<std:
     }
 
     void answered(Volume& volume, const Slot& slot) {
+        if (slot.operation == IoOperation::discard && slot.error == EOPNOTSUPP)
+            return;
         if (slot.error != 0) {
             // Only a snapshot whose store is full fails; it is removed soon.
             EXPECT_TRUE(volume.may_fill_up) << volume.name << ": error " << slot.error;
@@ -104,11 +108,17 @@ class SnapshotModel : public MapperTest, public testing::WithParamInterface<std:
                 std::uint32_t found = 0;
                 std::memcpy(&found, &slot.memory[at], 4);
                 const std::uint64_t sector = slot.first() + at / sector_bytes;
-                if (found != volume.shown[sector]) {
-                    ADD_FAILURE() << volume.name << ", sector " << sector << ": " << found << " instead of " << volume.shown[sector];
+                std::uint32_t& shown = volume.shown[sector];
+                if ((shown & or_zeros) != 0 && (found == 0 || found == (shown & ~or_zeros)))
+                    shown = found;  // of all of the sector, and for good
+                if (found != shown) {
+                    ADD_FAILURE() << volume.name << ", sector " << sector << ": " << found << " instead of " << shown;
                     return;
                 }
             }
+        } else if (slot.operation == IoOperation::discard) {
+            for (std::uint64_t sector = slot.first(); sector < slot.first() + slot.count(); ++sector)
+                volume.shown[sector] |= or_zeros;
         } else {
             std::fill_n(volume.shown.begin() + static_cast<std::ptrdiff_t>(slot.first()), slot.count(), slot.number);
         }
@@ -201,7 +211,7 @@ class SnapshotModel : public MapperTest, public testing::WithParamInterface<std:
         expect(write_now(mapper.open(store).value()->device(), 0, std::vector<std::byte>(4096)), store);
         const char* const types[] = {"P", "PO", "N"};
         const bool small = draw(3) == 0;
-        const std::uint64_t chunk = small ? 8u << draw(2) : 4u << draw(6);
+        const std::uint64_t chunk = 1u << draw(small ? 5 : 10);
         if (small != short_[store]) {
             short_[store] = small;
             suspend_device(store);
@@ -211,7 +221,8 @@ class SnapshotModel : public MapperTest, public testing::WithParamInterface<std:
         // As LVM does it: the origin's writes end, then the snapshot begins.
         suspend_device("origin");
         drain(origin());
-        const std::string text = fmt::format("0 {} snapshot real {} {} {}", sectors, store, types[draw(3)], chunk);
+        const char* const features[] = {"", " 1 discard_zeroes_cow"};
+        const std::string text = fmt::format("0 {} snapshot real {} {} {}{}", sectors, store, types[draw(3)], chunk, features[draw(2)]);
         make_device(name, text);
         open_volume(name, text, origin().shown);
         volumes_.at(name).may_fill_up = small;

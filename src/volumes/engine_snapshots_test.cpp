@@ -261,6 +261,54 @@ TEST_F(EngineSnapshotsTest, AStoreGrowsWhileItIsInUse) {
     EXPECT_EQ(group->volume("s1")->snapshot_state, "active");
 }
 
+TEST_F(EngineSnapshotsTest, AStoreGrowsNoFurtherThanItsOriginCanEverNeed) {
+    options.snapshot_autoextend_threshold = 50;
+    options.snapshot_autoextend_percent = 300;
+    reopen();
+    ASSERT_TRUE(group->create_snapshots({classic("thick", "s1", 8 * mib)}, {}));
+    fill("thick", 0, 5 * mib, 'b');
+    wait_until([&] { return group->volume("s1")->store_size > 8 * mib; });
+    EXPECT_EQ(group->volume("s1")->store_size, 32 * mib) << "by 300 percent";
+    fill("thick", 5 * mib, 20 * mib, 'b');
+    wait_until([&] { return group->volume("s1")->store_size > 32 * mib; });
+    fill("thick", 25 * mib, 7 * mib, 'b');
+    EXPECT_EQ(shows("s1", 0, 32 * mib), '\0');
+    EXPECT_EQ(group->volume("s1")->store_size, 36 * mib) << "all chunks, and their exceptions";
+    EXPECT_EQ(group->volume("s1")->snapshot_state, "active");
+}
+
+TEST_F(EngineSnapshotsTest, AStripedVolumeHasThemToo) {
+    close();
+    CreateGroup request;
+    request.paths = {folder.file("a.img"), folder.file("b.img")};
+    request.size = 64 * mib;
+    ASSERT_TRUE(EngineGroup::create(request, {}));
+    const auto open_both = [&] {
+        auto opened = EngineGroup::open(request.paths, options);
+        ASSERT_TRUE(opened) << opened.error().message();
+        group = std::move(*opened);
+    };
+    open_both();
+    ASSERT_TRUE(group->create_volume({.name = "striped", .size = {.value = 32 * mib}, .linear = true, .stripes = 2}, {}));
+    fill("striped", 0, 32 * mib, 'a');
+    ASSERT_TRUE(group->create_snapshots({classic("striped", "s1", 16 * mib), classic("striped", "s2")}, {}));
+    fill("striped", mib - 4096, 8192, 'b');  // chunks on both stripes
+    fill("s2", 5 * mib, mib, 'c');
+    close();
+    open_both();
+    EXPECT_EQ(group->volume("striped")->stripes, 2u);
+    EXPECT_EQ(shows("striped", mib - 4096, 8192), 'b');
+    EXPECT_EQ(shows("s1", 0, 32 * mib), 'a');
+    EXPECT_EQ(shows("s2", 0, 5 * mib), 'a');
+    EXPECT_EQ(shows("s2", 5 * mib, mib), 'c');
+    release();
+    const auto back = group->rollback("striped", "s2", {});
+    ASSERT_TRUE(back) << back.error().message();
+    EXPECT_EQ(shows("striped", 0, 5 * mib), 'a');
+    EXPECT_EQ(shows("striped", 5 * mib, mib), 'c');
+    EXPECT_EQ(shows("s1", 0, 32 * mib), 'a');
+}
+
 TEST_F(EngineSnapshotsTest, AStoreThatGrowsIsNotOutrun) {
     options.snapshot_autoextend_threshold = 90;
     reopen();

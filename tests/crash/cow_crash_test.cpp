@@ -35,7 +35,10 @@ enum class Chunks {
     large,  // 1024 to 8192: exceptions of areas that are read in several pieces, copies of several reads
 };
 
+static_assert((default_seeds + large_seeds) * lives >= 2000);
+
 std::atomic<std::uint64_t> cuts{0};
+std::atomic<std::uint64_t> cuts_within_merges{0};  // some of the chunks merged, some not
 
 class World {
   public:
@@ -52,6 +55,7 @@ class World {
         if (draw(2) == 0)
             origin_bytes_ -= origin_bytes_ % physical_block_;
         origin_.content = Content(origin_bytes_ / sector_bytes);
+        merge_step_chunks_ = draw(3) == 0 ? 1024 : 1 + draw(8);
     }
 
     void run() {
@@ -85,6 +89,7 @@ class World {
         cow::SnapshotOptions options;
         unsigned store = 0;
         bool merging = false;  // its content is the origin's
+        std::uint64_t allocated_before_merge = 0;
         bool had_no_room = false;
         bool invalid = false;
     };
@@ -163,6 +168,7 @@ class World {
         accepting_ = false;
         drain(nullptr);
         note_conditions();
+        note_merge();
         close_all();
         // One of them goes on living.
         std::vector<std::unique_ptr<BlockDevice>> lost = forget_disks();
@@ -178,7 +184,7 @@ class World {
     }
 
     void open_all() {
-        origin_device_ = *cow::Origin::open(*origin_slice_, {}, queue_);
+        origin_device_ = *cow::Origin::open(*origin_slice_, {.merge_step_chunks = merge_step_chunks_}, queue_);
         origin_.device = origin_device_.get();
         origin_.going = false;
         for (auto& [number, taken] : taken_)
@@ -232,6 +238,15 @@ class World {
             const std::uint64_t chunk = taken->snapshot->options().store.chunk_sectors;
             taken->had_no_room = status.usage.total - status.usage.allocated < 2 * chunk;
         }
+    }
+
+    void note_merge() {
+        const Taken* taken = merging();
+        if (taken == nullptr || taken->snapshot == nullptr)
+            return;
+        const cow::StoreUsage usage = taken->snapshot->snapshot_status().usage;
+        if (usage.allocated > usage.metadata && usage.allocated < taken->allocated_before_merge)
+            ++cuts_within_merges;
     }
 
     void drain(const Volume* only) {
@@ -455,6 +470,7 @@ class World {
             return;
         }
         taken.merging = true;
+        taken.allocated_before_merge = taken.snapshot->snapshot_status().usage.allocated;
         origin_.content = taken.content;
         expect(origin_device_->start_merge(taken.snapshot), "start_merge");
         origin_.going = false;
@@ -476,7 +492,7 @@ class World {
         for (auto entry = taken_.begin(); entry != taken_.end();)
             entry = !entry->second->options.store.persistent ? taken_.erase(entry) : std::next(entry);
         if (power_->off()) {
-            origin_device_ = *cow::Origin::open(*origin_slice_, {}, queue_);
+            origin_device_ = *cow::Origin::open(*origin_slice_, {.merge_step_chunks = merge_step_chunks_}, queue_);
             return;
         }
         open_all();
@@ -587,6 +603,7 @@ class World {
     bool one_disk_;
     std::uint64_t origin_bytes_;
     std::uint32_t physical_block_ = sector_bytes;
+    std::uint64_t merge_step_chunks_ = 0;
     std::vector<std::uint64_t> sizes_;
     std::vector<SparseBytes> contents_;
     std::unique_ptr<PowerSwitch> power_;
@@ -611,6 +628,10 @@ TEST_P(CowCrash, HoldsWhatWasFlushed) {
     run_seeds("*CowCrash.HoldsWhatWasFlushed*", default_seeds, GetParam(), shards,
               [](std::uint64_t seed) { World(seed, Chunks::small).run(); });
     RecordProperty("cuts", static_cast<int>(cuts.load()));
+    RecordProperty("cuts_within_merges", static_cast<int>(cuts_within_merges.load()));
+    if (cuts >= 200) {
+        EXPECT_GT(cuts_within_merges, 0u);
+    }
 }
 
 TEST_P(CowCrash, LargeChunksHoldWhatWasFlushed) {

@@ -15,7 +15,7 @@ sixteen 16 P 6000 40
 many 128 PO 7000 40
 small 8 P 640 0
 over 8 PO 640 0
-ours 8 P 20000 200
+ours 8 PO 20000 200
 theirs 8 P 20000 200"
 
 # make_images: of all cases. Sets images.
@@ -62,9 +62,12 @@ write_here one eight sixteen many
 # The store has room for 158 chunks of data; nearly all of them are taken.
 ours small fill=$((150 * 4096)) dump=small.shown status >small.status
 ours over fill=$((157 * 4096)) dump=over.shown status >over.status
-ours ours "origin=$SEED,200" "snapshot=$((SEED + 3)),60" dump=ours.shown
-check "a merge is stopped on its way" ours ours merge-part
-ours ours status >ours.status
+ours ours "origin=$SEED,200" "snapshot=$((SEED + 3)),60" dump=ours.shown status >ours.status
+check "a merge is begun" ours ours merge-part
+merged_of() { echo $(($(cut -d/ -f1 "$1.status") - $(ours "$1" status | cut -d/ -f1))); }
+left_of() { ours "$1" status | sed 's,/.* , ,' | { read -r allocated metadata && echo $((allocated - metadata)); }; }
+check_equal "and stopped on its way: merged chunks, some left" "100 yes" \
+    "$(($(merged_of ours) / 8)) $([[ $(left_of ours) -gt 0 ]] && echo yes)"
 ours theirs "origin=$SEED,200" "snapshot=$((SEED + 3)),60" dump=theirs.shown status >theirs.status
 
 cat >steps.sh <<'END'
@@ -150,6 +153,8 @@ END
 check_here one eight sixteen many
 check_equal "the kernel's invalid store is invalid" Invalid "$(ours small status)"
 check_equal "an overflow ends with the use; the store is full" "1280/1280 16" "$(ours over status)"
+ours over dump=over.shown-here
+check_same "lamella reads what the kernel filled as the kernel does" over.shown-there over.shown-here
 check_equal "status of the merge that the kernel began" "$(cat theirs.status-there)" "$(ours theirs status)"
 check "the kernel's merge was stopped on its way" test "$(cut -d/ -f1 theirs.status-there)" != 16
 ours theirs merge dump-origin=theirs.merged status >theirs.status-here
@@ -160,27 +165,41 @@ check_same "lamella finishes the kernel's merge" theirs.shown theirs.merged
 cases="half 1024 P 8000 20
 large 4096 PO 12000 10
 far 4096 P 272629760 10
-back 4096 P 12000 20"
+back 4096 P 12000 20
+bad 8 P 640 0
+full 8 PO 640 0
+near 8 P 640 0"
 make_images
 area=$((131074 * 2 << 20))
 head -c 4M /dev/zero | tr '\0' '\377' | dd of=far.store bs=2M seek=$((area >> 21)) iflag=fullblock conv=notrunc status=none
 write_here half large far
 check_equal "lamella zeroes the next area, and nothing behind it" "0 2097152" \
     "$(for skip in 0 1; do dd if=far.store bs=2M count=1 skip=$(((area >> 21) + skip)) status=none | tr -d '\0' | wc -c; done | xargs)"
-ours back "origin=$SEED,20" "snapshot=$((SEED + 3)),20" dump=back.shown
-check "a merge of large chunks is stopped on its way" ours back merge-part
+ours back "origin=$SEED,20" "snapshot=$((SEED + 3)),20" dump=back.shown status >back.status
+check "a merge of large chunks is begun" ours back merge-part
+check_equal "and stopped on its way: merged chunks, some left" "2 yes" \
+    "$(($(merged_of back) / 4096)) $([[ $(left_of back) -gt 0 ]] && echo yes)"
+check_equal "an origin's write beyond the store makes it invalid here, too" Invalid "$(ours bad fill=$((159 * 4096)) status)"
+ours full fill=$((158 * 4096)) dump=full.shown status >full.status
+check_equal "a store that is full to its last chunk" "1280/1280 16" "$(<full.status)"
 in_kernel "${images[@]}" <<'END'
 source "$SCRATCH/steps.sh"
-check_up half large far
+check_up half large far full
 write_there half large far
-look_and_down half large far
+up bad
+check_equal "lamella's invalid store is invalid" Invalid "$(words bad)"
+down bad
+up near
+dd if=/dev/zero of=/dev/mapper/near-origin bs=4096 count=150 oflag=direct conv=notrunc status=none
+check_equal "a store that the kernel nearly filled" "1216/1280 16" "$(words near)"
+look_and_down half large far full near
 merge back
 wait_for merged back
 check_equal "status of a merge of large chunks that is done" "8192/24000 8192" "$(words back-origin)"
 check "the kernel finishes lamella's merge of large chunks" cmp /dev/mapper/back-origin "$SCRATCH/back.shown"
 dmsetup remove back-origin
 END
-check_here half large far
+check_here half large far full near
 for name in half large; do
     ours $name merge dump-origin=$name.merged
     check_same "lamella merges $name, which both wrote" $name.shown-there $name.merged

@@ -6,7 +6,7 @@
 # When it is free the other takes it, and finds the same data. See 69-shared-groups.sh.
 source "$(dirname "$0")/../support/host-side.sh"
 
-cat >sharing.sh <<'END'
+cat "$(dirname "$0")/../support/sharing-hosts.sh" - >sharing.sh <<'END'
 # host NUMBER: of this kernel, a node of the cluster. Nothing of the host's own folders is written: what the daemons write is in memory.
 host() {
     hostname "host-$1"
@@ -48,29 +48,16 @@ CONF
     wait_for in_quorum
     dlm_controld --foreground 1 --enable_fencing 0 >/run/dlm_controld.log 2>&1 &
     wait_for dlm_tool status
-    echo 'global { use_lvmlockd = 1 }' >>"$LVM_SYSTEM_DIR/lvm.conf"
-    mount --bind "$LVM_SYSTEM_DIR" /etc/lvm
+    use_lvmlockd
 }
 in_quorum() { corosync-quorumtool -s | grep -q '^Quorate: *Yes'; }
-daemon() {
-    lvmlockd -g dlm 2>/dev/null
-    wait_for lvmlockctl --info >/dev/null
-}
-# refused WORDS COMMAND...
-refused() {
-    local status=0
-    lamella "${@:2}" >said 2>&1 || status=$?
-    check_equal "refused: ${*:2}" 4 "$status"
-    says "$(<said)" "$1"
-}
-active() { dmsetup ls | awk '/^No devices/ { next } { print $1 }' | sort | xargs; }
 END
 
 cat >one.sh <<'END'
 source "$SCRATCH/sharing.sh"
 mkdir "$SCRATCH/1" && cd "$SCRATCH/1"
 host 1
-daemon
+start_lvmlockd -g dlm
 quietly vgcreate --shared -s 1M vg0 /dev/ubda /dev/ubdb
 check "a pool in a shared group" lamella pool create vg0/pool --size 32M
 check "a volume" lamella create vg0/web --size 16M
@@ -125,7 +112,7 @@ wait_for test -e ../active
 says "$(lamella show vg0)" "dlm"
 check_equal "listed without lvmlockd" "before lin lin-old pool web" "$(lamella list vg0 | awk 'NR > 1 { print $1 }' | xargs)"
 refused "which doesn't answer on this host" create vg0/mine --linear --size 4M
-daemon
+start_lvmlockd -g dlm
 refused "aren't started on this host: vgchange --lockstart vg0" create vg0/mine --linear --size 4M
 refused "aren't started on this host" activate vg0/web
 quietly vgchange --lockstart vg0

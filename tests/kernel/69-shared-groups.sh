@@ -5,36 +5,23 @@
 # and says who has it; when it is free the other takes it, and finds the same data. Without lvmlockd nothing is changed.
 source "$(dirname "$0")/../support/host-side.sh"
 
-cat >sharing.sh <<'END'
+cat "$(dirname "$0")/../support/sharing-hosts.sh" - >sharing.sh <<'END'
 # host NUMBER: of this kernel. The times by which sanlock counts are short; with udev there would be no need to retry: the first time
 # lvmlockd looks for the volume with the leases before LVM has made its node.
 host() {
-    echo 'global { use_lvmlockd = 1 }' >>"$LVM_SYSTEM_DIR/lvm.conf"
     echo "local { host_id = $1 }" >"$LVM_SYSTEM_DIR/lvmlocal.conf"
-    mount --bind "$LVM_SYSTEM_DIR" /etc/lvm
+    use_lvmlockd
     mkdir -p /run/sanlock
     sanlock daemon -U root -G root -w 0 -h 0 -l 0 -e "host-$1"
     wait_for sanlock client status >/dev/null
 }
-daemon() {
-    lvmlockd -o 4 2>/dev/null
-    wait_for lvmlockctl --info >/dev/null
-}
-# refused WORDS COMMAND...
-refused() {
-    local status=0
-    lamella "${@:2}" >said 2>&1 || status=$?
-    check_equal "refused: ${*:2}" 4 "$status"
-    says "$(<said)" "$1"
-}
-active() { dmsetup ls | awk '{ print $1 }' | sort | xargs; }
 END
 
 cat >one.sh <<'END'
 source "$SCRATCH/sharing.sh"
 mkdir "$SCRATCH/1" && cd "$SCRATCH/1"
 host 1
-daemon
+start_lvmlockd -o 4
 quietly vgcreate --shared -s 1M vg0 /dev/ubda /dev/ubdb
 check "a pool in a shared group" lamella pool create vg0/pool --size 32M
 check "a volume" lamella create vg0/web --size 16M
@@ -82,7 +69,7 @@ wait_for test -e ../active
 says "$(lamella show vg0)" "sanlock"
 check_equal "listed without lvmlockd" "before lin lin-old pool web" "$(lamella list vg0 | awk 'NR > 1 { print $1 }' | xargs)"
 refused "which doesn't answer on this host" create vg0/mine --linear --size 4M
-daemon
+start_lvmlockd -o 4
 refused "aren't started on this host: vgchange --lockstart vg0" create vg0/mine --linear --size 4M
 refused "aren't started on this host" activate vg0/web
 vgchange --lockstart vg0 >/dev/null 2>&1 || quietly vgchange --lockstart vg0
