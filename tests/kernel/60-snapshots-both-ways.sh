@@ -66,8 +66,8 @@ ours ours "origin=$SEED,200" "snapshot=$((SEED + 3)),60" dump=ours.shown status 
 check "a merge is begun" ours ours merge-part
 merged_of() { echo $(($(cut -d/ -f1 "$1.status") - $(ours "$1" status | cut -d/ -f1))); }
 left_of() { ours "$1" status | sed 's,/.* , ,' | { read -r allocated metadata && echo $((allocated - metadata)); }; }
-check_equal "and stopped on its way: merged chunks, some left" "100 yes" \
-    "$(($(merged_of ours) / 8)) $([[ $(left_of ours) -gt 0 ]] && echo yes)"
+check "and stopped on its way: some chunks are merged" test "$(merged_of ours)" -ge $((100 * 8))
+check "and some are left" test "$(left_of ours)" -gt 0
 ours theirs "origin=$SEED,200" "snapshot=$((SEED + 3)),60" dump=theirs.shown status >theirs.status
 
 cat >steps.sh <<'END'
@@ -177,8 +177,8 @@ check_equal "lamella zeroes the next area, and nothing behind it" "0 2097152" \
     "$(for skip in 0 1; do dd if=far.store bs=2M count=1 skip=$(((area >> 21) + skip)) status=none | tr -d '\0' | wc -c; done | xargs)"
 ours back "origin=$SEED,20" "snapshot=$((SEED + 3)),20" dump=back.shown status >back.status
 check "a merge of large chunks is begun" ours back merge-part
-check_equal "and stopped on its way: merged chunks, some left" "2 yes" \
-    "$(($(merged_of back) / 4096)) $([[ $(left_of back) -gt 0 ]] && echo yes)"
+check "and stopped on its way: some of them are merged" test "$(merged_of back)" -ge 4096
+check "and one is left" test "$(left_of back)" -gt 0
 check_equal "an origin's write beyond the store makes it invalid here, too" Invalid "$(ours bad fill=$((159 * 4096)) status)"
 ours full fill=$((158 * 4096)) dump=full.shown status >full.status
 check_equal "a store that is full to its last chunk" "1280/1280 16" "$(<full.status)"

@@ -78,7 +78,9 @@ Result<void> run(int count, char** words) {
     options.store.chunk_sectors = static_cast<std::uint32_t>(numbers(words[4]).first);
     // Stepped by hand, so that a merge can be stopped where it is.
     const auto queue = TRY(make_plain_queue());
-    const auto origin = TRY(cow::Origin::open(*origin_file, {.merge_step_chunks = 100}, queue.get()));
+    // A merge that is stopped has done a step or two.
+    const std::uint64_t step = options.store.chunk_sectors < 1024 ? 100 : 1;
+    const auto origin = TRY(cow::Origin::open(*origin_file, {.merge_step_chunks = step}, queue.get()));
     auto snapshot = TRY(origin->open_snapshot(*store_file, options));
     struct Stepped : BlockDevice {
         Stepped(BlockDevice& its_device, IoQueue& its_queue) : device(its_device), mine(its_queue) {}
