@@ -53,7 +53,8 @@ void OriginThread::merge_step() {
         return std::exchange(merge.stopped, nullptr)();
     }
     merge.error = 0;
-    merge.snapshot.log->read_tail(std::clamp<std::uint64_t>(step_bytes / merge.snapshot.chunk_bytes, 1, merge_step_chunks_), merge.read_waiter);
+    merge.snapshot.log->read_tail(std::clamp<std::uint64_t>(step_bytes / merge.snapshot.chunk_bytes, 1, merge_step_chunks_),
+                                  merge.read_waiter);
 }
 
 void OriginThread::tail_read(int error) {

@@ -62,7 +62,8 @@ class Model {
     std::uint64_t draw(std::uint64_t count) { return random_() % count; }
 
     void open() {
-        origin_ = *Origin::open(*device_, {.copy_buffer_bytes = draw(2) * 1000000 + 1, .merge_step_chunks = 1 + draw(draw(2) * 1000 + 4)}, queue_.get());
+        origin_ = *Origin::open(*device_, {.copy_buffer_bytes = draw(2) * 1000000 + 1, .merge_step_chunks = 1 + draw(draw(2) * 1000 + 4)},
+                                queue_.get());
         for (auto& [number, taken] : taken_) {
             auto opened = origin_->open_snapshot(*taken.store, taken.options);
             ASSERT_TRUE(opened) << opened.error().message();

@@ -27,6 +27,9 @@ Result<SnapshotWords> SnapshotWords::take(TargetContext& context) {
         return fail(ErrorKind::usage, "origin and store are one device");
     taken.options.store = TRY(cow::parse_store_type(TRY(words.take("P, PO or N"))));
     taken.options.store.chunk_sectors = static_cast<std::uint32_t>(TRY(words.take_number("the chunk size", 0, UINT32_MAX)));
+    // 0 is what the store itself says (dm-snap.c: "Chunk size not set").
+    if (taken.options.store.chunk_sectors == 0 && !taken.options.store.persistent)
+        return fail(ErrorKind::usage, "a store that isn't persistent needs a chunk size");
     taken.options.size = context.length();
     taken.options.name = taken.store.word;
     if (words.left() > 0) {
