@@ -2,6 +2,8 @@
 #include <map>
 #include <thread>
 
+#include <gmock/gmock.h>
+
 #include "base/strong.h"
 #include "mapper/test_support.h"
 
@@ -116,6 +118,24 @@ TEST_F(SnapshotTargetsTest, EachDeviceThatIsThereHearsOfTheSnapshotsEnd) {
         EXPECT_EQ(status(name), "0 16384 snapshot Invalid\n") << name;
         EXPECT_EQ(mapper.info(name)->event_number, before + 1) << name;
     }
+}
+
+// What one writes to it the other would take for its own.
+TEST_F(SnapshotTargetsTest, AStoreIsThatOfOneOrigin) {
+    make_snapshot();
+    make("other", "0 16384 linear b.img 16384");
+    make("free", "0 4096 linear b.img 8192");
+    ASSERT_TRUE(mapper.create("x", ""));
+    for (const char* table : {"0 16384 snapshot other cow P 8", "0 16384 snapshot-merge other cow P 8"}) {
+        const auto loaded = load("x", table);
+        ASSERT_FALSE(loaded) << table;
+        EXPECT_EQ(loaded.error().kind(), ErrorKind::refused);
+        EXPECT_THAT(loaded.error().message(), testing::HasSubstr("is the store of a snapshot of 253:"));
+    }
+    EXPECT_FALSE(load("x", "0 512 snapshot-merge real free P 8\n512 512 snapshot-merge other free P 8"));
+    ASSERT_TRUE(mapper.remove("snap"));
+    const auto loaded = load("x", "0 16384 snapshot other cow P 8");
+    EXPECT_TRUE(loaded) << loaded.error().message();
 }
 
 TEST_F(SnapshotTargetsTest, AMergeGivesTheOriginBack) {

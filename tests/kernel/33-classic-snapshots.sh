@@ -90,8 +90,8 @@ killed_in_a_merge() {
     cp --sparse=always before-the-merge.img disk.img
     serve "$group"
     "$LAMELLA" rollback --yes "$group:thick" --to second >rollback.log 2>&1 &
-    local rollback=$! left=$all_of_it
-    while [[ $left == "$all_of_it" ]] && kill -0 "$rollback"; do left=$(($(left_to_merge))); done
+    local rollback=$! left=$all_of_it end=$((SECONDS + 30))
+    while [[ $left == "$all_of_it" && $SECONDS -lt $end ]] && kill -0 "$rollback"; do left=$(($(left_to_merge))); done
     kill_server
     wait "$rollback" || true
     left=$(($(left_to_merge)))

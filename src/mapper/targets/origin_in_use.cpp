@@ -25,6 +25,13 @@ Result<SnapshotWords> SnapshotWords::take(TargetContext& context) {
     taken.store = TRY(context.open(TRY(words.take("the store's device"))));
     if (taken.store.device == taken.origin->lower.device)
         return fail(ErrorKind::usage, "origin and store are one device");
+    taken.store_in_use = context.shared().find<StoreInUse>(*taken.store.device);
+    if (taken.store_in_use == nullptr) {
+        taken.store_in_use = std::make_shared<StoreInUse>(taken.origin);
+        context.shared().put(*taken.store.device, taken.store_in_use);
+    } else if (taken.store_in_use->origin != taken.origin) {
+        return fail(ErrorKind::refused, "{} is the store of a snapshot of {}", taken.store.word, taken.store_in_use->origin->lower.word);
+    }
     taken.options.store = TRY(cow::parse_store_type(TRY(words.take("P, PO or N"))));
     taken.options.store.chunk_sectors = static_cast<std::uint32_t>(TRY(words.take_number("the chunk size", 0, UINT32_MAX)));
     // 0 is what the store itself says (dm-snap.c: "Chunk size not set").

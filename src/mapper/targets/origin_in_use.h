@@ -19,11 +19,17 @@ struct OriginInUse {
     static Result<std::shared_ptr<OriginInUse>> of(TargetContext& context, std::string_view word);
 };
 
+// A store is that of one origin's snapshot. Found in SharedObjects by the store's device.
+struct StoreInUse {
+    std::shared_ptr<OriginInUse> origin;
+};
+
 // The words of a snapshot or snapshot-merge line: ORIGIN STORE P|PO|N CHUNK [COUNT FEATURE...]. A snapshot begins, and a store is
 // written to, when the table is resumed.
 struct SnapshotWords {
     std::shared_ptr<OriginInUse> origin;
     LowerDevice store;
+    std::shared_ptr<StoreInUse> store_in_use;
     cow::SnapshotOptions options;
 
     static Result<SnapshotWords> take(TargetContext& context);
