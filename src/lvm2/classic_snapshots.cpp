@@ -39,10 +39,9 @@ Result<void> create_classic_snapshot(VolumeGroup& group, const NewClassicSnapsho
         return fail(ErrorKind::refused, "{}/{} is a classic snapshot itself: those have none of their own", group.name, origin->name);
     if (!can_be_origin(*origin))
         return fail(ErrorKind::unsupported, "{}/{} is of a type that has no classic snapshots", group.name, origin->name);
-    if (const auto* others = present.of_origin(origin->name))
-        if (const auto merging = std::ranges::find_if(*others, &ClassicSnapshot::merging); merging != others->end())
-            return fail(ErrorKind::refused, "{} is being merged into {}/{}: no snapshot can be taken meanwhile", merging->store, group.name,
-                        origin->name);
+    if (const ClassicSnapshot* merging = present.merging_into(origin->name))
+        return fail(ErrorKind::refused, "{} is being merged into {}/{}: no snapshot can be taken meanwhile", merging->store, group.name,
+                    origin->name);
     if (request.chunk_sectors < min_snapshot_chunk_sectors || request.chunk_sectors > max_snapshot_chunk_sectors ||
         !std::has_single_bit(request.chunk_sectors))
         return fail(ErrorKind::usage, "a snapshot's chunk size is a power of two from 4 KiB to 512 KiB, not {} bytes",
@@ -110,6 +109,14 @@ std::uint64_t ClassicSnapshots::extents(std::string_view store) const {
 const std::vector<ClassicSnapshot>* ClassicSnapshots::of_origin(std::string_view origin) const {
     const auto found = by_origin_.find(origin);
     return found == by_origin_.end() ? nullptr : &found->second;
+}
+
+const ClassicSnapshot* ClassicSnapshots::merging_into(std::string_view origin) const {
+    const std::vector<ClassicSnapshot>* snapshots = of_origin(origin);
+    if (snapshots == nullptr)
+        return nullptr;
+    const auto merging = std::ranges::find_if(*snapshots, &ClassicSnapshot::merging);
+    return merging == snapshots->end() ? nullptr : &*merging;
 }
 
 }  // namespace lamella::lvm2

@@ -396,6 +396,8 @@ class ClassicSnapshots {
     std::uint64_t extents(std::string_view store) const;
     // In the order of the text; null: the volume has none.
     const std::vector<ClassicSnapshot>* of_origin(std::string_view origin) const;
+    // Null: none does.
+    const ClassicSnapshot* merging_into(std::string_view origin) const;
 
   private:
     struct Entry {

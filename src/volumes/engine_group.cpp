@@ -381,12 +381,15 @@ Result<std::string> EngineGroup::status_line(const std::string& name) {
         return fmt::format("0 {} thin {} {}", sectors, details.mapped_blocks * pool->data_block_sectors(),
                            highest ? fmt::to_string(*highest) : "-");
     }
-    if (state_->classic().of_store(name) != nullptr) {
+    const lvm2::ClassicSnapshots& classic = state_->classic();
+    if (const lvm2::ClassicSnapshot* merging = classic.merging_into(name))
+        return fmt::format("0 {} snapshot-merge {}", sectors, TRY(state_->snapshot_status(*TRY(state_->find(merging->store)))).line());
+    if (classic.of_store(name) != nullptr) {
         const cow::SnapshotStatus status = TRY(state_->snapshot_status(*volume));
         return fmt::format("0 {} {} {}", state_->served_size(*volume) / sector_bytes, status.merging ? "snapshot-merge" : "snapshot",
                            status.line());
     }
-    if (state_->classic().of_origin(name) != nullptr)
+    if (classic.of_origin(name) != nullptr)
         return fmt::format("0 {} snapshot-origin ", sectors);
     if (lvm2::is_error_volume(*volume))
         return fmt::format("0 {} error ", sectors);
@@ -412,11 +415,15 @@ Result<std::string> EngineGroup::table_line(const std::string& name) {
             line += " " + lvm2::dm_name(group.name, thin->external_origin);
         return line;
     }
-    if (const lvm2::ClassicSnapshot* snapshot = state_->classic().of_store(name))
+    const lvm2::ClassicSnapshots& classic = state_->classic();
+    const lvm2::ClassicSnapshot* snapshot = classic.of_store(name);
+    if (snapshot == nullptr)
+        snapshot = classic.merging_into(name);
+    if (snapshot != nullptr)
         return fmt::format("0 {} {} {} {} P {}", state_->served_size(*volume) / sector_bytes,
                            snapshot->merging ? "snapshot-merge" : "snapshot", lvm2::dm_name(group.name, snapshot->origin, "real"),
-                           lvm2::dm_name(group.name, name, "cow"), snapshot->chunk_sectors);
-    if (state_->classic().of_origin(name) != nullptr)
+                           lvm2::dm_name(group.name, snapshot->store, "cow"), snapshot->chunk_sectors);
+    if (classic.of_origin(name) != nullptr)
         return fmt::format("0 {} snapshot-origin {}", sectors, lvm2::dm_name(group.name, name, "real"));
     if (lvm2::is_error_volume(*volume))
         return fmt::format("0 {} error ", sectors);

@@ -101,14 +101,11 @@ Result<std::shared_ptr<EngineGroup::State::OpenOrigin>> EngineGroup::State::open
     cow::OriginOptions origin_options;
     origin_options.name = group().name + "/" + volume.name;
     open->origin = TRY(cow::Origin::open(*open->real->device, origin_options, options.queue));
-    bool merging = false;
     if (const auto* snapshots = classic().of_origin(volume.name))
-        for (const lvm2::ClassicSnapshot& snapshot : *snapshots) {
+        for (const lvm2::ClassicSnapshot& snapshot : *snapshots)
             TRY(open_store(*open, group(), classic(), snapshot));
-            merging |= snapshot.merging;
-        }
     origins_.insert_or_assign(volume.id, open);
-    if (merging)
+    if (classic().merging_into(volume.name) != nullptr)
         TRY(start_merge(volume.name));
     look_after_from_now_on();
     return open;
@@ -276,13 +273,12 @@ Result<void> EngineGroup::State::start_merge(const std::string& name) {
     if (const auto merging = open->origin->merging();
         merging != nullptr && merging->snapshot_status().condition != cow::SnapshotCondition::merge_failed)
         return {};
-    for (const lvm2::ClassicSnapshot& snapshot : *classic().of_origin(name))
-        if (snapshot.merging) {
-            const auto found = open->stores.find(TRY(find(snapshot.store))->id);
-            TRY_WITHIN(snapshot.store, open->origin->start_merge(found->second.snapshot));
-            merges_.insert_or_assign(volume->id, open);
-            look_after_from_now_on();
-        }
+    if (const lvm2::ClassicSnapshot* snapshot = classic().merging_into(name)) {
+        const auto found = open->stores.find(TRY(find(snapshot->store))->id);
+        TRY_WITHIN(snapshot->store, open->origin->start_merge(found->second.snapshot));
+        merges_.insert_or_assign(volume->id, open);
+        look_after_from_now_on();
+    }
     return {};
 }
 

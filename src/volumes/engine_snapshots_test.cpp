@@ -533,6 +533,9 @@ TEST_F(EngineSnapshotsTest, AMergeThatFailedGoesOnWhenAsked) {
     ASSERT_TRUE(group->rollback("thick", "s1", {}));
     wait_until([&] { return group->volume("s1")->snapshot_state == "Merge failed"; });
     EXPECT_EQ(shows("thick", 0, 8 * mib), 'a');
+    EXPECT_EQ(*group->status_line("thick"), "0 65536 snapshot-merge Merge failed");
+    EXPECT_EQ(*group->status_line("s1"), "0 65536 snapshot-merge Merge failed");
+    EXPECT_EQ(*group->table_line("thick"), "0 65536 snapshot-merge vms-thick-real vms-s1-cow P 8");
     release();
     faults->clear();
     ASSERT_TRUE(group->rollback("thick", "s1", {}));

@@ -394,10 +394,8 @@ std::string EngineGroup::State::why_refused(const lvm2::LogicalVolume& volume) c
         if (std::string reason = why_refused(*origin); !reason.empty())
             return fmt::format("its origin {}: {}", snapshot->origin, reason);
     }
-    if (const auto* snapshots = classic().of_origin(volume.name); snapshots != nullptr && options.read_only)
-        for (const lvm2::ClassicSnapshot& snapshot : *snapshots)
-            if (snapshot.merging)
-                return fmt::format("{} is being merged into it, which needs the group open for writing", snapshot.store);
+    if (const lvm2::ClassicSnapshot* merging = classic().merging_into(volume.name); merging != nullptr && options.read_only)
+        return fmt::format("{} is being merged into it, which needs the group open for writing", merging->store);
     if (volume.sole<lvm2::ThinPool>() != nullptr)
         return "a pool is not served, only its volumes are";
     if (store.findings().empty())
