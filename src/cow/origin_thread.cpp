@@ -53,9 +53,9 @@ OriginThread::OriginThread(BlockDevice& device, const OriginOptions& options, st
       queue_(queue),
       grace_(queue),
       view_owner_(std::make_unique<View>()),
+      view_(*view_owner_),
       copier_(queue, options.copy_buffer_bytes),
       merge_step_chunks_(std::max<std::uint64_t>(1, options.merge_step_chunks)) {
-    view_.store(view_owner_.get());
     release_task_.thread = this;
     release_task_.run = [](Task& task) {
         OriginThread& thread = *static_cast<ReleaseTask&>(task).thread;
@@ -116,14 +116,10 @@ void OriginThread::after_grace(std::function<void()> then) {
 
 void OriginThread::set_view(View view) {
     auto next = std::make_unique<const View>(std::move(view));
-    // Reads and flushes look at this alone: before the first write goes to the store, and until the last one has.
-    if (next->merging != nullptr)
-        merges_.store(true);
-    view_.store(next.get());
+    view_.publish(*next);
     // Whoever looked at the old one may still do so.
     after_grace([old = std::shared_ptr<const View>(std::move(view_owner_))] {});
     view_owner_ = std::move(next);
-    merges_.store(view_owner_->merging != nullptr);
 }
 
 void OriginThread::set_frozen(bool frozen) {
@@ -178,7 +174,7 @@ bool OriginThread::settled(const View& view, std::uint64_t start, std::uint64_t 
 
 bool OriginThread::deal_origin(CowIo& io, IoQueue& here) {
     io.token = grace_.enter();
-    const View& view = *view_.load();
+    const View& view = view_.get();
     const SnapshotState* but = io.passed_down ? io.snapshot : nullptr;
     const std::uint64_t end = io.start + io.length;
     if (io.writes() && view.writes_wait()) {
@@ -251,7 +247,7 @@ bool OriginThread::deal_origin(CowIo& io, IoQueue& here) {
 
 void OriginThread::flush_merging(CowIo& io, IoQueue& here) {
     io.token = grace_.enter();
-    const View& view = *view_.load();
+    const View& view = view_.get();
     io.start_part(here, {.device = &device_});
     if (view.merging != nullptr)
         io.start_part(here, {.device = &view.merging->device});

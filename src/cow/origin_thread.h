@@ -23,6 +23,8 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <map>
 #include <memory>
@@ -132,7 +134,8 @@ class OriginThread : public std::enable_shared_from_this<OriginThread> {
     BlockDevice& device() { return device_; }
     const std::string& name() const { return name_; }
     GracePeriod& grace() { return grace_; }
-    bool merges() const { return merges_.load(); }
+    // Outside of a grace period, too. Never false after a write that went to the merging store has completed, until the merge is over.
+    bool merges() const { return view_.merges(); }
     // True: parts are under way, and the caller has its own to finish. False: for this thread.
     bool deal_origin(CowIo& io, IoQueue& here);
     bool deal_snapshot(CowIo& io, IoQueue& here);
@@ -169,6 +172,28 @@ class OriginThread : public std::enable_shared_from_this<OriginThread> {
         bool frozen = false;
         bool merge_begins = false;
         bool writes_wait() const { return frozen || merge_begins; }
+    };
+    // The view that requests go by, and in the same word whether a snapshot merges in it. Reads and flushes look at that alone: if it were
+    // published by itself, and after the view, a write could go to the store, and a read or flush that follows to the origin's device.
+    class PublishedView {
+      public:
+        explicit PublishedView(const View& view) : word_(word_of(view)) {}
+        void publish(const View& view) { word_.store(word_of(view)); }
+        bool merges() const { return mark(word_.load()) != 0; }
+        // In a grace period.
+        const View& get() const {
+            const std::byte* word = word_.load();
+            return *reinterpret_cast<const View*>(word - mark(word));
+        }
+
+      private:
+        // Of a byte of the view: no view begins at an odd address.
+        static_assert(alignof(View) > 1);
+        static std::uintptr_t mark(const std::byte* word) { return reinterpret_cast<std::uintptr_t>(word) & 1; }
+        static const std::byte* word_of(const View& view) {
+            return reinterpret_cast<const std::byte*>(&view) + (view.merging != nullptr ? 1 : 0);
+        }
+        std::atomic<const std::byte*> word_;
     };
     struct Beginning;
     struct Freezing;
@@ -236,9 +261,8 @@ class OriginThread : public std::enable_shared_from_this<OriginThread> {
     std::atomic<bool> stopping_{false};
 
     GracePeriod grace_;
-    std::atomic<const View*> view_;
     std::unique_ptr<const View> view_owner_;
-    std::atomic<bool> merges_{false};
+    PublishedView view_;
     Copier copier_;
     const std::uint64_t merge_step_chunks_;
     std::vector<std::unique_ptr<Committer>> committers_;
