@@ -15,6 +15,49 @@ TEST_F(MapperTest, TargetTypesAreFoundByName) {
     EXPECT_EQ(find_target_type("cache"), nullptr);
 }
 
+TEST_F(MapperTest, AStripeIsDeadOnceARequestHasFailedThere) {
+    make("one", "0 2048 linear a.img 0");
+    make("two", "0 2048 linear b.img 0");
+    const std::string line = "0 2048 striped 4 16 one 0 two 0 one 512 two 512";
+    make("stripes", line);
+    auto open = mapper.open("stripes");
+    BlockDevice& device = (*open)->device();
+    std::vector<std::byte> found(4096);
+    const auto letters = [&] {
+        const std::string all = status("stripes");
+        return all.substr(all.find(" 1 ") + 3);
+    };
+    EXPECT_TRUE(write_now(device, 0, test::pattern(64 * 512, 1)));
+    EXPECT_EQ(status("stripes"), "0 2048 striped 4 253:0 253:1 253:0 253:1 1 AAAA\n");
+    ASSERT_TRUE(load("two", "0 2048 error"));
+    resume("two");
+    EXPECT_TRUE(read_now(device, 0, found));
+    EXPECT_EQ(letters(), "AAAA\n");
+    // An event an error, but not for ever.
+    for (unsigned errors = 1; errors < 20; ++errors) {
+        EXPECT_FALSE(read_now(device, 16 * 512, found));
+        EXPECT_EQ(letters(), "ADAD\n");
+        EXPECT_EQ(mapper.info("stripes")->event_number, std::min(errors, 14u));
+    }
+    // It stays so until there is a new table.
+    ASSERT_TRUE(load("two", "0 2048 linear b.img 0"));
+    resume("two");
+    EXPECT_TRUE(read_now(device, 16 * 512, found));
+    EXPECT_EQ(letters(), "ADAD\n");
+    ASSERT_TRUE(load("stripes", line));
+    resume("stripes");
+    EXPECT_EQ(letters(), "AAAA\n");
+    // A request over both, and a flush.
+    ASSERT_TRUE(load("one", "0 2048 flakey a.img 0 0 1000"));
+    resume("one");
+    EXPECT_FALSE(write_now(device, 0, test::pattern(64 * 512, 2)));
+    EXPECT_EQ(letters(), "DADA\n");
+    ASSERT_TRUE(load("two", "0 2048 flakey b.img 0 0 1000"));
+    resume("two");
+    EXPECT_FALSE(flush_now(device));
+    EXPECT_EQ(letters(), "DDDD\n");
+}
+
 TEST_F(MapperTest, DelayLines) {
     make("three", "0 1000 delay a.img 0 100");
     EXPECT_EQ(table("three"), fmt::format("0 1000 delay {} 0 100\n", image("a.img")));
