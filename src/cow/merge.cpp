@@ -45,13 +45,17 @@ bool OriginThread::Merge::wait_for_step(Blocked& waiter) {
     return true;
 }
 
+void OriginThread::Merge::has_stopped() {
+    running = false;
+    stop = false;
+    if (const auto told = std::exchange(stopped, nullptr))
+        told();
+}
+
 void OriginThread::merge_step() {
     Merge& merge = *merge_;
-    if (merge.stop) {
-        merge.running = false;
-        merge.stop = false;
-        return std::exchange(merge.stopped, nullptr)();
-    }
+    if (merge.stop)
+        return merge.has_stopped();
     merge.error = 0;
     merge.snapshot.log->read_tail(std::clamp<std::uint64_t>(step_bytes / merge.snapshot.chunk_bytes, 1, merge_step_chunks_),
                                   merge.read_waiter);
@@ -73,13 +77,8 @@ void OriginThread::tail_read(int error) {
         View view = *view_owner_;
         view.merging = nullptr;
         set_view(std::move(view));
-        merge.running = false;
         snapshot.raise_event();
-        if (merge.stop) {
-            merge.stop = false;
-            std::exchange(merge.stopped, nullptr)();
-        }
-        return;
+        return merge.has_stopped();
     }
     std::vector<std::uint64_t> chunks;
     for (const ExceptionLog::Exception& exception : tail)
@@ -200,12 +199,10 @@ void OriginThread::end_step(int error) {
     waiting.swap(merge.waiting);
     for (Blocked* blocked : waiting)
         blocked->unblock();
-    if (merge.running) {
+    if (error == 0)
         queue_.post(merge.step_task);
-    } else if (merge.stop) {
-        merge.stop = false;
-        std::exchange(merge.stopped, nullptr)();
-    }
+    else
+        merge.has_stopped();
 }
 
 Result<void> OriginThread::start_merge(SnapshotState& snapshot) {
@@ -217,9 +214,12 @@ Result<void> OriginThread::start_merge(SnapshotState& snapshot) {
             answer.give({});
         };
         if (merge_ != nullptr) {
-            if (merge_->running || view_owner_->merging == nullptr)
-                return answer.give({});
-            return go_on();
+            if (!merge_->running && view_owner_->merging != nullptr)
+                return go_on();
+            // One that was asked to stop and hasn't yet goes on, unless somebody still waits for that.
+            if (merge_->stopped == nullptr)
+                merge_->stop = false;
+            return answer.give({});
         }
         merge_ = std::make_unique<Merge>(*this, snapshot);
         // What is on its way into the snapshot arrives there, and is durable, before writes to the origin find its chunks where the
@@ -248,20 +248,39 @@ Result<void> OriginThread::start_merge(SnapshotState& snapshot) {
     });
 }
 
-void OriginThread::stop_merge() {
-    const auto stopped = call([&](Answer<void>& answer) {
+bool OriginThread::stop_merge(std::optional<Duration> patience) {
+    struct Late : Timer {
+        OriginThread* thread;
+        Answer<void>* answer;
+    };
+    const auto asked = call([&](Answer<void>& answer) {
         if (merge_ == nullptr || !merge_->running)
             return answer.give({});
         merge_->stop = true;
-        merge_->stopped = [&answer] { answer.give({}); };
+        auto late = std::make_shared<Late>();
+        merge_->stopped = [this, late, &answer] {
+            queue_.disarm(*late);
+            answer.give({});
+        };
+        if (patience) {
+            late->thread = this;
+            late->answer = &answer;
+            late->fired = [](Timer& timer) {
+                auto& passed = static_cast<Late&>(timer);
+                Answer<void>& waiting = *passed.answer;
+                passed.thread->merge_->stopped = nullptr;  // and with it the timer
+                waiting.give(fail(ErrorKind::refused, "a chunk is being merged"));
+            };
+            queue_.arm(*late, queue_.clock().monotonic() + *patience);
+        }
         // A step that waits for another snapshot's room isn't begun: nobody may be left who makes some.
         stop_waiting_for_room(merge_->blocked);
     });
-    assert(stopped);
+    return asked.has_value();
 }
 
 void OriginThread::end_merge() {
-    stop_merge();
+    stop_merge({});
     const auto ended = call([&](Answer<void>& answer) {
         View view = *view_owner_;
         view.merging = nullptr;

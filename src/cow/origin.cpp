@@ -141,9 +141,11 @@ Result<void> Origin::start_merge(std::shared_ptr<Snapshot> snapshot) {
 }
 
 Result<void> Origin::stop_merge() {
-    thread_->stop_merge();
+    thread_->stop_merge({});
     return {};
 }
+
+bool Origin::stop_merge(Duration patience) { return thread_->stop_merge(patience); }
 
 Result<void> Origin::end_merge() {
     std::shared_ptr<Snapshot> ended;

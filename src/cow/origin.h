@@ -80,6 +80,9 @@ class Origin final : public BlockDevice {
     Result<void> start_merge(std::shared_ptr<Snapshot> snapshot);
     // Returns when no chunk is being merged. The origin still shows the snapshot's content.
     Result<void> stop_merge();
+    // The same, but it waits no longer than this. False: the disk is still at a chunk; the merge stops after it, unless start_merge() is
+    // called before.
+    bool stop_merge(Duration patience);
     // Stops, and forgets the snapshot: the origin shows the real device, also where the merge isn't done.
     Result<void> end_merge();
     // Null: no merge.

@@ -29,6 +29,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <vector>
 
@@ -153,7 +154,8 @@ class OriginThread : public std::enable_shared_from_this<OriginThread> {
     Result<void> freeze(Duration patience);
     void thaw();
     Result<void> start_merge(SnapshotState& snapshot);
-    void stop_merge();
+    // False: it hasn't stopped within `patience`, if there is any; it will.
+    bool stop_merge(std::optional<Duration> patience);
     void end_merge();
 
     // --- This thread ---

@@ -157,6 +157,44 @@ TEST_F(SnapshotTargetsTest, AMergeGivesTheOriginBack) {
     ASSERT_TRUE(read_now(open("real"), 0, found));
     EXPECT_EQ(found, before);
     EXPECT_FALSE(read_now(open("snap"), 0, found));
+    EXPECT_EQ(status("snap"), "0 16384 snapshot Invalid\n");
+}
+
+TEST_F(SnapshotTargetsTest, AStoreIsInOneMergeAtATime) {
+    make_snapshot();
+    const std::string merge = "0 16384 snapshot-merge real cow P 8";
+    suspend("origin");
+    ASSERT_TRUE(load("origin", merge));
+    EXPECT_EQ(load("origin", merge).error().kind(), ErrorKind::refused);
+    resume("origin");
+    EXPECT_EQ(load("origin", merge).error().kind(), ErrorKind::refused);
+}
+
+// A disk that takes its time over a chunk keeps the suspend waiting, and nothing else.
+TEST_F(SnapshotTargetsTest, ASuspendOfAMergeOnASlowDiskHoldsUpNoOtherCommand) {
+    make_snapshot();
+    ASSERT_TRUE(write_now(open("origin"), 0, test::pattern(chunk, 2)));
+    std::vector<std::byte> before(chunk), found(chunk);
+    ASSERT_TRUE(read_now(open("snap"), 0, before));
+    const std::string sound = table("real");
+    ASSERT_TRUE(load("real", "0 16384 delay a.img 0 0 a.img 0 3600000 a.img 0 0"));
+    resume("real");
+    suspend("origin");
+    ASSERT_TRUE(load("origin", "0 16384 snapshot-merge real cow P 8"));
+    resume("origin");
+    while (status("real") != "0 16384 delay 0 1 0\n")
+        std::this_thread::yield();
+    EXPECT_FALSE(*mapper.suspend("origin", {}, std::chrono::milliseconds(1)));
+    EXPECT_FALSE(*mapper.suspend("origin", {}, std::chrono::milliseconds(1)));
+    EXPECT_EQ(status("origin"), "0 16384 snapshot-merge 24/8192 16\n");
+    // Called off, the merge goes on.
+    resume("origin");
+    ASSERT_TRUE(load("real", sound));
+    resume("real");
+    while (status("origin") != "0 16384 snapshot-merge 16/8192 16\n")
+        std::this_thread::yield();
+    ASSERT_TRUE(read_now(open("real"), 0, found));
+    EXPECT_EQ(found, before);
 }
 
 }  // namespace

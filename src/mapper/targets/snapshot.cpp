@@ -65,8 +65,12 @@ class SnapshotTarget final : public Target {
 
     BlockDevice& device() override { return device_; }
     std::string status(bool) override {
-        if (device_.get() != nullptr)
-            return device_.get()->snapshot_status().line();
+        if (device_.get() != nullptr) {
+            cow::SnapshotStatus status = device_.get()->snapshot_status();
+            if (status.merging)  // the origin's now; nothing is to be had here any more
+                status.condition = cow::SnapshotCondition::invalid;
+            return status.line();
+        }
         const auto found = cow::inspect_store(*words_.store.device, words_.options.size);
         if (!found)
             return "Unknown";

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // snapshot-merge ORIGIN STORE P|PO CHUNK [COUNT FEATURE...]: in place of snapshot-origin, the origin while a snapshot is given back to it.
-// Takes the snapshot over from a snapshot target over the same store, whose I/O fails from then on.
+// Takes the snapshot over from a snapshot target over the same store, whose I/O fails from then on. A second one over a store is refused,
+// as the kernel does.
 #include "mapper/mapped_device.h"
 #include "mapper/targets/origin_in_use.h"
 
@@ -9,7 +10,7 @@ namespace lamella::mapper {
 
 namespace {
 
-// A merge lasts as long as a table has it: found in SharedObjects by the store's device.
+// A merge lasts as long as its table: found in SharedObjects by the store's device.
 struct MergeInUse {
     std::shared_ptr<OriginInUse> origin;
     std::shared_ptr<cow::Snapshot> snapshot;
@@ -32,12 +33,11 @@ class SnapshotMergeTarget final : public Target {
         auto target = std::make_unique<SnapshotMergeTarget>(TRY(SnapshotWords::take(context)), context.owner());
         if (!target->words_.options.store.persistent)
             return fail(ErrorKind::unsupported, "a transient store can't be merged");
-        target->merge_ = context.shared().find<MergeInUse>(*target->words_.store.device);
-        if (target->merge_ == nullptr) {
-            target->merge_ = std::make_shared<MergeInUse>();
-            target->merge_->origin = target->words_.origin;
-            context.shared().put(*target->words_.store.device, target->merge_);
-        }
+        if (context.shared().find<MergeInUse>(*target->words_.store.device) != nullptr)
+            return fail(ErrorKind::refused, "{} is in a snapshot-merge table already", target->words_.store.word);
+        target->merge_ = std::make_shared<MergeInUse>();
+        target->merge_->origin = target->words_.origin;
+        context.shared().put(*target->words_.store.device, target->merge_);
         return target;
     }
 
@@ -60,8 +60,10 @@ class SnapshotMergeTarget final : public Target {
     }
     // An error leaves the snapshot as it is, which the status shows.
     void resume() override { (void)words_.origin->origin->start_merge(merge_->snapshot); }
-    void presuspend(const SuspendOptions&) override { (void)words_.origin->origin->stop_merge(); }
+    // The disk may take its time over what is being merged: no other command waits for that.
+    void presuspend(const SuspendOptions&) override { (void)words_.origin->origin->stop_merge(Duration::zero()); }
     void presuspend_undo() override { resume(); }
+    bool drained(Duration patience) override { return words_.origin->origin->stop_merge(patience); }
 
   private:
     const SnapshotWords words_;
