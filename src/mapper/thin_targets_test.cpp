@@ -121,6 +121,7 @@ TEST_F(ThinTargetsTest, ATableMakesThePoolReadOnlyAndWritableAgain) {
     ASSERT_TRUE(mapper.remove("web"));
     ASSERT_TRUE(mapper.remove("pool"));
     make("pool", "0 16384 thin-pool meta data 128 4 1 read_only");
+    EXPECT_EQ(mapper.info("pool")->event_number, 1u) << "as the kernel has it";
     EXPECT_EQ(tell("delete 1").error().kind(), ErrorKind::refused);
     ASSERT_TRUE(load("pool", "0 16384 thin-pool meta data 128 4"));
     resume("pool");
@@ -128,6 +129,32 @@ TEST_F(ThinTargetsTest, ATableMakesThePoolReadOnlyAndWritableAgain) {
     make("web", "0 20480 thin pool 0");
     ASSERT_TRUE(write_now(open("web"), 4 * chunk, bytes));
     ASSERT_TRUE(flush_now(open("web")));
+}
+
+TEST_F(ThinTargetsTest, APoolThatHasFailedTakesNothingNew) {
+    make_pool();
+    ASSERT_TRUE(tell("create_thin 0"));
+    make("web", "0 20480 thin pool 0");
+    ASSERT_TRUE(write_now(open("web"), 0, test::pattern(chunk, 1)));
+    ASSERT_TRUE(flush_now(open("web")));
+    const std::string sound = table("meta");
+    const std::string pool = table("pool");
+    ASSERT_TRUE(load("meta", "0 8192 error"));
+    resume("meta");
+    EXPECT_FALSE(write_now(open("web"), chunk, test::pattern(chunk, 1)) && flush_now(open("web")));
+    EXPECT_EQ(status("pool"), "0 16384 thin-pool Fail\n");
+    EXPECT_EQ(status("web"), "0 20480 thin Fail\n");
+    ASSERT_TRUE(load("meta", sound));
+    resume("meta");
+    EXPECT_EQ(load("pool", pool).error().kind(), ErrorKind::refused);
+    EXPECT_EQ(load("web", "0 20480 thin pool 0").error().kind(), ErrorKind::refused);
+    opened.clear();
+    ASSERT_TRUE(mapper.remove("web"));
+    ASSERT_TRUE(mapper.remove("pool"));
+    make("pool", pool);
+    make("web", "0 20480 thin pool 0");
+    EXPECT_TRUE(write_now(open("web"), 0, test::pattern(chunk, 1)));
+    EXPECT_TRUE(flush_now(open("web")));
 }
 
 TEST_F(ThinTargetsTest, GrowsOnlineWhileWritesWait) {

@@ -309,6 +309,7 @@ Result<void> PoolThread::insert(ThinVolume& volume, VirtualBlock block, DataBloc
         return std::unexpected(inserted.error());
     }
     mark_dirty();
+    check_metadata_mark();
     volume.mappings_.set(block, CachedMapping(inserted->block, inserted->time));
     return {};
 }
@@ -388,6 +389,8 @@ Result<void> PoolThread::commit() {
         return {};
     }
     const bool changed = metadata_->changed();
+    if (changed)
+        check_metadata_mark();
     auto committed = metadata_->commit(*commit_queue_, data_leaves_);
     if (!committed) {
         metadata_error(committed.error());

@@ -188,7 +188,8 @@ class PoolThread {
     void space_timeout();
     void retry_space_waiters();
     void fail_space_waiters(int error);
-    void check_watermarks();
+    void check_data_mark();
+    void check_metadata_mark();
     void raise_event();
 
     void advance_change(Change& change);
@@ -245,6 +246,7 @@ class PoolThread {
     std::uint64_t passdowns_ = 0;
     std::uint64_t settling_ = 0;  // commits after which somebody may still use mappings that they replaced
     bool low_water_triggered_ = false;
+    bool metadata_low_ = false;
 };
 
 template <typename T, typename Body>

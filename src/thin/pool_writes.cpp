@@ -3,6 +3,7 @@
 // The pool's thread at work on clients' writes: provisioning, breaking of sharing, discards, and what happens without room.
 #include <algorithm>
 #include <cassert>
+#include <cerrno>
 #include <cstring>
 
 #include <sys/mman.h>
@@ -27,6 +28,9 @@ iovec zeros(std::uint64_t length) {
     return {area, length};
 }
 
+// What a client hears of it. ENOSPC is for data: who runs out of metadata gets an I/O error, as dm-thin has it.
+int io_error_of(const Error& error) { return error.kind() == ErrorKind::no_space ? EIO : error.error_number(); }
+
 }  // namespace
 
 // --- Room -----------------------------------------------------------------------------------------------------------------
@@ -45,6 +49,7 @@ int PoolThread::refuse_allocation() const {
 
 // No value: there is no room now.
 Result<std::optional<DataBlock>> PoolThread::allocate() {
+    check_data_mark();
     const auto room = [&] { return metadata_->metadata_counts().free > metadata_->metadata_reserve(); };
     if (!room()) {
         // A commit frees what this transaction has replaced.
@@ -61,7 +66,6 @@ Result<std::optional<DataBlock>> PoolThread::allocate() {
         metadata_error(block.error());
         return std::unexpected(block.error());
     }
-    check_watermarks();
     return std::optional<DataBlock>(*block);
 }
 
@@ -136,15 +140,20 @@ void PoolThread::enter_mode(PoolMode mode) {
     raise_event();
 }
 
-void PoolThread::check_watermarks() {
-    // One event each time the level is crossed downwards, as dm-thin's data event.
-    const std::uint64_t free = metadata_->data_counts().free;
-    if (free > options_.low_water_blocks) {
-        low_water_triggered_ = false;
-    } else if (!low_water_triggered_ && options_.low_water_blocks > 0) {
-        low_water_triggered_ = true;
+// As dm-thin: looked at before a block is taken, and told of once until the pool is looked after (resumed, in the kernel).
+void PoolThread::check_data_mark() {
+    if (low_water_triggered_ || mode_.load() != PoolMode::write || metadata_->data_counts().free > options_.low_water_blocks)
+        return;
+    low_water_triggered_ = true;
+    raise_event();
+}
+
+// Each time that the level is crossed downwards: a commit may bring it back up.
+void PoolThread::check_metadata_mark() {
+    const bool low = metadata_->metadata_counts().free <= metadata_->metadata_low_watermark();
+    if (low && !metadata_low_)
         raise_event();
-    }
+    metadata_low_ = low;
 }
 
 // --- Writes ---------------------------------------------------------------------------------------------------------------
@@ -179,7 +188,7 @@ void PoolThread::start_write(Work& work, VolumeState& state) {
     auto mapping = mapping_of(volume, work.first);
     if (!mapping) {
         metadata_error(mapping.error());
-        return finish(work, mapping.error().error_number());
+        return finish(work, io_error_of(mapping.error()));
     }
     const auto write_in_place = [&](DataBlock block) {
         work.io->start_part(queue_, data_, work.io_offset, work.length, block.value() * block_bytes_ + work.block_offset, grace_.enter());
@@ -202,12 +211,12 @@ void PoolThread::start_write(Work& work, VolumeState& state) {
         auto exclusive = metadata_->data_block_is_exclusive(volume.id(), work.first);
         if (!exclusive) {
             metadata_error(exclusive.error());
-            return finish(work, exclusive.error().error_number());
+            return finish(work, io_error_of(exclusive.error()));
         }
         mark_dirty();
         if (*exclusive && settling_ == 0) {
             if (auto restamped = insert(volume, work.first, mapping->block()); !restamped)
-                return finish(work, restamped.error().error_number());
+                return finish(work, io_error_of(restamped.error()));
             return write_in_place(mapping->block());
         }
     }
@@ -225,7 +234,7 @@ void PoolThread::start_write(Work& work, VolumeState& state) {
     }
     auto target = allocate();
     if (!target)
-        return finish(work, target.error().error_number());
+        return finish(work, io_error_of(target.error()));
     if (!*target)
         return wait_for_space(work);
 
@@ -358,7 +367,7 @@ void PoolThread::block_written(BlockWrite& write, int error) {
         auto inserted = insert(work.volume(), work.first, target);
         mapped = inserted.has_value();
         if (!inserted)
-            error = inserted.error().error_number();
+            error = io_error_of(inserted.error());
     } else if (error == 0) {
         error = EIO;
     }
@@ -417,7 +426,7 @@ void PoolThread::continue_discard(Work& work) {
     auto progress = metadata_->remove_range(volume.id(), first, work.end, step_budget);
     int error = 0;
     if (!progress) {
-        error = progress.error().error_number();
+        error = io_error_of(progress.error());
         metadata_error(progress.error());
     } else {
         if (progress->unmapped > 0)

@@ -32,6 +32,8 @@ struct PoolInUse {
     PoolOfDevice as_device;
     std::unique_ptr<thin::ThinPool> pool;
 
+    bool begun = false;  // a table of it has been resumed
+
     // Devices whose live table has a volume: they take no I/O while the pool's device is suspended.
     std::multiset<MappedDevice*> devices;
 

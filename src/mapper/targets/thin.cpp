@@ -26,6 +26,8 @@ class ThinTarget final : public Target {
             return fail(ErrorKind::usage, "{} is no thin-pool", target->lower_.word);
         target->shared_ = std::shared_ptr<PoolInUse>(known, known->pool);
         TRY(context.refuse_suspended());
+        if (TRY(target->shared_->pool->status()).mode == thin::PoolMode::fail)
+            return fail(ErrorKind::refused, "the pool {} has failed", target->lower_.word);
         TRY(target->open(context.owner().name(), context.length()));
         target->owner_ = &context.owner();
         return target;

@@ -2,6 +2,7 @@
 //
 // thin-pool METADATA DATA CHUNK LOW-WATER [COUNT FEATURE...]: a pool of thin volumes. Metadata that begins with zeros is formatted.
 #include <algorithm>
+#include <utility>
 
 #include "base/strong.h"
 #include "mapper/mapped_device.h"
@@ -97,6 +98,10 @@ class ThinPoolTarget final : public Target {
     }
     void postsuspend() override { (void)shared_->pool->commit(); }
     void resume() override {
+        // A pool that isn't what its table asks for, or was told not to be written, tells so as it begins.
+        if (!std::exchange(shared_->begun, true))
+            if (const Result<thin::PoolStatus> status = shared_->pool->status(); status && status->mode != thin::PoolMode::write)
+                shared_->owner->raise_event();
         for (MappedDevice* device : shared_->devices)
             device->unblock_from_below();
     }
@@ -149,6 +154,8 @@ class ThinPoolTarget final : public Target {
     // A new table for a pool in use.
     Result<void> take_over(const MappedDevice& owner, const LowerDevice& data) const {
         const thin::ThinPoolOptions& had = shared_->pool->options();
+        if (TRY(shared_->pool->status()).mode == thin::PoolMode::fail)
+            return fail(ErrorKind::refused, "the pool has failed: it has to be removed, and made again");
         if (shared_->owner != &owner)
             return fail(ErrorKind::refused, "metadata device {} is in use by a pool", shared_->metadata.word);
         if (shared_->data.device != data.device)
