@@ -71,8 +71,10 @@ Result<Json> remove(Mapper& mapper, const Json& params) {
     const std::string name = TRY(name_of(params));
     if (TRY(flag_of(params, "force")) && !TRY(fill_with_errors(mapper, name)))
         return Json{{"done", false}};
-    TRY(mapper.remove(name, TRY(flag_of(params, "deferred"))));
-    return Json{{"done", true}};
+    const bool deferred = TRY(flag_of(params, "deferred"));
+    const bool gone = TRY(mapper.remove(name, deferred));
+    // Deferred is as good as done where it is in use.
+    return Json{{"done", gone || (deferred && TRY(mapper.info(name)).deferred_remove)}};
 }
 
 Result<MappedDeviceView> view_from_json(const Json& json) {

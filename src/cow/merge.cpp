@@ -45,9 +45,18 @@ bool OriginThread::Merge::wait_for_step(Blocked& waiter) {
     return true;
 }
 
+void OriginThread::Merge::let_waiting_go() {
+    std::vector<Blocked*> let_go;
+    let_go.swap(waiting);
+    for (Blocked* waiter : let_go)
+        waiter->unblock();
+}
+
 void OriginThread::Merge::has_stopped() {
     running = false;
     stop = false;
+    // Some may have come after the last step's end.
+    let_waiting_go();
     if (const auto told = std::exchange(stopped, nullptr))
         told();
 }
@@ -195,10 +204,7 @@ void OriginThread::end_step(int error) {
         snapshot.merge_failed.store(true);
         snapshot.raise_event();
     }
-    std::vector<Blocked*> waiting;
-    waiting.swap(merge.waiting);
-    for (Blocked* blocked : waiting)
-        blocked->unblock();
+    merge.let_waiting_go();
     if (error == 0)
         queue_.post(merge.step_task);
     else
@@ -216,9 +222,9 @@ Result<void> OriginThread::start_merge(SnapshotState& snapshot) {
         if (merge_ != nullptr) {
             if (!merge_->running && view_owner_->merging != nullptr)
                 return go_on();
-            // One that was asked to stop and hasn't yet goes on, unless somebody still waits for that.
-            if (merge_->stopped == nullptr)
-                merge_->stop = false;
+            // One that was asked to stop and hasn't yet goes on.
+            assert(merge_->stopped == nullptr);
+            merge_->stop = false;
             return answer.give({});
         }
         merge_ = std::make_unique<Merge>(*this, snapshot);
@@ -256,6 +262,7 @@ bool OriginThread::stop_merge(std::optional<Duration> patience) {
     const auto asked = call([&](Answer<void>& answer) {
         if (merge_ == nullptr || !merge_->running)
             return answer.give({});
+        assert(merge_->stopped == nullptr);
         merge_->stop = true;
         auto late = std::make_shared<Late>();
         merge_->stopped = [this, late, &answer] {

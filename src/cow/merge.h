@@ -15,6 +15,8 @@ struct OriginThread::Merge {
 
     // False: the step has failed, and what its chunks hold on the disk isn't known.
     bool wait_for_step(Blocked& blocked);
+    // Those that wait for a step, as it is over.
+    void let_waiting_go();
     // No step is under way any more, and none follows.
     void has_stopped();
 

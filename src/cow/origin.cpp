@@ -140,10 +140,7 @@ Result<void> Origin::start_merge(std::shared_ptr<Snapshot> snapshot) {
     return thread_->start_merge(state);
 }
 
-Result<void> Origin::stop_merge() {
-    thread_->stop_merge({});
-    return {};
-}
+void Origin::stop_merge() { thread_->stop_merge({}); }
 
 bool Origin::stop_merge(Duration patience) { return thread_->stop_merge(patience); }
 

@@ -79,7 +79,7 @@ class Origin final : public BlockDevice {
     // ErrorKind::unsupported: a transient store; refused: another snapshot merges.
     Result<void> start_merge(std::shared_ptr<Snapshot> snapshot);
     // Returns when no chunk is being merged. The origin still shows the snapshot's content.
-    Result<void> stop_merge();
+    void stop_merge();
     // The same, but it waits no longer than this. False: the disk is still at a chunk; the merge stops after it, unless start_merge() is
     // called before.
     bool stop_merge(Duration patience);

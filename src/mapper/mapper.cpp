@@ -115,7 +115,7 @@ Mapper::~Mapper() {
         const auto unused = std::ranges::find_if(devices_, [this](const auto& entry) { return open_count(*entry.second) == 0; });
         if (unused == devices_.end())
             std::abort();  // somebody uses a device still
-        (void)remove_now(*unused->second);
+        (void)remove_now(*unused->second, default_patience);
     }
 }
 
@@ -346,15 +346,22 @@ Result<bool> Mapper::resume(std::string_view name, Duration patience) {
         return true;
     if (device.live != nullptr) {
         if (device.state == State::suspending) {
-            device.live->presuspend_undo();
-        } else {
-            TRY(refuse_stuck(device.live.get()));
-            TRY_WITHIN(device.name, device.live->resume());
+            call_off(device);
+            return true;
         }
+        TRY(refuse_stuck(device.live.get()));
+        TRY_WITHIN(device.name, device.live->resume());
     }
     device.mapped->unblock(device.live.get(), device.live != nullptr && device.live->read_only());
     device.state = State::active;
     return true;
+}
+
+void Mapper::call_off(Device& device) {
+    if (device.live != nullptr)
+        device.live->presuspend_undo();
+    device.mapped->unblock(device.live.get(), device.live != nullptr && device.live->read_only());
+    device.state = State::active;
 }
 
 Result<void> Mapper::swap(Device& device) {
@@ -414,7 +421,7 @@ Result<void> Mapper::set_uuid(std::string_view name, const std::string& uuid) {
     return {};
 }
 
-Result<bool> Mapper::remove(std::string_view name, bool deferred) {
+Result<bool> Mapper::remove(std::string_view name, bool deferred, Duration patience) {
     std::lock_guard lock(mutex_);
     Device& device = *TRY(find(name));
     if (const std::uint32_t count = open_count(device); count > 0) {
@@ -423,35 +430,40 @@ Result<bool> Mapper::remove(std::string_view name, bool deferred) {
         device.deferred = true;
         return false;
     }
-    TRY(remove_now(device));
+    if (!TRY(remove_now(device, patience)))
+        return false;
     remove_deferred();
     return true;
 }
 
-Result<void> Mapper::remove_now(Device& device) {
+Result<bool> Mapper::remove_now(Device& device, Duration patience) {
     TRY(refuse_stuck(device.live.get()));
     TRY(refuse_stuck(device.inactive.get()));
-    // Nobody has it open, so nothing is in flight.
-    if (!TRY(begin_suspending(device, {}, default_patience)))
-        return fail(ErrorKind::refused, "device {}: I/O is in flight", device.name);
+    // Nobody has it open, so nothing is in flight but what a target does by itself: it may be merging.
+    if (!TRY(begin_suspending(device, {}, patience)))
+        return false;
     const auto entry = devices_.find(device.name);
     if (device.live != nullptr)
         device.mapped->raise_event();  // as the kernel does
     device.inactive.reset();
     device.live.reset();
     devices_.erase(entry);
-    return {};
+    return true;
 }
 
 void Mapper::remove_deferred() {
     for (bool removed = true; removed;) {
         removed = false;
         for (const auto& [name, device] : devices_) {
-            if (device->deferred && open_count(*device) == 0) {
-                removed = remove_now(*device).has_value();
-                if (removed)
-                    break;
-            }
+            if (!device->deferred || open_count(*device) > 0)
+                continue;
+            const bool was_active = device->state == State::active;
+            removed = remove_now(*device, default_patience).value_or(false);
+            if (removed)
+                break;
+            // What it does goes on until the next try, and the removal may be cancelled.
+            if (was_active && device->state == State::suspending)
+                call_off(*device);
         }
     }
 }

@@ -100,8 +100,9 @@ class Mapper {
     Result<void> rename(std::string_view name, const std::string& new_name);
     // Once.
     Result<void> set_uuid(std::string_view name, const std::string& uuid);
-    // `deferred`: as soon as nobody uses it. True: it is gone.
-    Result<bool> remove(std::string_view name, bool deferred = false);
+    // True: it is gone. False: something that it does by itself is in flight still, after `patience`, as with suspend(); or it is in use
+    // and goes when nobody uses it any more (`deferred`; what is in flight then puts that off to the next time that something is given up).
+    Result<bool> remove(std::string_view name, bool deferred = false, Duration patience = default_patience);
     // A message to the target that has the sector.
     Result<std::string> message(std::string_view name, std::uint64_t sector, std::string_view text);
 
@@ -147,7 +148,9 @@ class Mapper {
     Result<bool> finish_suspending(Device& device, Duration patience);
     Result<bool> begin_suspending(Device& device, const SuspendOptions& options, Duration patience);
     Result<void> swap(Device& device);
-    Result<void> remove_now(Device& device);
+    // Ends a suspend() that hasn't ended.
+    void call_off(Device& device);
+    Result<bool> remove_now(Device& device, Duration patience);
     void remove_deferred();
     Result<std::vector<TargetLine>> lines(std::string_view name, bool inactive, bool status, bool flush);
 

@@ -170,31 +170,68 @@ TEST_F(SnapshotTargetsTest, AStoreIsInOneMergeAtATime) {
     EXPECT_EQ(load("origin", merge).error().kind(), ErrorKind::refused);
 }
 
-// A disk that takes its time over a chunk keeps the suspend waiting, and nothing else.
-TEST_F(SnapshotTargetsTest, ASuspendOfAMergeOnASlowDiskHoldsUpNoOtherCommand) {
-    make_snapshot();
-    ASSERT_TRUE(write_now(open("origin"), 0, test::pattern(chunk, 2)));
-    std::vector<std::byte> before(chunk), found(chunk);
-    ASSERT_TRUE(read_now(open("snap"), 0, before));
-    const std::string sound = table("real");
-    ASSERT_TRUE(load("real", "0 16384 delay a.img 0 0 a.img 0 3600000 a.img 0 0"));
-    resume("real");
-    suspend("origin");
-    ASSERT_TRUE(load("origin", "0 16384 snapshot-merge real cow P 8"));
-    resume("origin");
-    while (status("real") != "0 16384 delay 0 1 0\n")
-        std::this_thread::yield();
-    EXPECT_FALSE(*mapper.suspend("origin", {}, std::chrono::milliseconds(1)));
-    EXPECT_FALSE(*mapper.suspend("origin", {}, std::chrono::milliseconds(1)));
+// A disk that takes its time over a chunk keeps who waits for the merge waiting, and nobody else.
+class SlowMergeTest : public SnapshotTargetsTest {
+  protected:
+    void SetUp() override {
+        SnapshotTargetsTest::SetUp();
+        make_snapshot();
+        ASSERT_TRUE(write_now(open("origin"), 0, test::pattern(chunk, 2)));
+        ASSERT_TRUE(read_now(open("snap"), 0, before));
+        sound = table("real");
+        ASSERT_TRUE(load("real", "0 16384 delay a.img 0 0 a.img 0 3600000 a.img 0 0"));
+        resume("real");
+        suspend("origin");
+        ASSERT_TRUE(load("origin", "0 16384 snapshot-merge real cow P 8"));
+        resume("origin");
+        while (status("real") != "0 16384 delay 0 1 0\n")
+            std::this_thread::yield();
+    }
+    void make_fast() {
+        ASSERT_TRUE(load("real", sound));
+        resume("real");
+    }
+    void expect_merged() {
+        std::vector<std::byte> found(chunk);
+        ASSERT_TRUE(read_now(open("real"), 0, found));
+        EXPECT_EQ(found, before);
+    }
+    std::vector<std::byte> before = std::vector<std::byte>(chunk);
+    std::string sound;
+};
+
+TEST_F(SlowMergeTest, ASuspendHoldsUpNoOtherCommand) {
+    EXPECT_FALSE(mapper.suspend("origin", {}, std::chrono::milliseconds(1)).value());
+    EXPECT_FALSE(mapper.suspend("origin", {}, std::chrono::milliseconds(1)).value());
     EXPECT_EQ(status("origin"), "0 16384 snapshot-merge 24/8192 16\n");
     // Called off, the merge goes on.
     resume("origin");
-    ASSERT_TRUE(load("real", sound));
-    resume("real");
+    make_fast();
     while (status("origin") != "0 16384 snapshot-merge 16/8192 16\n")
         std::this_thread::yield();
-    ASSERT_TRUE(read_now(open("real"), 0, found));
-    EXPECT_EQ(found, before);
+    expect_merged();
+}
+
+TEST_F(SlowMergeTest, ARemovalWaitsAsASuspendDoes) {
+    opened.clear();
+    EXPECT_FALSE(mapper.remove("origin", false, std::chrono::milliseconds(1)).value());
+    EXPECT_TRUE(mapper.info("origin")->suspended);
+    make_fast();
+    while (!mapper.remove("origin").value()) {}
+    expect_merged();
+}
+
+TEST_F(SlowMergeTest, ADeferredRemovalIsTriedAgain) {
+    EXPECT_FALSE(mapper.remove("origin", true).value());
+    opened.clear();
+    EXPECT_TRUE(mapper.info("origin")->deferred_remove);
+    EXPECT_FALSE(mapper.info("origin")->suspended);
+    make_fast();
+    while (mapper.info("origin").has_value()) {
+        (void)open("snap");
+        opened.clear();
+    }
+    expect_merged();
 }
 
 }  // namespace

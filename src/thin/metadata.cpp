@@ -16,6 +16,7 @@
 #include <algorithm>
 #include <array>
 #include <cassert>
+#include <cerrno>
 #include <cstring>
 #include <functional>
 #include <limits>
@@ -361,8 +362,10 @@ Result<void> ThinMetadata::Core::may_change() const {
 // Whether a change that takes `cost` blocks can be committed afterwards.
 Result<void> ThinMetadata::Core::has_room(std::uint64_t cost) const {
     if (std::uint64_t needed = cost + metadata_map.fold_cost(); metadata_map.allocatable() < needed)
-        return fail(ErrorKind::no_space, "{}: {} metadata blocks are free, {} may be needed", device.name(), metadata_map.allocatable(),
-                    needed);
+        // A client gets EIO, as dm-thin has it: no data that it discards would help, as ENOSPC says.
+        return std::unexpected(Error(
+            ErrorKind::no_space,
+            fmt::format("{}: {} metadata blocks are free, {} may be needed", device.name(), metadata_map.allocatable(), needed), EIO));
     return {};
 }
 

@@ -28,9 +28,6 @@ iovec zeros(std::uint64_t length) {
     return {area, length};
 }
 
-// What a client hears of it. ENOSPC is for data: who runs out of metadata gets an I/O error, as dm-thin has it.
-int io_error_of(const Error& error) { return error.kind() == ErrorKind::no_space ? EIO : error.error_number(); }
-
 }  // namespace
 
 // --- Room -----------------------------------------------------------------------------------------------------------------
@@ -188,7 +185,7 @@ void PoolThread::start_write(Work& work, VolumeState& state) {
     auto mapping = mapping_of(volume, work.first);
     if (!mapping) {
         metadata_error(mapping.error());
-        return finish(work, io_error_of(mapping.error()));
+        return finish(work, mapping.error().error_number());
     }
     const auto write_in_place = [&](DataBlock block) {
         work.io->start_part(queue_, data_, work.io_offset, work.length, block.value() * block_bytes_ + work.block_offset, grace_.enter());
@@ -211,12 +208,12 @@ void PoolThread::start_write(Work& work, VolumeState& state) {
         auto exclusive = metadata_->data_block_is_exclusive(volume.id(), work.first);
         if (!exclusive) {
             metadata_error(exclusive.error());
-            return finish(work, io_error_of(exclusive.error()));
+            return finish(work, exclusive.error().error_number());
         }
         mark_dirty();
         if (*exclusive && settling_ == 0) {
             if (auto restamped = insert(volume, work.first, mapping->block()); !restamped)
-                return finish(work, io_error_of(restamped.error()));
+                return finish(work, restamped.error().error_number());
             return write_in_place(mapping->block());
         }
     }
@@ -234,7 +231,7 @@ void PoolThread::start_write(Work& work, VolumeState& state) {
     }
     auto target = allocate();
     if (!target)
-        return finish(work, io_error_of(target.error()));
+        return finish(work, target.error().error_number());
     if (!*target)
         return wait_for_space(work);
 
@@ -367,7 +364,7 @@ void PoolThread::block_written(BlockWrite& write, int error) {
         auto inserted = insert(work.volume(), work.first, target);
         mapped = inserted.has_value();
         if (!inserted)
-            error = io_error_of(inserted.error());
+            error = inserted.error().error_number();
     } else if (error == 0) {
         error = EIO;
     }
@@ -426,7 +423,7 @@ void PoolThread::continue_discard(Work& work) {
     auto progress = metadata_->remove_range(volume.id(), first, work.end, step_budget);
     int error = 0;
     if (!progress) {
-        error = io_error_of(progress.error());
+        error = progress.error().error_number();
         metadata_error(progress.error());
     } else {
         if (progress->unmapped > 0)

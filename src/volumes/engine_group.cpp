@@ -382,8 +382,11 @@ Result<std::string> EngineGroup::status_line(const std::string& name) {
                            highest ? fmt::to_string(*highest) : "-");
     }
     const lvm2::ClassicSnapshots& classic = state_->classic();
-    if (const lvm2::ClassicSnapshot* merging = classic.merging_into(name))
-        return fmt::format("0 {} snapshot-merge {}", sectors, TRY(state_->snapshot_status(*TRY(state_->find(merging->store)))).line());
+    if (const lvm2::ClassicSnapshot* merging = classic.merging_into(name)) {
+        // A store that can't be read is the store's affair.
+        const auto status = state_->snapshot_status(*TRY(state_->find(merging->store)));
+        return fmt::format("0 {} snapshot-merge {}", sectors, status ? status->line() : "Unknown");
+    }
     if (classic.of_store(name) != nullptr) {
         const cow::SnapshotStatus status = TRY(state_->snapshot_status(*volume));
         return fmt::format("0 {} {} {}", state_->served_size(*volume) / sector_bytes, status.merging ? "snapshot-merge" : "snapshot",

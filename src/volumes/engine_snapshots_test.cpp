@@ -537,7 +537,15 @@ TEST_F(EngineSnapshotsTest, AMergeThatFailedGoesOnWhenAsked) {
     EXPECT_EQ(*group->status_line("s1"), "0 65536 snapshot-merge Merge failed");
     EXPECT_EQ(*group->table_line("thick"), "0 65536 snapshot-merge vms-thick-real vms-s1-cow P 8");
     release();
-    faults->clear();
+    // Where the store can't be read, its origin's line can still be told.
+    options.read_only = true;
+    reopen();
+    EXPECT_TRUE(group->status_line("thick")->starts_with("0 65536 snapshot-merge ")) << *group->status_line("thick");
+    faults->add({.operation = IoOperation::read, .offset = mib});
+    EXPECT_EQ(*group->status_line("thick"), "0 65536 snapshot-merge Unknown");
+    EXPECT_FALSE(group->status_line("s1"));
+    options.read_only = false;
+    reopen();
     ASSERT_TRUE(group->rollback("thick", "s1", {}));
     wait_until([&] { return !group->volume("s1"); });
     EXPECT_EQ(shows("thick", 0, 8 * mib), 'a');

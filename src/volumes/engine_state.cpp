@@ -129,8 +129,7 @@ Result<void> EngineGroup::State::close_all() {
     std::exchange(volumes_, {}).clear();  // what they give back is looked for there
     Result<void> result;
     for (auto& [id, origin] : merges_)
-        if (auto stopped = origin->origin->stop_merge(); !stopped && result)
-            result = stopped;
+        origin->origin->stop_merge();
     merges_.clear();
     for (auto& [id, pool] : pools_)
         if (auto closed = pool.pool->close(); !closed && result)

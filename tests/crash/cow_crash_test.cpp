@@ -478,7 +478,7 @@ class World {
 
     void pause_merge() {
         if (merging() != nullptr)
-            expect(origin_device_->stop_merge(), "stop_merge");
+            origin_device_->stop_merge();
     }
 
     // Everything is closed and opened again, without a crash.

@@ -101,9 +101,10 @@ io_begins() {
 dm_begins() {
     dm_exec "$@" >"$out/begun-${#begun[@]}" 2>&1 &
     begun+=("$!" "dm $*")
-    wait_for grep -q '^State:[[:space:]]*[SD]' "/proc/$!/status"
+    wait_for waits_or_ended $!
 }
 has_ended() { ! kill -0 "$1"; }
+waits_or_ended() { has_ended "$1" || grep -q '^State:[[:space:]]*[SDZ]' "/proc/$1/status"; }
 still() { # How many there are that haven't ended.
     local index count=0
     for ((index = 0; index < ${#begun[@]}; index += 2)); do ! kill -0 "${begun[index]}" 2>/dev/null || ((++count)); done
@@ -120,6 +121,7 @@ ended() {
 }
 # Who has just gone may still be counted: no open counts.
 look_at() { try info -c --noheadings -o name,attr,segments,events "$@"; }
+opened() { [[ $(dm info -c --noheadings -o open "$1") == "$2" ]]; } # NAME CLIENTS
 events() { local name; for name; do echo "events of $name: $(events_of "$name")"; done; }
 events_of() { dm info -c --noheadings -o events "$1"; }
 has_events() { [[ $(events_of "$1") == "$2" ]]; }
@@ -186,7 +188,7 @@ done <<FEATURES
 5 corrupt_bio_byte 1 w 9 0
 FEATURES
 # Up for a while, and then not.
-try load flaky --table "0 2048 flakey $A 2048 2 1000"
+try load flaky --table "0 2048 flakey $A 2048 10 1000"
 try resume flaky
 io flaky read 0 8
 down() { [[ $(request flaky read 0 8) == EIO ]]; }
@@ -246,7 +248,7 @@ for name in plain origin snap; do
         try suspend $option $name
         io_begins $name write 0 8 3
         io_begins $name read 1024 8
-        # They may not have come yet; what is sure is that they don't end.
+        # They may not have come yet (no client is counted of a suspended device here); what is sure is that they don't end.
         try status $name
         look_at $name
         still
@@ -354,8 +356,7 @@ try table --inactive origin
 try clear origin
 # Writes to what is being merged wait, others don't.
 io_begins origin write $((2 * chunk + 16)) 8 21
-opened() { [[ $(dm info -c --noheadings -o open "$1") == 1 ]]; }
-wait_for opened origin
+wait_for opened origin 1
 io origin write $((4 * chunk)) 8 22
 io origin write 0 8 23
 io origin write $((7 * chunk)) 8 24
@@ -637,7 +638,7 @@ try resume pool
 try status pool
 try table pool
 io thin write $(sectors 3) 8 4
-# No flush: lamella's say until the volume is opened again that writes were lost, a kernel's once.
+# No flush: lamella's say until the pool is opened again that writes were lost, a kernel's once.
 try suspend thin
 try resume thin
 try status thin | gone_back
@@ -697,6 +698,8 @@ gone thin pool
 gone data meta
 VERBS
 
+# Where a side stops it has told why in what is compared.
+trap '[[ $? == 0 ]] || tail -n 4 kernel.out own.out' EXIT
 in_kernel kernel-a.img kernel-b.img <<'END'
 for module in dm-delay dm-flakey dm-zero; do "$run/modprobe" "$module"; done
 A=/dev/ubda B=/dev/ubdb out=/run

@@ -67,7 +67,8 @@ Result<void> merge(cow::Origin& origin, const std::shared_ptr<cow::Snapshot>& sn
     TRY(origin.start_merge(snapshot));
     queue.run_until(
         [&] { return snapshot->snapshot_status().condition != cow::SnapshotCondition::active || (whole ? left() == 0 : left() < before); });
-    return origin.stop_merge();
+    origin.stop_merge();
+    return {};
 }
 
 Result<void> run(int count, char** words) {
